@@ -1,0 +1,1 @@
+//! Ban by block: finds which peer lied in a piece that failed its hash.

@@ -1,0 +1,1 @@
+//! Who is unchoked: tit-for-tat and its seeding variant.

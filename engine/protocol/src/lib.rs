@@ -1,0 +1,26 @@
+//! The BitTorrent protocol as pure data and decisions.
+//!
+//! Nothing in this crate opens a file or a socket, reads a clock, starts a thread or draws a random number: time comes
+//! in as [`std::time::Instant`], randomness as a [`rand::Rng`], bytes as slices. The shards drive it with real sockets;
+//! tests and simulations drive it with virtual ones and get the same decisions.
+//!
+//! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
+//! * The peer wire: [`wire`]
+//! * Decisions: [`picker`], [`choker`], [`request_window`], [`rate`], [`blame`], [`peer`], [`torrent`]
+//! * Trackers: [`tracker`]
+#![forbid(unsafe_code)]
+
+pub mod bencode;
+pub mod bitfield;
+pub mod blame;
+pub mod choker;
+pub mod geometry;
+pub mod ids;
+pub mod metainfo;
+pub mod peer;
+pub mod picker;
+pub mod rate;
+pub mod request_window;
+pub mod torrent;
+pub mod tracker;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Which piece and block next.

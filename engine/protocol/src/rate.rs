@@ -1,0 +1,1 @@
+//! Rate meters and token buckets.

@@ -1,0 +1,1 @@
+//! How many requests to keep outstanding at a peer.

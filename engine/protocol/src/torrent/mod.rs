@@ -1,0 +1,1 @@
+//! One torrent: picker, peers and choker together.

@@ -1,0 +1,1 @@
+//! Trackers: codecs and the announce scheduler.

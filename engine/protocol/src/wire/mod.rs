@@ -1,0 +1,1 @@
+//! The peer wire: messages, handshakes, incremental parsing, scatter receive.

@@ -1,0 +1,1 @@
+//! Pinned shards: one thread each, one glommio executor, one raw io_uring ring for peer sockets.

@@ -1,0 +1,1 @@
+//! Page-aligned memory for pieces, under a hard ceiling.

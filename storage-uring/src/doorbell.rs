@@ -1,0 +1,1 @@
+//! An eventfd that is written only when the other side sleeps.

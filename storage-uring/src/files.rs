@@ -1,0 +1,1 @@
+//! Opening, preallocating and closing files.

@@ -1,0 +1,1 @@
+//! What shards and storage say to each other.

@@ -1,0 +1,1 @@
+//! Order and batching of disk operations.
