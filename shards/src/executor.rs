@@ -1,0 +1,77 @@
+//! A shard's thread: pinned, running one glommio executor, able to sleep on a foreign eventfd.
+//!
+//! Role: everything about glommio that needs care. Called by [`crate::service`], one call per shard.
+//! Why it looks like this (glommio 0.9.0): `Placement::Fixed` unwraps sysfs topology that containers hide, so we pin
+//! with `core_affinity` and stay `Unbound`; the only public way to wait for a descriptor of our own is to read it as a
+//! [`BufferedFile`]; the preempt timer must be short, as control tasks share the thread with the drive loop.
+#![allow(unsafe_code)]
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use glommio::io::BufferedFile;
+use glommio::{LocalExecutorBuilder, Placement};
+
+/// How long control tasks may have to wait for their turn, and the drive loop for its.
+pub const PREEMPT: Duration = Duration::from_millis(1);
+/// Entries of each of glommio's rings; trackers and timers only, so little will do.
+const RING_DEPTH: usize = 64;
+
+/// Starts a thread called `name`, pinned to `cpu` when given, and runs `main` on a glommio executor there.
+///
+/// `main` makes its future on the new thread, so the future need not be `Send`. Errors: the executor could not be
+/// built (memlock, io_uring), told before this returns.
+pub fn spawn<F, Fut>(name: &str, cpu: Option<usize>, main: F) -> io::Result<JoinHandle<()>>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let (told, built) = crossbeam_channel::bounded::<io::Result<()>>(1);
+    let handle = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Some(id) = cpu {
+            // A CPU that went offline or left our mask since the layout was made is no reason to fail.
+            core_affinity::set_for_current(core_affinity::CoreId { id });
+        }
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(0)
+            .ring_depth(RING_DEPTH)
+            .preempt_timer(PREEMPT)
+            .make();
+        match executor {
+            Ok(executor) => {
+                let _ = told.send(Ok(()));
+                executor.run(main());
+            }
+            Err(error) => {
+                let _ = told.send(Err(io::Error::other(error.to_string())));
+            }
+        }
+    })?;
+    built.recv().map_err(|_| io::Error::other("the shard's thread died while starting"))??;
+    Ok(handle)
+}
+
+/// Sleeps on an eventfd inside the executor.
+pub struct Sleeper {
+    file: BufferedFile,
+}
+
+impl Sleeper {
+    /// For the eventfd `fd`, which must be in blocking mode; it is duplicated. Call on the executor's thread.
+    pub fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let own = fd.try_clone_to_owned()?.into_raw_fd();
+        // SAFETY: `own` is a fresh duplicate that nobody else closes; BufferedFile takes it over.
+        Ok(Self { file: unsafe { BufferedFile::from_raw_fd(own) } })
+    }
+
+    /// Returns once the eventfd has been written, and resets it. Other tasks of the executor run meanwhile.
+    pub async fn sleep(&self) -> io::Result<()> {
+        match self.file.read_at(0, 8).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
+    }
+}

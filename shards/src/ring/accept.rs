@@ -1,0 +1,47 @@
+//! Multishot accept: one submission serves a listener for as long as it lives.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use io_uring::{cqueue, opcode, types};
+
+use super::user_data::{Op, UserData};
+use super::{Event, SocketRing};
+
+impl SocketRing {
+    /// Accepts connections of `socket`, which listens already, until the ring goes. Returns the listener's number.
+    pub fn listen(&mut self, socket: OwnedFd) -> u32 {
+        self.listeners.push(socket);
+        let listener = self.listeners.len() as u32 - 1;
+        self.arm_accept(listener);
+        listener
+    }
+
+    /// Submits the accept of `listener`, again after it ended with an error (EMFILE …) and the caller has waited.
+    pub fn arm_accept(&mut self, listener: u32) {
+        let fd = types::Fd(self.listeners[listener as usize].as_raw_fd());
+        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        self.push(entry, UserData::new(Op::Accept, 0, listener));
+    }
+
+    pub(super) fn accept_done(&mut self, listener: u32, result: i32, flags: u32) -> Option<Event> {
+        if result < 0 {
+            // The multishot ended; the caller re-arms when it is ready, so a full descriptor table cannot spin here.
+            return Some(Event::Accepted { listener, socket: Err(io::Error::from_raw_os_error(-result)) });
+        }
+        if !cqueue::more(flags) {
+            self.arm_accept(listener);
+        }
+        // SAFETY: a successful accept returns a new descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(result) };
+        Some(Event::Accepted { listener, socket: peer_address(&fd).map(|addr| (fd, addr)) })
+    }
+}
+
+/// Who is at the other end, IPv4-mapped addresses unmapped.
+fn peer_address(fd: &OwnedFd) -> io::Result<SocketAddr> {
+    let addr = socket2::SockRef::from(fd).peer_addr()?;
+    let addr = addr.as_socket().ok_or_else(|| io::Error::other("not an IP connection"))?;
+    Ok(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+}

@@ -1,0 +1,376 @@
+//! The shard's own io_uring ring for peer sockets.
+//!
+//! Role: every accept, connect, receive and send of a shard's peers. Owner: the shard's drive loop, on its thread; the
+//! ring is set up `SINGLE_ISSUER`, so the kernel holds us to that. Invariant: memory that the kernel may write or read
+//! ([`Socket`]'s scratch, headers and iovecs, the pieces behind [`PiecePin`]s, the read slots) lives in this module and
+//! is let go only after the operation's completion was seen. That makes the interface safe: callers name sockets by
+//! [`SocketKey`] and never hand over a pointer.
+//!
+//! Life of an operation: idle → in flight → (cancelled →) completed. Cancelling asks the kernel to finish early and
+//! changes nothing else; the memory stays until the completion comes.
+#![allow(unsafe_code)]
+
+mod accept;
+mod connect;
+mod live;
+mod recv;
+mod send;
+mod socket;
+mod user_data;
+
+pub use live::{LivePiece, PiecePin};
+pub use recv::Places;
+pub use send::SendBatch;
+pub use socket::SocketKey;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::{IoUring, opcode, squeue, types};
+use slab::Slab;
+
+use self::socket::Socket;
+use self::user_data::{Op, UserData};
+
+/// Submission entries; the completion queue has four times as many, and the kernel keeps what overflows (NODROP).
+const ENTRIES: u32 = 1024;
+
+/// What the kernel finished.
+#[derive(Debug)]
+pub enum Event {
+    /// A connection came in at listener number `listener`, with the peer's address.
+    Accepted {
+        /// The number [`SocketRing::listen`] returned.
+        listener: u32,
+        /// The connected socket, or why accepting failed.
+        socket: io::Result<(OwnedFd, SocketAddr)>,
+    },
+    /// A connect ended.
+    Connected(SocketKey, io::Result<()>),
+    /// Bytes arrived along the last plan; 0 = the peer closed. `nonempty`: more is waiting in the socket.
+    Received(SocketKey, io::Result<usize>),
+    /// The whole batch went out (bytes), or the connection broke.
+    Sent(SocketKey, io::Result<usize>),
+    /// A socket that was [`SocketRing::close`]d has no operation left and is gone.
+    Closed(SocketKey),
+    /// The doorbell was rung.
+    Bell,
+}
+
+/// The ring and the sockets on it.
+pub struct SocketRing {
+    ring: IoUring,
+    sockets: Slab<Box<Socket>>,
+    generation: u32,
+    listeners: Vec<OwnedFd>,
+    bell: OwnedFd,
+    park: OwnedFd,
+    completions: VecDeque<(u64, i32, u32)>,
+    closed: VecDeque<SocketKey>,
+    timeout: Box<types::Timespec>,
+    timeout_armed: bool,
+    /// Completions of any kind since the start, for metrics.
+    pub completed: u64,
+    /// Enter calls since the start, for metrics.
+    pub enters: u64,
+}
+
+impl SocketRing {
+    /// A ring that also watches `bell`, the eventfd other threads ring. Errors: what `io_uring_setup` says; the caller
+    /// has probed before and explains.
+    pub fn new(bell: BorrowedFd<'_>) -> io::Result<Self> {
+        let ring = setup()?;
+        let park = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        ring.submitter().register_eventfd(park.as_raw_fd())?;
+        let bell = bell.try_clone_to_owned()?;
+        let mut this = Self {
+            ring,
+            sockets: Slab::new(),
+            generation: 0,
+            listeners: Vec::new(),
+            bell,
+            park,
+            completions: VecDeque::new(),
+            closed: VecDeque::new(),
+            timeout: Box::new(types::Timespec::new()),
+            timeout_armed: false,
+            completed: 0,
+            enters: 0,
+        };
+        this.ring.completion().disable_eventfd();
+        this.arm_bell();
+        Ok(this)
+    }
+
+    /// The eventfd that is written when a completion arrives while [`SocketRing::set_parked`] is on.
+    pub fn park_fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.park.as_fd()
+    }
+
+    /// Turns writing of the park eventfd on or off. Off while the loop runs: each write costs what a wake-up costs.
+    pub fn set_parked(&mut self, parked: bool) {
+        let mut queue = self.ring.completion();
+        if parked { queue.enable_eventfd() } else { queue.disable_eventfd() }
+    }
+
+    fn arm_bell(&mut self) {
+        let poll = opcode::PollAdd::new(types::Fd(self.bell.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+        self.push(poll, UserData::new(Op::Bell, 0, 0));
+    }
+
+    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight, so
+    /// a later call while one is armed does nothing: the loop wakes earlier than asked, never later than armed.
+    pub fn arm_timeout(&mut self, after: Duration) {
+        if self.timeout_armed {
+            return;
+        }
+        *self.timeout = types::Timespec::from(after);
+        let entry = opcode::Timeout::new(&raw const *self.timeout).build();
+        self.timeout_armed = true;
+        self.push(entry, UserData::new(Op::Timeout, 0, 0));
+    }
+
+    /// Queues `entry`, entering the kernel first when the submission queue is full.
+    fn push(&mut self, entry: squeue::Entry, user_data: UserData) {
+        let entry = entry.user_data(user_data.pack());
+        loop {
+            // SAFETY: every pointer in `entry` leads into memory owned by a boxed `Socket` or by this ring, which
+            // outlives the operation: sockets are freed only with no operation in flight, see `Socket::retire`.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            self.enters += 1;
+            match self.ring.submit() {
+                Ok(_) => {}
+                // CQ overflow backlog: reap, then try again.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.reap(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => panic!("io_uring_enter: {error}"),
+            }
+        }
+    }
+
+    /// Submits what is queued and takes in what has completed, without waiting.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+        drop(queue);
+        if !idle {
+            self.enters += 1;
+            tolerate(self.ring.submit())?;
+        }
+        self.reap();
+        Ok(())
+    }
+
+    /// Submits what is queued and waits until something completes or `timeout` passes.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let timespec = types::Timespec::from(timeout);
+        let args = types::SubmitArgs::new().timespec(&timespec);
+        self.enters += 1;
+        tolerate(self.ring.submitter().submit_with_args(1, &args))?;
+        self.reap();
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        let mut queue = self.ring.completion();
+        queue.sync();
+        for entry in &mut queue {
+            self.completions.push_back((entry.user_data(), entry.result(), entry.flags()));
+        }
+    }
+
+    /// Whether [`SocketRing::next_event`] has something to tell.
+    pub fn has_events(&self) -> bool {
+        !self.completions.is_empty() || !self.closed.is_empty()
+    }
+
+    /// The next thing that happened; `None` when all is told.
+    pub fn next_event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(key) = self.closed.pop_front() {
+                return Some(Event::Closed(key));
+            }
+            let (data, result, flags) = self.completions.pop_front()?;
+            self.completed += 1;
+            let data = UserData::unpack(data);
+            let event = match data.op {
+                Op::Accept => self.accept_done(data.index, result, flags),
+                Op::Connect | Op::Recv | Op::Send => self.socket_done(data, result, flags),
+                Op::Bell => {
+                    if !io_uring::cqueue::more(flags) {
+                        self.arm_bell();
+                    }
+                    Some(Event::Bell)
+                }
+                Op::Timeout => {
+                    self.timeout_armed = false;
+                    None
+                }
+                Op::Cancel => None,
+            };
+            if event.is_some() {
+                return event;
+            }
+        }
+    }
+
+    fn socket_done(&mut self, data: UserData, result: i32, flags: u32) -> Option<Event> {
+        let index = data.index as usize;
+        let socket = &mut **self.sockets.get_mut(index).expect("an operation outlived its socket");
+        assert_eq!(socket.generation & user_data::GENERATION_MASK, data.generation, "an operation of another socket");
+        let key = socket.key(data.index);
+        let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
+        let event = match data.op {
+            Op::Connect => {
+                socket.connecting = None;
+                Some(Event::Connected(key, result.map(drop)))
+            }
+            Op::Recv => Some(Event::Received(key, socket.recv_done(result, flags))),
+            Op::Send => match socket.send_done(result) {
+                Some(done) => Some(Event::Sent(key, done)),
+                None => {
+                    self.submit_send(key);
+                    None
+                }
+            },
+            _ => unreachable!("not a socket's operation"),
+        };
+        let socket = &self.sockets[index];
+        if !socket.closing {
+            return event;
+        }
+        if !socket.busy() {
+            self.retire(key);
+        }
+        None
+    }
+
+    /// Adds a connected socket. It must be non-blocking or plain: io_uring polls by itself.
+    pub fn add(&mut self, fd: OwnedFd) -> SocketKey {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let index = self.sockets.insert(Box::new(Socket::new(fd, generation)));
+        SocketKey { index: index as u32, generation }
+    }
+
+    /// Number of sockets, closing ones included.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// True without sockets.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    fn socket(&mut self, key: SocketKey) -> &mut Socket {
+        let socket = &mut **self.sockets.get_mut(key.index as usize).expect("a socket that is gone");
+        assert_eq!(socket.generation, key.generation, "a socket that is gone");
+        socket
+    }
+
+    /// Ends the connection. [`Event::Closed`] comes once no operation is left; no other event of `key` does.
+    pub fn close(&mut self, key: SocketKey) {
+        let socket = self.socket(key);
+        if socket.closing {
+            return;
+        }
+        socket.closing = true;
+        socket.shutdown();
+        if !socket.busy() {
+            return self.retire(key);
+        }
+        self.cancel_ops(key);
+    }
+
+    fn cancel_ops(&mut self, key: SocketKey) {
+        for op in [Op::Connect, Op::Recv, Op::Send] {
+            let busy = match op {
+                Op::Connect => self.socket(key).connecting.is_some(),
+                Op::Recv => self.socket(key).recv.in_flight,
+                _ => self.socket(key).send.in_flight,
+            };
+            if busy {
+                self.cancel(op, key);
+            }
+        }
+    }
+
+    fn cancel(&mut self, op: Op, key: SocketKey) {
+        let target = UserData::new(op, key.generation, key.index).pack();
+        self.push(opcode::AsyncCancel::new(target).build(), UserData::new(Op::Cancel, 0, 0));
+    }
+
+    fn retire(&mut self, key: SocketKey) {
+        let socket = self.sockets.remove(key.index as usize);
+        assert!(!socket.busy(), "a socket freed under an operation");
+        self.closed.push_back(key);
+    }
+
+    /// The connected socket out of the ring again, to hand it to another shard; `None` while an operation is in flight.
+    pub fn take(&mut self, key: SocketKey) -> Option<OwnedFd> {
+        if self.socket(key).busy() {
+            return None;
+        }
+        Some(self.sockets.remove(key.index as usize).into_fd())
+    }
+}
+
+impl Drop for SocketRing {
+    /// Waits for operations in flight: their memory goes with `self`.
+    fn drop(&mut self) {
+        let keys: Vec<SocketKey> = self.sockets.iter().map(|(at, socket)| socket.key(at as u32)).collect();
+        for key in keys {
+            self.close(key);
+        }
+        for _ in 0..1000 {
+            while self.next_event().is_some() {}
+            if self.sockets.is_empty() {
+                return;
+            }
+            if self.wait(Duration::from_millis(5)).is_err() {
+                break;
+            }
+        }
+        // The kernel still owns that memory: leaking it is the only sound thing left.
+        std::mem::forget(std::mem::take(&mut self.sockets));
+    }
+}
+
+/// A ring with the best flags that this kernel takes: 6.1 has all, 5.19 the second set, older ones none.
+fn setup() -> io::Result<IoUring> {
+    let best = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_cqsize(ENTRIES * 4)
+        .build(ENTRIES);
+    let invalid = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    match best {
+        Err(error) if invalid(&error) => {}
+        other => return other,
+    }
+    let coop =
+        IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(ENTRIES * 4).build(ENTRIES);
+    match coop {
+        Err(error) if invalid(&error) => IoUring::builder().setup_cqsize(ENTRIES * 4).build(ENTRIES),
+        other => other,
+    }
+}
+
+/// Waiting that ends by time, signal or a completion backlog is no error.
+fn tolerate(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! Receive: RECVMSG scattered over a connection's scratch and the places of the blocks it expects.
+
+use std::io;
+
+use ccbt_protocol::geometry::Block;
+use ccbt_protocol::wire::receiver::{Receiver, Segment};
+use io_uring::{cqueue, opcode, types};
+
+use super::user_data::{Op, UserData};
+use super::{LivePiece, PiecePin, SocketKey, SocketRing};
+
+/// Most segments of one receive: 64 blocks, their headers, and the scratch at the end. 1 MiB is what one call moves at
+/// most; more would only grow the iovec array of every connection.
+pub const MAX_SEGMENTS: usize = 130;
+/// Scratch of a connection: headers of one plan (65 × 13 bytes) and room for small messages behind them.
+pub const SCRATCH_LEN: usize = 4096;
+/// `IORING_RECVSEND_POLL_FIRST`: do not try, wait for readiness at once.
+const POLL_FIRST: u16 = 1;
+
+/// Where the blocks of a plan lie.
+pub trait Places {
+    /// The piece being downloaded, when it is.
+    fn piece(&self, block: Block) -> Option<&LivePiece>;
+}
+
+/// The receive of one socket.
+pub struct RecvOp {
+    pub in_flight: bool,
+    /// The socket was drained by the last receive: polling first saves a call that would find nothing.
+    drained: bool,
+    receiver: Receiver,
+    header: libc::msghdr,
+    iovecs: Vec<libc::iovec>,
+    segments: Vec<Segment>,
+    pins: Vec<PiecePin>,
+}
+
+impl RecvOp {
+    pub fn new() -> Self {
+        // SAFETY: all-zero is a valid msghdr (null pointers, zero lengths).
+        let header = unsafe { std::mem::zeroed() };
+        Self {
+            in_flight: false,
+            drained: true,
+            receiver: Receiver::new(SCRATCH_LEN, 1 << 20),
+            header,
+            iovecs: Vec::new(),
+            segments: Vec::new(),
+            pins: Vec::new(),
+        }
+    }
+
+    pub fn done(&mut self, flags: u32) {
+        self.in_flight = false;
+        self.drained = !cqueue::sock_nonempty(flags);
+        self.pins.clear();
+    }
+
+    fn scatter(&mut self, places: &impl Places, max_bytes: usize) {
+        self.iovecs.clear();
+        let mut left = max_bytes.max(1);
+        let mut last_piece = None;
+        for segment in &self.segments {
+            let (ptr, len) = match *segment {
+                Segment::Scratch { start, len } => {
+                    assert!((start + len) as usize <= SCRATCH_LEN);
+                    (self.receiver.scratch_ptr().wrapping_add(start as usize), len)
+                }
+                Segment::Block { block, offset, len } => {
+                    let piece = places.piece(block).expect("a planned block has its place");
+                    let (pin, ptr) = piece.place(block, offset, len);
+                    if last_piece != Some(block.piece) {
+                        self.pins.push(pin);
+                        last_piece = Some(block.piece);
+                    }
+                    (ptr, len)
+                }
+            };
+            let len = (len as usize).min(left);
+            left -= len;
+            self.iovecs.push(libc::iovec { iov_base: ptr.cast(), iov_len: len });
+            if left == 0 {
+                break;
+            }
+        }
+        self.header.msg_iov = self.iovecs.as_mut_ptr();
+        self.header.msg_iovlen = self.iovecs.len();
+    }
+}
+
+impl SocketRing {
+    /// Starts a receive of at most `max_bytes`, planned from the blocks `expected` next, oldest request first; each of
+    /// them must have its place and be expected in place from this socket alone.
+    pub fn recv(
+        &mut self,
+        key: SocketKey,
+        expected: impl Iterator<Item = Block>,
+        places: &impl Places,
+        max_bytes: usize,
+    ) {
+        let recv = &mut self.socket(key).recv;
+        assert!(!recv.in_flight, "two receives on one socket");
+        recv.receiver.plan(expected, MAX_SEGMENTS, &mut recv.segments);
+        recv.scatter(places, max_bytes);
+        self.submit_recv(key);
+    }
+
+    /// Starts a receive of plain bytes: a handshake.
+    pub fn recv_plain(&mut self, key: SocketKey) {
+        let recv = &mut self.socket(key).recv;
+        assert!(!recv.in_flight, "two receives on one socket");
+        recv.segments.clear();
+        recv.segments.push(Segment::Scratch { start: 0, len: SCRATCH_LEN as u32 });
+        let iovec = libc::iovec { iov_base: recv.receiver.scratch_ptr().cast(), iov_len: SCRATCH_LEN };
+        recv.iovecs.clear();
+        recv.iovecs.push(iovec);
+        recv.header.msg_iov = recv.iovecs.as_mut_ptr();
+        recv.header.msg_iovlen = 1;
+        self.submit_recv(key);
+    }
+
+    fn submit_recv(&mut self, key: SocketKey) {
+        let socket = self.socket(key);
+        assert!(!socket.closing, "a receive on a closing socket");
+        socket.recv.in_flight = true;
+        let ioprio = if socket.recv.drained { POLL_FIRST } else { 0 };
+        let fd = types::Fd(socket.raw_fd());
+        let entry = opcode::RecvMsg::new(fd, &raw mut socket.recv.header).ioprio(ioprio).build();
+        self.push(entry, UserData::new(Op::Recv, key.generation, key.index));
+    }
+
+    /// Whether a receive is in flight.
+    pub fn receiving(&mut self, key: SocketKey) -> bool {
+        self.socket(key).recv.in_flight
+    }
+
+    /// Whether the receive in flight may write into `block`'s place.
+    pub fn may_write(&mut self, key: SocketKey, block: Block) -> bool {
+        let recv = &self.socket(key).recv;
+        recv.in_flight && recv.segments.iter().any(|s| matches!(s, Segment::Block { block: b, .. } if *b == block))
+    }
+
+    /// Asks the kernel to end the receive in flight early; its [`super::Event::Received`] comes as usual, with
+    /// `ECANCELED` when nothing had arrived.
+    pub fn cancel_recv(&mut self, key: SocketKey) {
+        if self.socket(key).recv.in_flight {
+            self.cancel(Op::Recv, key);
+        }
+    }
+
+    /// The bytes of a [`SocketRing::recv_plain`] that returned `n`.
+    pub fn plain_bytes(&mut self, key: SocketKey, n: usize) -> &[u8] {
+        let recv = &mut self.socket(key).recv;
+        assert!(!recv.in_flight);
+        recv.receiver.scratch(n)
+    }
+
+    /// The message parser of this socket, between receives.
+    pub fn receiver(&mut self, key: SocketKey) -> &mut Receiver {
+        let recv = &mut self.socket(key).recv;
+        assert!(!recv.in_flight, "the parser is the kernel's while a receive is in flight");
+        &mut recv.receiver
+    }
+}
+
+/// Receives end with these when they were cancelled, not when the connection broke.
+pub fn was_cancelled(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR))
+}

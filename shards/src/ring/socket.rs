@@ -1,0 +1,70 @@
+//! One socket with the memory of its operations. Boxed, so that addresses hold while the slab grows.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use super::recv::RecvOp;
+use super::send::SendOp;
+
+/// Names a socket of one ring; never valid for another socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketKey {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+impl SocketKey {
+    /// Dense index, reused after [`super::Event::Closed`].
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// At most one receive, one send and one connect are in flight.
+pub struct Socket {
+    fd: OwnedFd,
+    pub generation: u32,
+    pub recv: RecvOp,
+    pub send: SendOp,
+    /// The address of the connect in flight.
+    pub connecting: Option<Box<socket2::SockAddr>>,
+    pub closing: bool,
+}
+
+impl Socket {
+    pub fn new(fd: OwnedFd, generation: u32) -> Self {
+        Self { fd, generation, recv: RecvOp::new(), send: SendOp::new(), connecting: None, closing: false }
+    }
+
+    pub fn key(&self, index: u32) -> SocketKey {
+        SocketKey { index, generation: self.generation }
+    }
+
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    pub fn busy(&self) -> bool {
+        self.recv.in_flight || self.send.in_flight || self.connecting.is_some()
+    }
+
+    /// Makes receives and sends in flight end soon.
+    pub fn shutdown(&self) {
+        // Fails on a socket that is not connected, which is as good.
+        let _ = rustix::net::shutdown(self.fd.as_fd(), rustix::net::Shutdown::Both);
+    }
+
+    pub fn recv_done(&mut self, result: io::Result<usize>, flags: u32) -> io::Result<usize> {
+        self.recv.done(flags);
+        result
+    }
+
+    /// `None`: a part went out and the rest must be submitted.
+    pub fn send_done(&mut self, result: io::Result<usize>) -> Option<io::Result<usize>> {
+        self.send.done(result)
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
