@@ -6,13 +6,15 @@
 //!
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
-//! * Decisions: [`picker`], [`choker`], [`request_window`], [`rate`], [`blame`], [`peer`], [`torrent`]
+//! * Decisions: [`picker`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
+//!   [`torrent`]
 //! * Trackers: [`tracker`]
 #![forbid(unsafe_code)]
 
 pub mod bencode;
 pub mod bitfield;
 pub mod blame;
+pub mod candidates;
 pub mod choker;
 pub mod geometry;
 pub mod ids;

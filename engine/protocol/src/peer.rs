@@ -1,1 +1,318 @@
-//! One connection as a state machine.
+//! One connection's protocol state: who chokes whom, who has what, what is asked for.
+//!
+//! Role: the facts of a connection and the small rules that need nothing else; rules that need the torrent (picker,
+//! choker) are in [`crate::torrent`]. Owner: [`crate::torrent::Torrent`]. Invariant: every block in `outstanding` is
+//! counted as requested by this peer in the picker, and the other way round.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::bitfield::{Bitfield, BitfieldError};
+use crate::geometry::Block;
+use crate::ids::{PeerId, PieceIndex};
+use crate::picker::{PeerHas, PeerKey};
+use crate::rate::RateMeter;
+use crate::request_window::RequestWindow;
+use crate::wire::extension::ExtensionHandshake;
+use crate::wire::handshake::Reserved;
+use crate::wire::message::{Message, WireError};
+
+/// Requests we let a peer queue: announced as `reqq` (BEP 10), more are rejected.
+pub const MAX_UPLOAD_QUEUE: usize = 2000;
+/// Rejected requests beyond the queue after which a peer is taken for hostile.
+const MAX_OVERFLOW: u32 = 10_000;
+/// Unrequested, duplicate or unknown things a peer may send before it is closed.
+const MAX_STRIKES: u32 = 512;
+/// Allowed-fast and suggest entries kept of one peer (BEP 6 speaks of about 10).
+const MAX_HINTS: usize = 64;
+
+/// What is known when a handshake is complete.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerInfo {
+    /// The other end.
+    pub addr: SocketAddr,
+    /// What it calls itself.
+    pub id: PeerId,
+    /// Extensions it speaks.
+    pub reserved: Reserved,
+    /// Whether it connected to us.
+    pub incoming: bool,
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFault {
+    /// Framing is broken.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The bitfield does not fit the torrent.
+    #[error(transparent)]
+    Bitfield(#[from] BitfieldError),
+    /// Bitfield, have-all or have-none after other messages, or twice.
+    #[error("the peer sent its bitfield late or twice")]
+    LateBitfield,
+    /// A piece index past the end.
+    #[error("the peer names piece {0}, which does not exist")]
+    NoSuchPiece(PieceIndex),
+    /// A range outside its piece, empty or too long.
+    #[error("the peer names an impossible block {0:?}")]
+    NoSuchBlock(Block),
+    /// A request for a piece that we never said we have.
+    #[error("the peer requests piece {0}, which we do not have")]
+    NotOurs(PieceIndex),
+    /// A BEP 6 message without BEP 6.
+    #[error("the peer sends fast-extension messages without having negotiated them")]
+    FastNotNegotiated,
+    /// Requests far beyond the announced queue length.
+    #[error("the peer floods us with requests")]
+    RequestFlood,
+    /// Too many unrequested blocks, useless or unknown messages.
+    #[error("the peer sends too much that nobody asked for")]
+    TooMuchWaste,
+    /// Sent blocks that made a piece fail its hash.
+    #[error("the peer sent corrupt data")]
+    Corrupt,
+    /// Nothing received for two minutes.
+    #[error("the peer is silent")]
+    Silent,
+    /// Both sides have everything they want.
+    #[error("nothing left to exchange")]
+    Done,
+}
+
+impl PeerFault {
+    /// Whether the address should be avoided from now on.
+    pub fn is_hostile(&self) -> bool {
+        !matches!(self, Self::Silent | Self::Done)
+    }
+}
+
+/// A request that we sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Outstanding {
+    /// The block.
+    pub block: Block,
+    /// When.
+    pub sent: Instant,
+    /// This peer alone was asked, so its bytes may go straight to their place.
+    pub in_place: bool,
+}
+
+/// What the peer has.
+#[derive(Debug)]
+pub(crate) enum Has {
+    All,
+    Some(Bitfield),
+}
+
+/// The state of one connection after its handshake. All `bool`s start as BEP 3 says: choked, not interested.
+#[derive(Debug)]
+pub struct Peer {
+    pub(crate) info: PeerInfo,
+    pub(crate) has: Has,
+    pub(crate) may_bitfield: bool,
+    pub(crate) am_choking: bool,
+    pub(crate) am_interested: bool,
+    pub(crate) peer_choking: bool,
+    pub(crate) peer_interested: bool,
+    pub(crate) upload_only: bool,
+    pub(crate) snubbed: bool,
+    pub(crate) outstanding: VecDeque<Outstanding>,
+    pub(crate) window: RequestWindow,
+    pub(crate) down: RateMeter,
+    pub(crate) up: RateMeter,
+    pub(crate) uploads: VecDeque<Block>,
+    pub(crate) overflow: u32,
+    pub(crate) strikes: u32,
+    /// Requests given up lately: their blocks may still arrive and are then no offence.
+    pub(crate) forgiven: u32,
+    pub(crate) allowed_in: Vec<PieceIndex>,
+    pub(crate) allowed_out: Vec<PieceIndex>,
+    pub(crate) suggested: Vec<PieceIndex>,
+    pub(crate) extension: Option<ExtensionHandshake>,
+    pub(crate) out: Vec<u8>,
+    pub(crate) dirty: bool,
+    pub(crate) connected: Instant,
+    pub(crate) last_sent: Instant,
+    pub(crate) last_received: Instant,
+    pub(crate) last_block: Instant,
+    pub(crate) uploaded: u64,
+    pub(crate) downloaded: u64,
+}
+
+impl Peer {
+    /// A connection whose handshake ended at `now`, with a torrent of `pieces` pieces.
+    pub(crate) fn new(now: Instant, info: PeerInfo, pieces: u32, window: RequestWindow) -> Self {
+        Self {
+            info,
+            has: Has::Some(Bitfield::empty(pieces)),
+            may_bitfield: true,
+            am_choking: true,
+            am_interested: false,
+            peer_choking: true,
+            peer_interested: false,
+            upload_only: false,
+            snubbed: false,
+            outstanding: VecDeque::new(),
+            window,
+            down: RateMeter::new(now),
+            up: RateMeter::new(now),
+            uploads: VecDeque::new(),
+            overflow: 0,
+            strikes: 0,
+            forgiven: 0,
+            allowed_in: Vec::new(),
+            allowed_out: Vec::new(),
+            suggested: Vec::new(),
+            extension: None,
+            out: Vec::new(),
+            dirty: false,
+            connected: now,
+            last_sent: now,
+            last_received: now,
+            last_block: now,
+            uploaded: 0,
+            downloaded: 0,
+        }
+    }
+
+    /// Whether BEP 6 is spoken.
+    pub fn fast(&self) -> bool {
+        self.info.reserved.fast()
+    }
+
+    /// Its address and id.
+    pub fn info(&self) -> &PeerInfo {
+        &self.info
+    }
+
+    /// Whether it has `piece`.
+    pub fn has(&self, piece: PieceIndex) -> bool {
+        match &self.has {
+            Has::All => true,
+            Has::Some(field) => field.has(piece),
+        }
+    }
+
+    /// Whether it has every piece.
+    pub fn is_seed(&self) -> bool {
+        matches!(self.has, Has::All)
+    }
+
+    pub(crate) fn peer_has(&self) -> PeerHas<'_> {
+        match &self.has {
+            Has::All => PeerHas::All,
+            Has::Some(field) => PeerHas::Some(field),
+        }
+    }
+
+    /// The blocks asked for and not yet here, oldest first, as far as they may be received in place.
+    pub fn expected(&self) -> impl Iterator<Item = Block> + '_ {
+        self.outstanding.iter().take_while(|request| request.in_place).map(|request| request.block)
+    }
+
+    /// The request for `block`, when it is outstanding.
+    pub fn outstanding(&self, block: Block) -> Option<&Outstanding> {
+        self.outstanding.iter().find(|request| request.block == block)
+    }
+
+    /// Forgets the request for `block`; answers come nearly always in order, so the search ends at the front.
+    pub(crate) fn take_outstanding(&mut self, block: Block) -> Option<Outstanding> {
+        let at = self.outstanding.iter().position(|request| request.block == block)?;
+        self.outstanding.remove(at)
+    }
+
+    /// Queues a message for sending.
+    pub(crate) fn push(&mut self, message: &Message<'_>) {
+        message.encode(&mut self.out);
+    }
+
+    /// Counts an offence that is tolerable a few hundred times.
+    pub(crate) fn strike(&mut self) -> Result<(), PeerFault> {
+        self.strikes += 1;
+        if self.strikes > MAX_STRIKES { Err(PeerFault::TooMuchWaste) } else { Ok(()) }
+    }
+
+    /// A block came that is not outstanding.
+    pub(crate) fn unrequested(&mut self) -> Result<(), PeerFault> {
+        if self.forgiven > 0 {
+            self.forgiven -= 1;
+            return Ok(());
+        }
+        self.strike()
+    }
+
+    /// Queues a request of the peer's, or rejects it when the queue is full.
+    pub(crate) fn queue_upload(&mut self, block: Block) -> Result<(), PeerFault> {
+        if self.uploads.len() < MAX_UPLOAD_QUEUE {
+            self.uploads.push_back(block);
+            return Ok(());
+        }
+        self.overflow += 1;
+        if self.overflow > MAX_OVERFLOW || !self.fast() && self.overflow > MAX_UPLOAD_QUEUE as u32 {
+            return Err(PeerFault::RequestFlood);
+        }
+        self.reject(block);
+        Ok(())
+    }
+
+    /// Tells the peer that `block` will not come; peers without BEP 6 find out by themselves.
+    pub(crate) fn reject(&mut self, block: Block) {
+        if self.fast() {
+            self.push(&Message::Reject(block));
+        }
+    }
+
+    /// Remembers a hint of BEP 6 in `list`, bounded.
+    pub(crate) fn hint(list: &mut Vec<PieceIndex>, piece: PieceIndex) {
+        if list.len() < MAX_HINTS && !list.contains(&piece) {
+            list.push(piece);
+        }
+    }
+
+    /// Stops serving: queued requests are dropped, except those for allowed-fast pieces.
+    pub(crate) fn choke(&mut self) {
+        self.am_choking = true;
+        self.push(&Message::Choke);
+        let queued = std::mem::take(&mut self.uploads);
+        for block in queued {
+            if self.fast() && self.allowed_out.contains(&block.piece) {
+                self.uploads.push_back(block);
+            } else {
+                self.reject(block);
+            }
+        }
+    }
+
+    /// Since when the peer has owed us blocks without sending any; `None` when nothing is owed.
+    pub(crate) fn owing_for(&self, now: Instant) -> Option<Duration> {
+        let oldest = self.outstanding.front()?;
+        Some(now.saturating_duration_since(oldest.sent.max(self.last_block)))
+    }
+}
+
+/// What a status display shows of a connection.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// The connection.
+    pub key: PeerKey,
+    /// The other end.
+    pub addr: SocketAddr,
+    /// What it calls itself.
+    pub id: PeerId,
+    /// Payload bytes per second from it.
+    pub down_rate: u64,
+    /// Payload bytes per second to it.
+    pub up_rate: u64,
+    /// Requests on the way.
+    pub outstanding: usize,
+    /// Requests we keep on the way at most.
+    pub window: usize,
+    /// Whether it has everything.
+    pub seed: bool,
+    /// Whether it connected to us.
+    pub incoming: bool,
+    /// Whether it stopped answering.
+    pub snubbed: bool,
+}

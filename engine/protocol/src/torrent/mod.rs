@@ -1,1 +1,469 @@
-//! One torrent: picker, peers and choker together.
+//! One torrent's decisions: its picker, peers and choker together, without a socket or a disk in sight.
+//!
+//! Role: takes in what peers say and what disk and hash pool report, and says what to send, whom to serve and which
+//! piece to hash. Owner: the torrent's home shard, as plain `&mut`; the simulator drives the same type.
+//!
+//! Call order. When a connection is through its handshake: [`Torrent::connected`]. While it lives, for every receive:
+//! [`Torrent::begin_block`], [`Torrent::end_block`], [`Torrent::message`] in stream order. Afterwards, and whenever
+//! something changed, for each of [`Torrent::take_dirty`]: [`Torrent::fill_requests`], then send what
+//! [`Torrent::out`] holds and what [`Torrent::next_upload`] names. When it ends: [`Torrent::gone`]. About once a second:
+//! [`Torrent::tick`]. After each of these: [`Torrent::poll_event`] until `None`.
+//!
+//! Invariant: a request that is given up while a receive may still write its block in place
+//! ([`TorrentEvent::Retract`]) stays counted in the picker until [`Torrent::released`], so no other peer's bytes can
+//! meet it there.
+
+mod blocks;
+mod messages;
+mod pieces;
+mod tick;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use crate::bitfield::Bitfield;
+use crate::blame::Blame;
+use crate::choker::{Choker, ChokerConfig};
+use crate::geometry::{Block, Geometry};
+use crate::ids::{InfoHash, PeerId, PieceIndex};
+use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
+use crate::picker::{PeerKey, Picker, PickerConfig};
+use crate::rate::RateMeter;
+use crate::request_window::{RequestWindow, WindowConfig};
+use crate::wire::extension::ExtensionHandshake;
+use crate::wire::message::{Message, allowed_fast_set};
+
+/// Bits of a [`PeerKey`] that index the peer table; the rest count how often an entry was used.
+const KEY_INDEX_BITS: u32 = 20;
+/// Gone peers whose address is still known, so that a liar is found after it left.
+const MAX_PAST: usize = 1024;
+/// Pieces a choked peer may have at once (BEP 6 suggests 10).
+const ALLOWED_FAST: u32 = 10;
+
+/// What can be set about a torrent.
+#[derive(Clone, Debug)]
+pub struct TorrentConfig {
+    /// Order and endgame.
+    pub picker: PickerConfig,
+    /// How many requests to keep on the way.
+    pub window: WindowConfig,
+    /// Whom to serve.
+    pub choker: ChokerConfig,
+    /// Our listening port, told in the extended handshake; 0 = not listening.
+    pub listen_port: u16,
+    /// Bytes of the `info` dictionary, told as `metadata_size` (BEP 9).
+    pub metadata_size: u32,
+}
+
+/// What the torrent wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TorrentEvent {
+    /// All blocks of the piece are here: hash it, then call [`Torrent::verdict`].
+    PieceComplete(PieceIndex),
+    /// A request was given up while the peer's bytes may be on the way into the block's place. Call
+    /// [`Torrent::released`] once no receive of that peer can write there; with `release` unset the call is not needed.
+    Retract {
+        /// The peer.
+        peer: PeerKey,
+        /// The block.
+        block: Block,
+        /// Whether [`Torrent::released`] must follow.
+        release: bool,
+    },
+    /// End the connection, then call [`Torrent::gone`].
+    Close(PeerKey, PeerFault),
+    /// Avoid this address: it sent corrupt data.
+    Ban(IpAddr),
+    /// Every wanted piece is verified and written.
+    Finished,
+}
+
+/// Sums since the torrent was added to this process. Units: bytes of payload, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Block payload that was accepted.
+    pub downloaded: u64,
+    /// Block payload sent.
+    pub uploaded: u64,
+    /// Block payload received and thrown away.
+    pub wasted: u64,
+    /// Pieces that failed their hash (a count).
+    pub hash_failures: u64,
+    /// Addresses banned for corrupt data (a count).
+    pub banned: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    peer: Option<Box<Peer>>,
+}
+
+/// The decisions of one torrent. See the module.
+#[derive(Debug)]
+pub struct Torrent {
+    info_hash: InfoHash,
+    our_id: PeerId,
+    geometry: Geometry,
+    config: TorrentConfig,
+    picker: Picker,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    live: usize,
+    choker: Choker,
+    choke_due: Option<Instant>,
+    blame: Blame,
+    past: VecDeque<(PeerKey, IpAddr)>,
+    events: VecDeque<TorrentEvent>,
+    dirty: Vec<PeerKey>,
+    stats: Stats,
+    down: RateMeter,
+    up: RateMeter,
+    finished_told: bool,
+    cancels: Vec<(PeerKey, Block)>,
+    picked: Vec<Block>,
+}
+
+impl Torrent {
+    /// A torrent of which `have` is verified and on disk.
+    pub fn new(
+        now: Instant,
+        info_hash: InfoHash,
+        our_id: PeerId,
+        geometry: Geometry,
+        config: TorrentConfig,
+        have: Bitfield,
+    ) -> Self {
+        let picker = Picker::new(geometry, config.picker.clone(), have);
+        let mut this = Self {
+            info_hash,
+            our_id,
+            geometry,
+            picker,
+            slots: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            choker: Choker::new(config.choker.clone()),
+            choke_due: None,
+            blame: Blame::new(),
+            past: VecDeque::new(),
+            events: VecDeque::new(),
+            dirty: Vec::new(),
+            stats: Stats::default(),
+            down: RateMeter::new(now),
+            up: RateMeter::new(now),
+            finished_told: false,
+            cancels: Vec::new(),
+            picked: Vec::new(),
+            config,
+        };
+        this.check_finished();
+        this
+    }
+
+    // ---- getters
+
+    /// The swarm's name.
+    pub fn info_hash(&self) -> InfoHash {
+        self.info_hash
+    }
+
+    /// Sizes.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Piece states and priorities.
+    pub fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
+    /// Piece states and priorities, to change priorities.
+    pub fn picker_mut(&mut self) -> &mut Picker {
+        &mut self.picker
+    }
+
+    /// Sums so far.
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Payload bytes per second, down and up.
+    pub fn rates(&mut self, now: Instant) -> (u64, u64) {
+        (self.down.rate(now), self.up.rate(now))
+    }
+
+    /// Connections through their handshake.
+    pub fn peer_count(&self) -> usize {
+        self.live
+    }
+
+    /// One connection's state. Panics when it is gone.
+    pub fn peer(&self, key: PeerKey) -> &Peer {
+        self.get(key).expect("a peer that is gone")
+    }
+
+    fn get(&self, key: PeerKey) -> Option<&Peer> {
+        let slot = self.slots.get(key_index(key))?;
+        if slot.generation != key.0 >> KEY_INDEX_BITS { None } else { slot.peer.as_deref() }
+    }
+
+    fn peer_mut(&mut self, key: PeerKey) -> &mut Peer {
+        peer_of(&mut self.slots, key)
+    }
+
+    /// All connections.
+    pub fn peer_keys(&self) -> impl Iterator<Item = PeerKey> + '_ {
+        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
+        live.map(|(at, slot)| PeerKey(slot.generation << KEY_INDEX_BITS | at as u32))
+    }
+
+    /// What to show of every connection.
+    pub fn peer_statuses(&mut self, now: Instant) -> Vec<PeerStatus> {
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        let status = |key: PeerKey| {
+            let peer = peer_of(&mut self.slots, key);
+            PeerStatus {
+                key,
+                addr: peer.info.addr,
+                id: peer.info.id,
+                down_rate: peer.down.rate(now),
+                up_rate: peer.up.rate(now),
+                outstanding: peer.outstanding.len(),
+                window: peer.window.size(),
+                seed: peer.is_seed(),
+                incoming: peer.info.incoming,
+                snubbed: peer.snubbed,
+            }
+        };
+        keys.into_iter().map(status).collect()
+    }
+
+    /// Whether every wanted piece is verified and written.
+    pub fn is_finished(&self) -> bool {
+        self.picker.is_finished()
+    }
+
+    /// The next thing to do; `None` when all is told.
+    pub fn poll_event(&mut self) -> Option<TorrentEvent> {
+        self.events.pop_front()
+    }
+
+    /// The peers for which something changed since the last call, each once.
+    pub fn take_dirty(&mut self, into: &mut Vec<PeerKey>) {
+        into.clear();
+        into.append(&mut self.dirty);
+        into.retain(|key| match self.get(*key) {
+            Some(_) => {
+                self.slots[key_index(*key)].peer.as_mut().expect("just seen").dirty = false;
+                true
+            }
+            None => false,
+        });
+    }
+
+    fn mark(&mut self, key: PeerKey) {
+        mark(&mut self.slots, &mut self.dirty, key);
+    }
+
+    /// Marks every connection dirty: memory for pieces has become free, or a limit changed.
+    pub fn mark_all(&mut self) {
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        keys.into_iter().for_each(|key| self.mark(key));
+    }
+
+    // ---- connections
+
+    /// A connection is through its handshake; our first messages (bitfield, extended handshake, allowed-fast) are
+    /// queued. The caller has refused our own id and a second connection of one id ([`Torrent::has_id`]).
+    pub fn connected(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
+        let window = RequestWindow::new(self.config.window.clone());
+        let mut peer = Box::new(Peer::new(now, info, self.geometry.piece_count(), window));
+        self.greet(&mut peer);
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() as u32 - 1
+        });
+        assert!(index < 1 << KEY_INDEX_BITS, "a million connections on one torrent");
+        let slot = &mut self.slots[index as usize];
+        slot.generation = (slot.generation + 1) & (u32::MAX >> KEY_INDEX_BITS);
+        slot.peer = Some(peer);
+        self.live += 1;
+        let key = PeerKey(slot.generation << KEY_INDEX_BITS | index);
+        self.mark(key);
+        key
+    }
+
+    fn greet(&self, peer: &mut Peer) {
+        let have = self.picker.have();
+        match (have.count(), peer.fast()) {
+            (0, false) => {}
+            (0, true) => peer.push(&Message::HaveNone),
+            (_, true) if have.is_full() => peer.push(&Message::HaveAll),
+            _ => peer.push(&Message::Bitfield(have.as_wire())),
+        }
+        if peer.info.reserved.extension() {
+            let hello = ExtensionHandshake {
+                client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
+                port: (self.config.listen_port != 0).then_some(self.config.listen_port),
+                reqq: Some(crate::peer::MAX_UPLOAD_QUEUE as u32),
+                metadata_size: Some(self.config.metadata_size),
+                your_ip: Some(peer.info.addr.ip()),
+                upload_only: self.picker.is_finished(),
+                ..ExtensionHandshake::default()
+            };
+            peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
+        }
+        if let (true, IpAddr::V4(ip)) = (peer.fast() && have.count() > 0, peer.info.addr.ip()) {
+            peer.allowed_out = allowed_fast_set(ip, self.info_hash, self.geometry.piece_count(), ALLOWED_FAST);
+            peer.allowed_out.retain(|piece| have.has(*piece));
+            for piece in peer.allowed_out.clone() {
+                peer.push(&Message::AllowedFast(piece));
+            }
+        }
+    }
+
+    /// Whether a connection with this peer id exists, or it is our own id: a second one is refused.
+    pub fn has_id(&self, id: PeerId) -> bool {
+        id == self.our_id || self.slots.iter().flat_map(|slot| &slot.peer).any(|peer| peer.info.id == id)
+    }
+
+    /// The connection is over and nothing of it is in flight: its requests go back, its pieces are uncounted. Returns
+    /// whether payload went over it, in either direction.
+    pub fn gone(&mut self, key: PeerKey) -> bool {
+        let slot = &mut self.slots[key_index(key)];
+        assert_eq!(slot.generation, key.0 >> KEY_INDEX_BITS, "a peer that is gone");
+        let peer = slot.peer.take().expect("a peer that is gone");
+        self.free.push(key_index(key) as u32);
+        self.live -= 1;
+        for request in &peer.outstanding {
+            self.picker.request_failed(key, request.block);
+        }
+        match &peer.has {
+            Has::All => self.picker.seed_removed(),
+            Has::Some(field) => self.picker.peer_bitfield_removed(field),
+        }
+        self.picker.peer_gone(key);
+        if self.past.len() == MAX_PAST {
+            self.past.pop_front();
+        }
+        self.past.push_back((key, peer.info.addr.ip()));
+        if !peer.outstanding.is_empty() {
+            self.wake_idle();
+        }
+        if !peer.am_choking {
+            self.choke_due = None;
+        }
+        peer.downloaded + peer.uploaded > 0
+    }
+
+    /// Requests became free: peers with room in their window may take them.
+    fn wake_idle(&mut self) {
+        let idle = |peer: &Peer| peer.am_interested && peer.outstanding.len() < peer.window.size();
+        let keys: Vec<PeerKey> = self.peer_keys().filter(|key| idle(self.peer(*key))).collect();
+        keys.into_iter().for_each(|key| self.mark(key));
+    }
+
+    fn ip_of(&self, key: PeerKey) -> Option<IpAddr> {
+        if let Some(peer) = self.get(key) {
+            return Some(peer.info.addr.ip());
+        }
+        self.past.iter().rev().find(|(past, _)| *past == key).map(|(_, ip)| *ip)
+    }
+
+    /// Bytes waiting to be sent to `key`; the caller takes them all. Counts as activity for keep-alives.
+    pub fn out(&mut self, now: Instant, key: PeerKey) -> &mut Vec<u8> {
+        let peer = self.peer_mut(key);
+        if !peer.out.is_empty() {
+            peer.last_sent = now;
+        }
+        &mut peer.out
+    }
+
+    fn fault(&mut self, key: PeerKey, fault: PeerFault) {
+        self.events.push_back(TorrentEvent::Close(key, fault));
+    }
+
+    fn check_finished(&mut self) {
+        if !self.finished_told && self.picker.is_finished() {
+            self.finished_told = true;
+            self.events.push_back(TorrentEvent::Finished);
+        }
+    }
+
+    /// Gives up `block` of `key` although its answer may be arriving. See [`TorrentEvent::Retract`].
+    fn retract(&mut self, key: PeerKey, block: Block, release: bool) {
+        self.events.push_back(TorrentEvent::Retract { peer: key, block, release });
+    }
+
+    /// A retracted block can no longer be written by `key`: others may ask for it.
+    pub fn released(&mut self, key: PeerKey, block: Block) {
+        self.picker.request_failed(key, block);
+        self.wake_idle();
+    }
+
+    /// Until when [`Torrent::tick`] need not be called, from `now`.
+    pub fn tick_interval(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    /// Draws whom to serve now if a regular round is due. Called by `tick` and when a peer becomes interested.
+    fn run_choker(&mut self, now: Instant, rng: &mut impl Rng) {
+        let seeding = self.picker.is_finished();
+        let mut candidates = Vec::with_capacity(self.live);
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(peer) = &mut slot.peer else { continue };
+            let key = PeerKey(slot.generation << KEY_INDEX_BITS | at as u32);
+            candidates.push(crate::choker::Candidate {
+                key,
+                interested: peer.peer_interested,
+                unchoked: !peer.am_choking,
+                down_rate: peer.down.rate(now),
+                up_rate: peer.up.rate(now),
+                uploaded: peer.uploaded,
+                snubbed: peer.snubbed,
+                upload_only: peer.upload_only || peer.is_seed(),
+                connected_at: peer.connected,
+            });
+        }
+        let decisions = self.choker.run(now, &candidates, seeding, rng).to_vec();
+        for decision in decisions {
+            let peer = peer_of(&mut self.slots, decision.key);
+            if decision.unchoke == !peer.am_choking {
+                continue;
+            }
+            if decision.unchoke {
+                peer.am_choking = false;
+                peer.push(&Message::Unchoke);
+            } else {
+                peer.choke();
+            }
+            self.mark(decision.key);
+        }
+    }
+}
+
+fn key_index(key: PeerKey) -> usize {
+    (key.0 & ((1 << KEY_INDEX_BITS) - 1)) as usize
+}
+
+/// The peer behind `key`, borrowing the table alone.
+fn peer_of(slots: &mut [Slot], key: PeerKey) -> &mut Peer {
+    let slot = &mut slots[key_index(key)];
+    assert_eq!(slot.generation, key.0 >> KEY_INDEX_BITS, "a peer that is gone");
+    slot.peer.as_mut().expect("a peer that is gone")
+}
+
+fn mark(slots: &mut [Slot], dirty: &mut Vec<PeerKey>, key: PeerKey) {
+    let peer = peer_of(slots, key);
+    if !peer.dirty {
+        peer.dirty = true;
+        dirty.push(key);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! What peers say, PIECE apart.
+
+use std::time::Instant;
+
+use super::{Torrent, peer_of};
+use crate::bitfield::Bitfield;
+use crate::geometry::Block;
+use crate::ids::PieceIndex;
+use crate::peer::{Has, Peer, PeerFault};
+use crate::picker::PeerKey;
+use crate::wire::extension::ExtensionHandshake;
+use crate::wire::message::Message;
+
+impl Torrent {
+    /// Takes in one message. An error ends the connection: the caller closes it and calls [`Torrent::gone`].
+    pub fn message(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
+        let peer = peer_of(&mut self.slots, key);
+        peer.last_received = now;
+        if !matches!(message, Message::KeepAlive | Message::Extended { .. } | Message::Port(_)) {
+            let may_bitfield = std::mem::replace(&mut peer.may_bitfield, false);
+            let is_bitfield = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
+            if is_bitfield && !may_bitfield {
+                return Err(PeerFault::LateBitfield);
+            }
+        }
+        if is_fast(&message) && !peer.fast() {
+            return Err(PeerFault::FastNotNegotiated);
+        }
+        match message {
+            Message::KeepAlive | Message::HaveNone | Message::Port(_) => Ok(()),
+            Message::Choke => self.on_choke(key),
+            Message::Unchoke => {
+                peer.peer_choking = false;
+                self.mark(key);
+                Ok(())
+            }
+            Message::Interested => {
+                peer.peer_interested = true;
+                // Looked at in the next tick or sooner, so that a newcomer need not wait for the regular round.
+                self.choke_due = None;
+                self.mark(key);
+                Ok(())
+            }
+            Message::NotInterested => {
+                peer.peer_interested = false;
+                Ok(())
+            }
+            Message::Have(piece) => self.on_have(key, piece),
+            Message::Bitfield(bytes) => self.on_bitfield(key, bytes),
+            Message::HaveAll => {
+                self.becomes_seed(key);
+                self.update_interest(key);
+                Ok(())
+            }
+            Message::Request(block) => self.on_request(key, block),
+            Message::Cancel(block) => self.on_cancel(key, block),
+            Message::Reject(block) => self.on_reject(key, block),
+            Message::Suggest(piece) => {
+                check_piece(self.geometry, piece)?;
+                Peer::hint(&mut peer.suggested, piece);
+                Ok(())
+            }
+            Message::AllowedFast(piece) => {
+                check_piece(self.geometry, piece)?;
+                Peer::hint(&mut peer.allowed_in, piece);
+                self.mark(key);
+                Ok(())
+            }
+            Message::Extended { id: 0, payload } => self.on_extended_handshake(key, payload),
+            Message::Extended { .. } | Message::Unknown { .. } => peer.strike(),
+            Message::Piece { .. } => unreachable!("blocks come through begin_block"),
+        }
+    }
+
+    fn on_choke(&mut self, key: PeerKey) -> Result<(), PeerFault> {
+        let peer = peer_of(&mut self.slots, key);
+        peer.peer_choking = true;
+        if peer.fast() {
+            // Every request will be answered, with a block or a reject (BEP 6).
+            return Ok(());
+        }
+        let dropped = std::mem::take(&mut peer.outstanding);
+        // What was on the way may still come.
+        peer.forgiven = peer.forgiven.saturating_add(dropped.len() as u32).min(4096);
+        for request in &dropped {
+            self.picker.request_failed(key, request.block);
+        }
+        if !dropped.is_empty() {
+            self.wake_idle();
+        }
+        Ok(())
+    }
+
+    fn on_have(&mut self, key: PeerKey, piece: PieceIndex) -> Result<(), PeerFault> {
+        check_piece(self.geometry, piece)?;
+        let peer = peer_of(&mut self.slots, key);
+        let Has::Some(field) = &mut peer.has else { return peer.strike() };
+        if !field.insert(piece) {
+            return peer.strike();
+        }
+        self.picker.peer_have(piece);
+        if field.is_full() {
+            self.becomes_seed(key);
+        }
+        let peer = peer_of(&mut self.slots, key);
+        if peer.am_interested {
+            self.mark(key);
+        } else {
+            self.update_interest(key);
+        }
+        Ok(())
+    }
+
+    fn on_bitfield(&mut self, key: PeerKey, bytes: &[u8]) -> Result<(), PeerFault> {
+        let field = Bitfield::from_wire(bytes, self.geometry.piece_count())?;
+        if field.is_full() {
+            self.becomes_seed(key);
+        } else {
+            self.picker.peer_bitfield_added(&field);
+            self.peer_mut(key).has = Has::Some(field);
+        }
+        self.update_interest(key);
+        Ok(())
+    }
+
+    fn becomes_seed(&mut self, key: PeerKey) {
+        let peer = peer_of(&mut self.slots, key);
+        if let Has::Some(field) = std::mem::replace(&mut peer.has, Has::All) {
+            self.picker.peer_bitfield_removed(&field);
+            self.picker.seed_added();
+        }
+    }
+
+    /// Tells the peer whether we want something of it, when that changed.
+    pub(super) fn update_interest(&mut self, key: PeerKey) {
+        let peer = peer_of(&mut self.slots, key);
+        let interesting = self.picker.is_interesting(&peer.peer_has());
+        if interesting != peer.am_interested {
+            peer.am_interested = interesting;
+            peer.push(if interesting { &Message::Interested } else { &Message::NotInterested });
+            self.mark(key);
+        }
+        let peer = peer_of(&mut self.slots, key);
+        let idle = peer.outstanding.is_empty() && peer.uploads.is_empty();
+        if idle && peer.is_seed() && self.picker.have().is_full() {
+            self.fault(key, PeerFault::Done);
+        }
+    }
+
+    fn on_request(&mut self, key: PeerKey, block: Block) -> Result<(), PeerFault> {
+        if !self.geometry.allows(block) {
+            return Err(PeerFault::NoSuchBlock(block));
+        }
+        let have = self.picker.have().has(block.piece);
+        let peer = peer_of(&mut self.slots, key);
+        if !have {
+            // With BEP 6 a race (a piece we just found damaged) is answered; without, there is no polite answer.
+            peer.strike()?;
+            return if peer.fast() {
+                peer.reject(block);
+                self.mark(key);
+                Ok(())
+            } else {
+                Err(PeerFault::NotOurs(block.piece))
+            };
+        }
+        if peer.am_choking && !(peer.fast() && peer.allowed_out.contains(&block.piece)) {
+            // Requests cross our CHOKE on the way, up to a whole queue of them.
+            peer.overflow += 1;
+            if peer.overflow as usize > 4 * crate::peer::MAX_UPLOAD_QUEUE {
+                return Err(PeerFault::RequestFlood);
+            }
+            peer.reject(block);
+        } else {
+            peer.queue_upload(block)?;
+        }
+        self.mark(key);
+        Ok(())
+    }
+
+    fn on_cancel(&mut self, key: PeerKey, block: Block) -> Result<(), PeerFault> {
+        if !self.geometry.allows(block) {
+            return Err(PeerFault::NoSuchBlock(block));
+        }
+        let peer = peer_of(&mut self.slots, key);
+        if let Some(at) = peer.uploads.iter().position(|queued| *queued == block) {
+            peer.uploads.remove(at);
+            peer.reject(block);
+            self.mark(key);
+        }
+        Ok(())
+    }
+
+    fn on_reject(&mut self, key: PeerKey, block: Block) -> Result<(), PeerFault> {
+        if !self.geometry.allows(block) {
+            return Err(PeerFault::NoSuchBlock(block));
+        }
+        let peer = peer_of(&mut self.slots, key);
+        if peer.take_outstanding(block).is_none() {
+            return peer.unrequested();
+        }
+        // Served to the choked no longer: do not ask again and again.
+        peer.allowed_in.retain(|piece| *piece != block.piece);
+        self.picker.request_failed(key, block);
+        self.wake_idle();
+        Ok(())
+    }
+
+    fn on_extended_handshake(&mut self, key: PeerKey, payload: &[u8]) -> Result<(), PeerFault> {
+        let peer = peer_of(&mut self.slots, key);
+        let Ok(hello) = ExtensionHandshake::parse(payload) else { return peer.strike() };
+        if let Some(reqq) = hello.reqq {
+            peer.window.set_peer_limit(reqq as usize);
+        }
+        peer.upload_only = hello.upload_only;
+        peer.extension = Some(hello);
+        Ok(())
+    }
+}
+
+fn is_fast(message: &Message<'_>) -> bool {
+    use Message::{AllowedFast, HaveAll, HaveNone, Reject, Suggest};
+    matches!(message, Suggest(_) | HaveAll | HaveNone | Reject(_) | AllowedFast(_))
+}
+
+fn check_piece(geometry: crate::geometry::Geometry, piece: PieceIndex) -> Result<(), PeerFault> {
+    if geometry.contains(piece) { Ok(()) } else { Err(PeerFault::NoSuchPiece(piece)) }
+}

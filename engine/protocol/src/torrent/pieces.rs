@@ -1,0 +1,88 @@
+//! What becomes of complete pieces: verdicts, blame, written.
+
+use super::{Torrent, TorrentEvent, peer_of};
+use crate::blame::PeerIdent;
+use crate::ids::PieceIndex;
+use crate::peer::PeerFault;
+use crate::picker::PeerKey;
+use crate::wire::message::Message;
+
+impl Torrent {
+    /// The hash pool has looked at `piece`. `digests` makes the SHA-1 of every block, in order; it is called only when
+    /// the piece is or was corrupt. Returns whether the piece goes to disk; otherwise its memory is free.
+    pub fn verdict(&mut self, piece: PieceIndex, ok: bool, digests: impl FnOnce() -> Vec<[u8; 20]>) -> bool {
+        if ok {
+            if self.blame.suspects(piece) {
+                let guilty = self.blame.on_success(piece, digests().into_iter());
+                guilty.into_iter().for_each(|ident| self.punish(ident));
+            }
+            self.picker.piece_verified(piece);
+            return true;
+        }
+        self.stats.hash_failures += 1;
+        self.stats.wasted += u64::from(self.geometry.piece_size(piece));
+        let senders: Vec<(u32, PeerKey)> = self.picker.senders(piece).collect();
+        let digests = digests();
+        let blocks = senders.iter().map(|(nth, key)| (*nth, PeerIdent(u64::from(key.0)), digests[*nth as usize]));
+        let guilty = self.blame.record_failure(piece, blocks);
+        let honest: Vec<PeerIdent> = self
+            .peer_keys()
+            .filter(|key| self.peer(*key).has(piece) && !self.peer(*key).peer_choking)
+            .map(|key| PeerIdent(u64::from(key.0)))
+            .filter(|ident| Some(*ident) != guilty)
+            .collect();
+        let only_from = match guilty {
+            Some(_) => None,
+            None => self.blame.refetch_from(piece, &honest).map(|ident| PeerKey(ident.0 as u32)),
+        };
+        self.picker.piece_failed(piece, only_from);
+        if let Some(ident) = guilty {
+            self.punish(ident);
+        }
+        self.wake_idle();
+        false
+    }
+
+    fn punish(&mut self, ident: PeerIdent) {
+        let key = PeerKey(ident.0 as u32);
+        let Some(ip) = self.ip_of(key) else { return };
+        self.stats.banned += 1;
+        self.events.push_back(TorrentEvent::Ban(ip));
+        if self.get(key).is_some() {
+            self.fault(key, PeerFault::Corrupt);
+        }
+    }
+
+    /// `piece` is on disk: it is ours from now on, and everybody hears of it.
+    pub fn written(&mut self, piece: PieceIndex) {
+        self.picker.piece_written(piece);
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        for key in keys {
+            let peer = peer_of(&mut self.slots, key);
+            if !peer.has(piece) {
+                peer.push(&Message::Have(piece));
+                self.mark(key);
+            }
+        }
+        self.check_finished();
+        if self.picker.is_finished() {
+            // Seeds have nothing more for us, and we nothing for them.
+            let keys: Vec<PeerKey> = self.peer_keys().collect();
+            keys.into_iter().for_each(|key| self.update_interest(key));
+        }
+    }
+
+    /// Writing `piece` failed: it is missing again, its memory is free.
+    pub fn write_failed(&mut self, piece: PieceIndex) {
+        self.picker.write_failed(piece);
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        keys.into_iter().for_each(|key| self.update_interest(key));
+    }
+
+    /// Gives up one unfinished piece that nobody is being asked for, so that its memory can serve another torrent.
+    /// Returns it, with its memory now the caller's to free.
+    pub fn abandon_one(&mut self) -> Option<PieceIndex> {
+        let piece = self.picker.idle_active().next()?;
+        self.picker.abandon(piece).then_some(piece)
+    }
+}
