@@ -1,0 +1,82 @@
+//! Tracker tiers (BEP 3, BEP 12) and web seeds (BEP 19).
+//!
+//! Old torrents carry dead and exotic URLs in many shapes, so what cannot be used is dropped rather than refused.
+//! Invariant: what is kept is bounded by [`MAX_URLS`] and [`MAX_URL_LEN`] and never there twice.
+
+use super::{MAX_URL_LEN, MAX_URLS};
+use crate::bencode::{Dict, Node};
+use std::collections::HashSet;
+
+const TRACKER_SCHEMES: &[&str] = &["http://", "https://", "udp://"];
+const WEB_SEED_SCHEMES: &[&str] = &["http://", "https://"];
+
+/// Whether `url` is one that a tracker tier keeps.
+pub(super) fn is_tracker_url(url: &str) -> bool {
+    is_url(url, TRACKER_SCHEMES)
+}
+
+/// Whether `url` is one that the web seed list keeps.
+pub(super) fn is_web_seed_url(url: &str) -> bool {
+    is_url(url, WEB_SEED_SCHEMES)
+}
+
+fn is_url(url: &str, schemes: &[&str]) -> bool {
+    let starts = |scheme: &&str| {
+        url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+            && url.len() > scheme.len()
+    };
+    url.len() <= MAX_URL_LEN
+        && schemes.iter().any(starts)
+        && !url.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+/// Picks usable URLs and remembers what it has given.
+struct Sieve<'a> {
+    seen: HashSet<&'a str>,
+    schemes: &'static [&'static str],
+}
+
+impl<'a> Sieve<'a> {
+    fn new(schemes: &'static [&'static str]) -> Self {
+        Self { seen: HashSet::new(), schemes }
+    }
+
+    /// The URL in `node` if it is usable, new, and there is room.
+    fn take(&mut self, node: Node<'_, 'a>) -> Option<String> {
+        let url = node.as_str()?.trim();
+        let usable = self.seen.len() < MAX_URLS && is_url(url, self.schemes) && self.seen.insert(url);
+        usable.then(|| url.to_owned())
+    }
+}
+
+/// The tiers of `announce-list`, or of `announce` when that list is absent or holds nothing usable.
+pub(super) fn trackers(root: Dict<'_, '_>) -> Vec<Vec<String>> {
+    let mut sieve = Sieve::new(TRACKER_SCHEMES);
+    let mut tiers: Vec<Vec<String>> = Vec::new();
+    for tier in root.get_list(b"announce-list").into_iter().flatten() {
+        let urls: Vec<String> = match tier.as_list() {
+            Some(list) => list.iter().filter_map(|url| sieve.take(url)).collect(),
+            // Some makers forget the inner lists.
+            None => sieve.take(tier).into_iter().collect(),
+        };
+        if !urls.is_empty() {
+            tiers.push(urls);
+        }
+    }
+    if tiers.is_empty() {
+        tiers.extend(root.get(b"announce").and_then(|url| sieve.take(url)).map(|url| vec![url]));
+    }
+    tiers
+}
+
+/// The URLs of `url-list`, which is one string or a list of them.
+pub(super) fn web_seeds(root: Dict<'_, '_>) -> Vec<String> {
+    let mut sieve = Sieve::new(WEB_SEED_SCHEMES);
+    match root.get(b"url-list") {
+        None => Vec::new(),
+        Some(node) => match node.as_list() {
+            Some(list) => list.iter().filter_map(|url| sieve.take(url)).collect(),
+            None => sieve.take(node).into_iter().collect(),
+        },
+    }
+}
