@@ -67,6 +67,13 @@ pub struct AnnounceRequest {
     pub ip: Option<IpAddr>,
 }
 
+impl AnnounceRequest {
+    /// `numwant` as sent: whoever leaves wants no peers.
+    fn peers_wanted(&self) -> Option<u32> {
+        if self.event == Event::Stopped { Some(0) } else { self.numwant }
+    }
+}
+
 /// A tracker's answer, bounded and cleaned of what no one can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnounceResponse {

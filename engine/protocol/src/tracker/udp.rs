@@ -104,7 +104,7 @@ pub fn announce_request(
         _ => [0; 4],
     });
     packet.extend(request.key.to_be_bytes());
-    packet.extend(request.numwant.map_or(u32::MAX, |n| n.min(i32::MAX as u32)).to_be_bytes());
+    packet.extend(request.peers_wanted().map_or(u32::MAX, |n| n.min(i32::MAX as u32)).to_be_bytes());
     packet.extend(request.port.to_be_bytes());
     if url_data.len() <= URL_DATA_LEN_MAX {
         for part in url_data.chunks(255) {
