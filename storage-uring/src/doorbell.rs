@@ -1,1 +1,150 @@
 //! An eventfd that is written only when the other side sleeps.
+//!
+//! Role: wakes a thread that waits in its ring (or in a poll) for a queue to fill. Owner: the thread that sleeps; every
+//! pusher holds an `Arc`. Invariant: a push that happens before [`Doorbell::ring`] is either seen by the owner's look
+//! at its queues after [`Doorbell::announce_sleep`], or the eventfd becomes readable. Called by shards, the storage
+//! thread and the hash pool.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// A wake-up for one sleeping thread. Any number of threads may ring it.
+///
+/// Order of calls for the owner: `announce_sleep`, look at the queues once more, then block on the descriptor (or call
+/// `awake` when there was something), and after waking `awake` and `drain`.
+#[derive(Debug)]
+pub struct Doorbell {
+    eventfd: OwnedFd,
+    sleeping: AtomicBool,
+}
+
+impl Doorbell {
+    /// A new bell whose owner is awake. Fails when the process has no descriptor left (`EMFILE`, `ENFILE`).
+    pub fn new() -> io::Result<Arc<Self>> {
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Arc::new(Self { eventfd, sleeping: AtomicBool::new(false) }))
+    }
+
+    /// Wakes the owner if it has announced that it sleeps; otherwise costs one fence. Call it after the push.
+    pub fn ring(&self) {
+        // Pairs with the fence of `announce_sleep`: of the two threads at least one sees what the other wrote before
+        // its fence (the pushed message or the announcement), so no wake-up is lost.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+            self.write();
+        }
+    }
+
+    /// The owner is about to block. It must look at its queues once more after this call, and only then block.
+    pub fn announce_sleep(&self) {
+        self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The owner withdraws its announcement: later rings cost it nothing.
+    pub fn awake(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes all rings so far off the eventfd, without blocking.
+    pub fn drain(&self) {
+        let mut count = [0; 8];
+        loop {
+            match rustix::io::read(&self.eventfd, &mut count) {
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => return,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("eventfd of a doorbell cannot be read: {error}"),
+            }
+        }
+    }
+
+    /// The eventfd, readable (non-blocking, 8 bytes) once the bell was rung. It lives as long as `self`.
+    pub fn as_raw_fd(&self) -> RawFd {
+        self.eventfd.as_raw_fd()
+    }
+
+    fn write(&self) {
+        loop {
+            match rustix::io::write(&self.eventfd, &1u64.to_ne_bytes()) {
+                // EAGAIN: the counter is at its maximum, so the descriptor is readable anyway.
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => return,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("eventfd of a doorbell cannot be written: {error}"),
+            }
+        }
+    }
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    fn readable(bell: &Doorbell) -> bool {
+        let mut fds = [PollFd::new(bell, PollFlags::IN)];
+        poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
+
+    #[test]
+    fn rings_only_for_a_sleeper_and_once() {
+        let bell = Doorbell::new().unwrap();
+        bell.ring();
+        assert!(!readable(&bell), "an awake owner costs no system call");
+        bell.announce_sleep();
+        bell.ring();
+        bell.ring();
+        assert!(readable(&bell));
+        bell.drain();
+        assert!(!readable(&bell));
+        bell.ring();
+        assert!(!readable(&bell), "the first ring used the announcement up");
+        bell.announce_sleep();
+        bell.awake();
+        bell.ring();
+        assert!(!readable(&bell));
+    }
+
+    #[test]
+    fn no_wake_up_is_lost() {
+        const MESSAGES: u32 = 20_000;
+        let bell = Doorbell::new().unwrap();
+        let (sender, receiver) = crossbeam_channel::bounded(MESSAGES as usize);
+        let pusher = std::thread::spawn({
+            let bell = bell.clone();
+            move || {
+                for n in 0..MESSAGES {
+                    sender.send(n).unwrap();
+                    bell.ring();
+                    if n % 64 == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        });
+        let mut next = 0;
+        while next < MESSAGES {
+            bell.announce_sleep();
+            if receiver.is_empty() {
+                let mut fds = [PollFd::new(&*bell, PollFlags::IN)];
+                poll(&mut fds, None).unwrap();
+            }
+            bell.awake();
+            bell.drain();
+            for n in receiver.try_iter() {
+                assert_eq!(n, next);
+                next += 1;
+            }
+        }
+        pusher.join().unwrap();
+    }
+}

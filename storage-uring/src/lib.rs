@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod core;
 pub mod doorbell;
+pub mod error;
 pub mod files;
 pub mod hash;
 pub mod layout;
