@@ -5,11 +5,11 @@
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
-// clients
+pub mod clients;
 pub mod error;
 pub mod generator;
 pub mod payload;
 pub mod process;
 pub mod stats;
 pub mod tracker;
-// transfer
+pub mod transfer;

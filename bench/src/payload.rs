@@ -284,7 +284,9 @@ mod tests {
     fn torrent_is_canonical_bencode() {
         let payload = payload();
         let torrent = payload.torrent_file();
-        assert!(torrent.starts_with(b"d4:infod6:lengthi3145728e4:name14:ccbt-bench.bin12:piece lengthi327680e"));
+        assert!(
+            torrent.starts_with(b"d4:infod6:lengthi3145728e4:name14:ccbt-bench.bin12:piece lengthi327680e")
+        );
         assert!(torrent.ends_with(b"ee"));
         let digest: [u8; 20] = Sha1::digest(&torrent[7..torrent.len() - 1]).into();
         assert_eq!(payload.info_hash(), digest);

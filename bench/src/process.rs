@@ -89,8 +89,7 @@ impl Process {
         if self.exit.is_none()
             && let Ok(Some(used)) = self.child.try_wait4()
         {
-            let cpu =
-                Cpu { user: used.rusage.utime.as_secs_f64(), system: used.rusage.stime.as_secs_f64() };
+            let cpu = Cpu { user: used.rusage.utime.as_secs_f64(), system: used.rusage.stime.as_secs_f64() };
             self.exit = Some(Exit { status: used.status, cpu });
         }
         self.exit

@@ -294,7 +294,8 @@ pub fn parse_reqq(body: &[u8]) -> Option<usize> {
 
 /// Whether a bitfield has all of `pieces` set (BEP 3; spare bits at the end are ignored).
 pub fn bitfield_is_full(bits: &[u8], pieces: u32) -> bool {
-    (0..pieces as usize).all(|piece| bits.get(piece / 8).is_some_and(|byte| byte & (0x80 >> (piece % 8)) != 0))
+    (0..pieces as usize)
+        .all(|piece| bits.get(piece / 8).is_some_and(|byte| byte & (0x80 >> (piece % 8)) != 0))
 }
 
 /// A bitfield with all of `pieces` set and zero spare bits.

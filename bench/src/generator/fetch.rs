@@ -310,7 +310,11 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(plan: &'a FetchPlan, pool: &'a WorkPool, numbers: impl Iterator<Item = usize>) -> io::Result<Self> {
+    fn new(
+        plan: &'a FetchPlan,
+        pool: &'a WorkPool,
+        numbers: impl Iterator<Item = usize>,
+    ) -> io::Result<Self> {
         let numbers: Vec<_> = numbers.collect();
         Ok(Self {
             plan,
@@ -347,11 +351,14 @@ impl<'a> Worker<'a> {
                 continue;
             }
             self.redial[nth] = Instant::now() + REDIAL_PAUSE;
-            let Ok(stream) = net::dial(net::leecher_address(self.numbers[nth]), self.plan.target) else { continue };
+            let Ok(stream) = net::dial(net::leecher_address(self.numbers[nth]), self.plan.target) else {
+                continue;
+            };
             stream.set_nodelay(true)?;
             self.poller.add(&stream, nth as u64, Interest::ReadWrite)?;
             let (parser, puller) = (FrameParser::new(BLOCK_LEN), Puller::new(self.plan));
-            self.connections[nth] = Some(Connection { stream, parser, puller, interest: Interest::ReadWrite });
+            self.connections[nth] =
+                Some(Connection { stream, parser, puller, interest: Interest::ReadWrite });
         }
         Ok(())
     }

@@ -55,7 +55,8 @@ pub fn listen_on_all(count: usize) -> io::Result<(u16, Vec<TcpListener>)> {
 /// Starts a non-blocking connect from `source`; completion or failure shows as writability or a read error.
 pub fn dial(source: Ipv4Addr, target: SocketAddrV4) -> io::Result<TcpStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     rustix::net::bind(&socket, &SocketAddrV4::new(source, 0))?;
     match rustix::net::connect(&socket, &target) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(TcpStream::from(socket)),
@@ -142,7 +143,8 @@ mod tests {
 
     #[test]
     fn addresses_are_distinct_loopback() {
-        let mut all: Vec<_> = (0..MAX_PEERS).flat_map(|nth| [seeder_address(nth), leecher_address(nth)]).collect();
+        let mut all: Vec<_> =
+            (0..MAX_PEERS).flat_map(|nth| [seeder_address(nth), leecher_address(nth)]).collect();
         assert!(all.iter().all(Ipv4Addr::is_loopback));
         all.sort();
         all.dedup();

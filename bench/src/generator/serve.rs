@@ -158,7 +158,13 @@ impl Peer {
     }
 
     /// Reacts to one frame; false ends the connection.
-    fn on_frame(&mut self, frame: Frame<'_>, now: Instant, shared: &Shared, report: &mut SeederReport) -> bool {
+    fn on_frame(
+        &mut self,
+        frame: Frame<'_>,
+        now: Instant,
+        shared: &Shared,
+        report: &mut SeederReport,
+    ) -> bool {
         match frame {
             Frame::Handshake(hello) => {
                 if hello.info_hash != shared.payload.info_hash() {
@@ -253,7 +259,12 @@ impl Peer {
 }
 
 /// One `writev` of the first items of `queue`, of whose front `skip` bytes are sent already.
-fn write_batch(mut stream: &TcpStream, payload: &Payload, queue: &VecDeque<Item>, skip: usize) -> io::Result<usize> {
+fn write_batch(
+    mut stream: &TcpStream,
+    payload: &Payload,
+    queue: &VecDeque<Item>,
+    skip: usize,
+) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); 2 * BATCH];
     let mut used = 0;
     let mut skip = skip;
@@ -373,7 +384,8 @@ impl Worker {
     fn on_ready(&mut self, nth: usize, event: Ready) -> io::Result<()> {
         // An earlier event of this round may have closed it.
         let Some(connection) = self.connections.get_mut(nth).and_then(Option::as_mut) else { return Ok(()) };
-        let alive = (!event.readable || read_frames(connection, &mut self.buf, &self.shared, &mut self.report))
+        let alive = (!event.readable
+            || read_frames(connection, &mut self.buf, &self.shared, &mut self.report))
             && match connection.peer.flush(&connection.stream, &self.shared.payload, &mut self.report.bytes) {
                 Ok(left) => {
                     let interest = if left { Interest::ReadWrite } else { Interest::Read };
@@ -396,7 +408,12 @@ impl Worker {
 }
 
 /// Reads once and reacts; false if the connection is over.
-fn read_frames(connection: &mut Connection, buf: &mut [u8], shared: &Shared, report: &mut SeederReport) -> bool {
+fn read_frames(
+    connection: &mut Connection,
+    buf: &mut [u8],
+    shared: &Shared,
+    report: &mut SeederReport,
+) -> bool {
     let mut input: &[u8] = match connection.stream.read(buf) {
         Ok(0) => return false,
         Ok(len) => &buf[..len],
