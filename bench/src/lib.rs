@@ -1,1 +1,15 @@
-//! .
+//! Throughput harness: measures ccbt-fast and other BitTorrent clients with the same load, on loopback only.
+//!
+//! Role: `transfer` runs each client as a downloader against [`generator::serve`] (a synthetic seeder of many peers)
+//! and as a seeder against [`generator::fetch`] (a synthetic leecher), one client at a time, and reports medians.
+//! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
+//! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
+
+pub mod clients;
+pub mod error;
+pub mod generator;
+pub mod payload;
+pub mod process;
+pub mod stats;
+pub mod tracker;
+pub mod transfer;
