@@ -1,0 +1,155 @@
+//! Our own client as a test sees it: a command line, a stream of JSON events, an exit code.
+//!
+//! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` unless the
+//! test asks for trackers.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::binary::ccbt_fast;
+use crate::ports::{free_port, local};
+use crate::process::{Process, run};
+use crate::{PATIENCE, SOON};
+
+/// A command line under construction.
+pub struct CcbtCommand {
+    command: Command,
+    port: u16,
+    use_trackers: bool,
+}
+
+impl CcbtCommand {
+    /// `ccbt-fast download TORRENT --output DIR`.
+    pub fn download(torrent: &Path, output: &Path) -> Self {
+        Self::new("download", torrent, output)
+    }
+
+    /// `ccbt-fast seed TORRENT --output DIR`.
+    pub fn seed(torrent: &Path, output: &Path) -> Self {
+        Self::new("seed", torrent, output)
+    }
+
+    fn new(subcommand: &str, torrent: &Path, output: &Path) -> Self {
+        let port = free_port();
+        let mut command = Command::new(ccbt_fast());
+        command.arg(subcommand).arg(torrent).arg("--output").arg(output);
+        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--port", &port.to_string()]);
+        Self { command, port, use_trackers: false }
+    }
+
+    /// A peer to connect to.
+    pub fn peer(mut self, peer: SocketAddr) -> Self {
+        self.command.arg("--peer").arg(peer.to_string());
+        self
+    }
+
+    /// An option and its value.
+    pub fn option(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.arg(name).arg(value);
+        self
+    }
+
+    /// Announces to the torrent's trackers instead of passing `--no-tracker`.
+    pub fn trackers(mut self) -> Self {
+        self.use_trackers = true;
+        self
+    }
+
+    /// Starts it.
+    pub fn start(mut self) -> Ccbt {
+        if !self.use_trackers {
+            self.command.arg("--no-tracker");
+        }
+        Ccbt { process: Process::start("ccbt-fast", &mut self.command), address: local(self.port) }
+    }
+}
+
+/// A running `ccbt-fast`.
+pub struct Ccbt {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Ccbt {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for the next event called `name`.
+    pub fn wait_event(&mut self, name: &str) -> Value {
+        self.wait_json(name, |event| (event["event"] == name).then(|| event.clone()))
+    }
+
+    /// Waits until the socket listens.
+    pub fn wait_listening(&mut self) {
+        let event = self.wait_event("listening");
+        assert_eq!(event["port"], self.address.port(), "it listens where it was told to");
+    }
+
+    /// Waits for a `progress` event whose `field` is at least `least`.
+    pub fn wait_progress(&mut self, field: &str, least: u64) -> Value {
+        self.wait_json(&format!("progress with {field} >= {least}"), |event| {
+            let reached =
+                event["event"] == "progress" && event[field].as_u64().is_some_and(|now| now >= least);
+            reached.then(|| event.clone())
+        })
+    }
+
+    /// Waits for an event that satisfies `wanted`.
+    pub fn wait_json<T>(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> Option<T>) -> T {
+        self.process.wait_line(PATIENCE, what, |line| {
+            let event = serde_json::from_str::<Value>(line).unwrap_or_else(|error| {
+                panic!("with --json every line is an object, but: {line:?} ({error})")
+            });
+            wanted(&event)
+        })
+    }
+
+    /// Waits for the end of a download that succeeds: `finished` was said and the exit code is 0.
+    pub fn wait_done(&mut self) {
+        let status = self.process.wait_exit(PATIENCE);
+        assert_eq!(status.code(), Some(0), "a finished download exits with 0");
+        assert!(self.process.stdout().contains("\"finished\""), "a finished download says so");
+    }
+
+    /// Waits for the process to end, whatever its status.
+    pub fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        self.process.wait_exit(deadline)
+    }
+
+    /// SIGTERM, then a clean end.
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait_exit(SOON);
+        assert!(status.code().is_some(), "SIGTERM is handled, but it died: {status}");
+    }
+
+    /// Sends any signal.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Panics if it has ended.
+    pub fn assert_alive(&mut self) {
+        if let Some(status) = self.process.try_exit() {
+            panic!("ccbt-fast ended: {status}");
+        }
+    }
+
+    /// Whether a line of its output or log satisfies `wanted`.
+    pub fn said(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.process.said(wanted)
+    }
+}
+
+/// Runs a short `ccbt-fast` command to its end: (exit code, stdout, stderr).
+pub fn ccbt<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, String, String) {
+    run("ccbt-fast", Command::new(ccbt_fast()).args(args), PATIENCE)
+}

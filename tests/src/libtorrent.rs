@@ -1,0 +1,84 @@
+//! libtorrent through its Python module, in the virtual environment that `.ci/setup.sh` makes.
+//!
+//! Owner: the test. The script is embedded and handed to Python as text, so no path to it can go stale.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::PATIENCE;
+use crate::ports::{free_port, local};
+use crate::process::{Process, repository, run};
+
+const SCRIPT: &str = include_str!("libtorrent_peer.py");
+
+/// A libtorrent session with one torrent: seeds when its folder holds the data, else downloads into it.
+pub struct LibtorrentPeer {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl LibtorrentPeer {
+    /// Starts it and waits until it has checked its files and listens.
+    pub fn start(torrent: &Path, dir: &Path) -> Self {
+        let port = free_port();
+        let mut command = Command::new(python());
+        command.args(["-c", SCRIPT, "peer"]).arg(torrent).arg(dir).arg(port.to_string());
+        let mut peer = Self { process: Process::start("libtorrent", &mut command), address: local(port) };
+        peer.wait_event("listening");
+        peer
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Makes it connect to `peer`.
+    pub fn connect(&mut self, peer: SocketAddr) {
+        self.process.tell(&format!("connect {} {}", peer.ip(), peer.port()));
+    }
+
+    /// Waits until it has every piece.
+    pub fn wait_finished(&mut self) {
+        self.wait_event("finished");
+    }
+
+    /// Payload bytes it has sent so far.
+    pub fn uploaded(&mut self) -> u64 {
+        self.process.tell("stats");
+        self.wait_event("stats")["uploaded"].as_u64().expect("the script counts bytes")
+    }
+
+    fn wait_event(&mut self, name: &str) -> Value {
+        self.process.wait_line(PATIENCE, name, |line| {
+            let event = parse(line);
+            (event["event"] == name).then_some(event)
+        })
+    }
+}
+
+/// What libtorrent reads in a torrent file: name, info_hash, piece_length, pieces, private, comment, trackers,
+/// web_seeds, files.
+///
+/// Panics when libtorrent refuses the file.
+pub fn libtorrent_info(torrent: &Path) -> Value {
+    let mut command = Command::new(python());
+    let (code, stdout, stderr) =
+        run("libtorrent", command.args(["-c", SCRIPT, "info"]).arg(torrent), PATIENCE);
+    assert_eq!(code, 0, "libtorrent cannot read {}: {stderr}", torrent.display());
+    parse(stdout.trim())
+}
+
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line)
+        .unwrap_or_else(|error| panic!("the script prints JSON, but: {line:?} ({error})"))
+}
+
+fn python() -> PathBuf {
+    let path = repository().join(".cache/venv/bin/python");
+    assert!(path.exists(), "{} is missing: run .ci/setup.sh first (make test does)", path.display());
+    path
+}

@@ -1,0 +1,106 @@
+"""libtorrent as a peer, and as a second opinion on torrent files, for the Rust harness.
+
+    libtorrent_peer.py info TORRENT             prints what libtorrent reads in the file, as one JSON object
+    libtorrent_peer.py peer TORRENT DIR PORT    downloads to or seeds from DIR; prints one JSON object per line
+
+Commands of `peer` on stdin, one per line: `connect IP PORT`, and `stats`, which is answered. It ends when stdin does.
+"""
+
+import json
+import sys
+import threading
+
+import libtorrent as lt
+
+
+def say(**event):
+    # One write: two threads speak.
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def info(path):
+    torrent = lt.torrent_info(path)
+    files = torrent.files()
+    trackers = [(t.tier, t.url) for t in torrent.trackers()]
+    say(
+        name=torrent.name(),
+        info_hash=str(torrent.info_hash()),
+        piece_length=torrent.piece_length(),
+        pieces=torrent.num_pieces(),
+        private=torrent.priv(),
+        comment=torrent.comment(),
+        trackers=[url for _, url in sorted(trackers)],
+        web_seeds=[seed["url"] for seed in torrent.web_seeds()],
+        files=[[files.file_path(i), files.file_size(i)] for i in range(files.num_files())],
+    )
+
+
+def session(port):
+    return lt.session(
+        {
+            "listen_interfaces": f"127.0.0.1:{port}",
+            "enable_dht": False,
+            "enable_lsd": False,
+            "enable_upnp": False,
+            "enable_natpmp": False,
+            "enable_outgoing_utp": False,
+            "enable_incoming_utp": False,
+            "allow_multiple_connections_per_ip": True,
+            # Plain connections out, either kind in: encryption has tests of its own.
+            "out_enc_policy": int(lt.enc_policy.disabled),
+            "in_enc_policy": int(lt.enc_policy.enabled),
+            "min_reconnect_time": 1,
+            "unchoke_slots_limit": -1,
+            "alert_mask": int(lt.alert.category_t.error_notification | lt.alert.category_t.status_notification),
+        }
+    )
+
+
+def obey(handle):
+    """Takes commands until stdin ends."""
+    for line in sys.stdin:
+        word, *rest = line.split()
+        if word == "connect":
+            handle.connect_peer((rest[0], int(rest[1])))
+        elif word == "stats":
+            status = handle.status()
+            say(event="stats", uploaded=status.total_payload_upload, downloaded=status.total_payload_download)
+
+
+def peer(path, folder, port):
+    ses = session(port)
+    params = lt.add_torrent_params()
+    params.ti = lt.torrent_info(path)
+    params.save_path = folder
+    params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+    handle = ses.add_torrent(params)
+    commands = threading.Thread(target=obey, args=(handle,), daemon=True)
+    commands.start()
+    listening = finished = False
+    last = None
+    while commands.is_alive():
+        status = handle.status()
+        for alert in ses.pop_alerts():
+            if alert.category() & lt.alert.category_t.error_notification:
+                print(alert, file=sys.stderr, flush=True)
+        # For the report of a failed test.
+        now = (status.num_peers, status.num_pieces, str(status.state))
+        if now != last:
+            print("peers %d, pieces %d, %s" % now, file=sys.stderr, flush=True)
+            last = now
+        checked = status.state in (lt.torrent_status.downloading, lt.torrent_status.finished, lt.torrent_status.seeding)
+        if checked and not listening and ses.listen_port() == port:
+            listening = True
+            say(event="listening", port=port, done=status.is_seeding)
+        if checked and status.is_seeding and not finished:
+            finished = True
+            say(event="finished")
+        commands.join(0.1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "info":
+        info(sys.argv[2])
+    else:
+        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]))
