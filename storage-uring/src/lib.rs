@@ -13,3 +13,6 @@ pub mod layout;
 pub mod messages;
 pub mod ring;
 pub mod schedule;
+pub mod service;
+
+pub use service::{Completion, StorageClient, StorageConfig, StorageService};

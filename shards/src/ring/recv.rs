@@ -100,7 +100,8 @@ impl SocketRing {
     ) {
         let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight, "two receives on one socket");
-        recv.receiver.plan(expected, MAX_SEGMENTS, &mut recv.segments);
+        recv.segments.clear();
+        recv.segments.extend_from_slice(recv.receiver.plan(expected, MAX_SEGMENTS));
         recv.scatter(places, max_bytes);
         self.submit_recv(key);
     }

@@ -39,7 +39,6 @@ impl Torrent {
             has: peer.peer_has(),
             only: peer.peer_choking.then_some(&peer.allowed_in[..]),
             suggested: &peer.suggested,
-            fast: true,
         };
         self.picked.clear();
         self.picker.pick(&view, room, slots, rng, &mut self.picked);

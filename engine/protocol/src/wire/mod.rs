@@ -15,7 +15,7 @@ pub mod message;
 pub mod receiver;
 mod stream;
 
-//pub use extension::{ExtendedHandshake, ExtensionError};
+pub use extension::{ExtensionError, ExtensionHandshake};
 pub use handshake::{Handshake, HandshakeError, HandshakeReader, Reserved};
 pub use message::{Message, WireError, allowed_fast_set, piece_header};
 pub use receiver::{Counters, Receiver, Segment, Sink};

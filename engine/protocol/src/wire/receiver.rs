@@ -93,6 +93,11 @@ impl Receiver {
         self.scratch.as_mut_ptr()
     }
 
+    /// The first `len` bytes of scratch, after a receive that went there without a plan: a handshake.
+    pub fn scratch(&self, len: usize) -> &[u8] {
+        &self.scratch[..len]
+    }
+
     /// What became of the payloads so far.
     pub fn counters(&self) -> Counters {
         self.stream.counters

@@ -1,0 +1,173 @@
+//! What the control thread and shards say to each other.
+//!
+//! Role: the vocabulary only. Every queue is bounded where it is made ([`crate::inbox`], [`crate::service`]).
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ccbt_protocol::candidates::Source;
+use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::peer::PeerStatus;
+use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::torrent::Stats;
+use ccbt_storage::messages::Preallocate;
+
+/// A torrent to run.
+#[derive(Debug)]
+pub struct AddTorrent {
+    /// Its name in all later messages; never reused.
+    pub key: TorrentKey,
+    /// What the torrent file says.
+    pub metainfo: Arc<Metainfo>,
+    /// Folder that its paths are relative to.
+    pub root: PathBuf,
+    /// How files get their length.
+    pub prealloc: Preallocate,
+    /// Order and endgame.
+    pub picker: PickerConfig,
+    /// Addresses to connect to besides what trackers tell.
+    pub peers: Vec<SocketAddr>,
+    /// Whether trackers are asked.
+    pub use_trackers: bool,
+    /// Only serve what is there: nothing is written and nothing missing is fetched.
+    pub seed_only: bool,
+    /// Connections of this torrent at most.
+    pub max_peers: usize,
+}
+
+/// An accepted connection on its way to the shard that owns its torrent.
+#[derive(Debug)]
+pub struct HandOff {
+    /// The connected socket.
+    pub socket: OwnedFd,
+    /// The other end.
+    pub addr: SocketAddr,
+    /// What has been received of its handshake and behind it.
+    pub bytes: Vec<u8>,
+}
+
+/// To a shard.
+#[derive(Debug)]
+pub enum ToShard {
+    /// Run a torrent; this shard becomes its home.
+    Add(Box<AddTorrent>),
+    /// Stop a torrent and close its files; answered by [`Event::Removed`].
+    Remove(TorrentKey),
+    /// Addresses somebody found.
+    AddPeers(TorrentKey, Vec<SocketAddr>, Source),
+    /// Bytes per second for all torrents of this shard together; 0 = unlimited.
+    Limits {
+        /// Receiving.
+        down: u64,
+        /// Sending.
+        up: u64,
+    },
+    /// `shard` is the home of a torrent: connections for it go there. `None`: nobody's any more.
+    Route(InfoHash, Option<usize>),
+    /// A connection for a torrent of this shard.
+    HandOff(Box<HandOff>),
+    /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
+    Shutdown,
+}
+
+/// From a shard.
+#[derive(Debug)]
+pub enum FromShard {
+    /// Something worth telling happened to a torrent.
+    Event(TorrentKey, Event),
+    /// How a torrent does; about four times a second while something changes.
+    Status(Box<TorrentStatus>),
+    /// The shard is done.
+    Stopped {
+        /// Its number.
+        shard: usize,
+    },
+}
+
+/// What happened to a torrent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Files are open; `note` is worth a log line.
+    Note(String),
+    /// Existing data was looked at: so many pieces are good.
+    Checked {
+        /// Good pieces.
+        good: u32,
+        /// All pieces.
+        total: u32,
+    },
+    /// Everything wanted is verified, written and synced.
+    Finished,
+    /// The torrent cannot go on; it tries again by itself when `retry` is set.
+    Failed {
+        /// Why, and what to do.
+        message: String,
+        /// Whether the cause may go away.
+        retry: bool,
+    },
+    /// It goes on after a failure.
+    Recovered,
+    /// An address sent corrupt data and is avoided now.
+    Banned(std::net::IpAddr),
+    /// A connection ended because of what the peer did.
+    PeerFault {
+        /// The peer.
+        addr: SocketAddr,
+        /// What it did.
+        fault: String,
+    },
+    /// A tracker failed.
+    Tracker {
+        /// Its address.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Answer to [`ToShard::Remove`].
+    Removed,
+}
+
+/// What a torrent is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Files are being opened and preallocated.
+    Opening,
+    /// Existing data is being hashed.
+    Checking,
+    /// Fetching what is missing.
+    Downloading,
+    /// Everything wanted is there.
+    Seeding,
+    /// Stopped by a failure of the disk.
+    Paused,
+}
+
+/// How a torrent does.
+#[derive(Clone, Debug)]
+pub struct TorrentStatus {
+    /// The torrent.
+    pub key: TorrentKey,
+    /// What it is doing.
+    pub state: State,
+    /// Sums so far.
+    pub stats: Stats,
+    /// Payload bytes per second received.
+    pub down_rate: u64,
+    /// Payload bytes per second sent.
+    pub up_rate: u64,
+    /// Pieces verified and written; while checking, pieces looked at.
+    pub pieces_done: u32,
+    /// Pieces in the torrent.
+    pub pieces_total: u32,
+    /// Bytes verified and written.
+    pub bytes_done: u64,
+    /// Bytes in the torrent.
+    pub bytes_total: u64,
+    /// Connections through their handshake.
+    pub peers: Vec<PeerStatus>,
+    /// Addresses known.
+    pub candidates: usize,
+}

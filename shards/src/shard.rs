@@ -1,0 +1,221 @@
+//! The state of one shard: its ring, its torrents, its connections, its memory.
+//!
+//! Owner: the shard's thread, as plain `&mut` in [`crate::drive`]; nothing here is shared. The other modules of this
+//! crate add the behaviour: [`crate::conns`] the life of a connection, [`crate::transfer`] its bytes,
+//! [`crate::torrents`] the life of a torrent, [`crate::uploads`] reading for others, [`crate::announce`] trackers.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ccbt_protocol::geometry::Block;
+use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
+use ccbt_protocol::picker::PeerKey;
+use ccbt_protocol::rate::TokenBucket;
+use ccbt_protocol::torrent::TorrentConfig;
+use ccbt_protocol::wire::handshake::HandshakeReader;
+use ccbt_storage::StorageClient;
+use ccbt_storage::arena::Partition;
+use ccbt_storage::doorbell::Doorbell;
+use crossbeam_channel::{Receiver, Sender};
+use rand::rngs::SmallRng;
+use slab::Slab;
+
+use crate::announce::AnnounceDone;
+use crate::control::TrackerClient;
+use crate::inbox::Inbox;
+use crate::messages::{FromShard, ToShard};
+use crate::ring::{SocketKey, SocketRing};
+use crate::torrents::Home;
+use crate::uploads::ReadCache;
+
+/// What a shard is built with.
+pub struct ShardConfig {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Bytes for pieces being downloaded or checked.
+    pub download_bytes: usize,
+    /// Bytes for data being uploaded.
+    pub upload_bytes: usize,
+    /// Sockets that listen already.
+    pub listeners: Vec<OwnedFd>,
+    /// The port they listen on; 0 = none.
+    pub listen_port: u16,
+    /// Outgoing connections leave from here.
+    pub bind: Option<IpAddr>,
+    /// What we call ourselves.
+    pub peer_id: PeerId,
+    /// Connections of this shard at most, half-open ones included.
+    pub max_connections: usize,
+    /// Time a connect may take.
+    pub connect_timeout: Duration,
+    /// Time a handshake may take.
+    pub handshake_timeout: Duration,
+    /// What every torrent is built with, but for its own picker.
+    pub torrent: TorrentConfig,
+    /// How trackers are asked.
+    pub tracker: crate::control::TrackerClientConfig,
+}
+
+/// How far a connection is.
+pub(crate) enum Stage {
+    /// Our connect is in flight.
+    Connecting,
+    /// Waiting for the peer's handshake.
+    Handshake(HandshakeReader),
+    /// Messages flow.
+    Open(PeerKey),
+    /// Going; the ring lets go of it soon.
+    Closing,
+}
+
+/// One connection.
+pub(crate) struct Conn {
+    pub socket: SocketKey,
+    pub addr: SocketAddr,
+    pub incoming: bool,
+    pub stage: Stage,
+    /// Slab index of the torrent, once known.
+    pub home: Option<usize>,
+    pub since: Instant,
+    /// The peer in the torrent, until it is told that the peer is gone.
+    pub peer: Option<PeerKey>,
+    /// A block that is received beside its place.
+    pub aside: Vec<u8>,
+    /// Blocks given up whose place the receive in flight may still write.
+    pub releases: Vec<Block>,
+    /// In this turn's work list.
+    pub queued: bool,
+    /// A receive waits for the rate limit.
+    pub throttled: bool,
+}
+
+/// One shard.
+pub struct Shard {
+    pub(crate) config: ShardConfig,
+    pub(crate) ring: SocketRing,
+    pub(crate) bell: Arc<Doorbell>,
+    pub(crate) inbox: Receiver<ToShard>,
+    pub(crate) control: Sender<FromShard>,
+    /// The inboxes of all shards, this one included.
+    pub(crate) others: Vec<Inbox>,
+    pub(crate) routes: HashMap<InfoHash, usize>,
+    pub(crate) storage: StorageClient,
+    pub(crate) partition: Partition,
+    pub(crate) cache: ReadCache,
+    pub(crate) homes: Slab<Home>,
+    pub(crate) by_key: HashMap<TorrentKey, usize>,
+    pub(crate) by_hash: HashMap<InfoHash, usize>,
+    pub(crate) conns: Vec<Option<Conn>>,
+    pub(crate) live: usize,
+    pub(crate) rng: SmallRng,
+    pub(crate) down: TokenBucket,
+    pub(crate) up: TokenBucket,
+    pub(crate) tracker: Rc<TrackerClient>,
+    pub(crate) announced: Rc<RefCell<Vec<AnnounceDone>>>,
+    /// Connections to look after before the turn ends.
+    pub(crate) work: Vec<SocketKey>,
+    /// Torrents to look after before the turn ends.
+    pub(crate) touched: Vec<usize>,
+    /// Torrents that found no memory for another piece.
+    pub(crate) starved: Vec<usize>,
+    pub(crate) next_tick: Instant,
+    pub(crate) next_status: Instant,
+    /// Listeners whose accept failed, armed again at the next tick.
+    pub(crate) deaf: Vec<u32>,
+    pub(crate) stopping: Option<Instant>,
+    pub(crate) spill: Vec<u8>,
+    pub(crate) now: Instant,
+}
+
+impl Shard {
+    /// Builds the shard on its own thread. Errors: the ring or the memory could not be had.
+    pub fn new(
+        mut config: ShardConfig,
+        bell: Arc<Doorbell>,
+        inbox: Receiver<ToShard>,
+        others: Vec<Inbox>,
+        control: Sender<FromShard>,
+        storage: StorageClient,
+    ) -> std::io::Result<Self> {
+        let now = Instant::now();
+        let mut ring = SocketRing::new(bell.fd())?;
+        for listener in config.listeners.drain(..) {
+            ring.listen(listener);
+        }
+        Ok(Self {
+            ring,
+            partition: Partition::new(config.download_bytes)?,
+            cache: ReadCache::new(config.upload_bytes)?,
+            tracker: Rc::new(TrackerClient::new(config.tracker.clone())),
+            config,
+            bell,
+            inbox,
+            control,
+            others,
+            routes: HashMap::new(),
+            storage,
+            homes: Slab::new(),
+            by_key: HashMap::new(),
+            by_hash: HashMap::new(),
+            conns: Vec::new(),
+            live: 0,
+            rng: rand::make_rng(),
+            down: TokenBucket::new(now, 0, 0),
+            up: TokenBucket::new(now, 0, 0),
+            announced: Rc::default(),
+            work: Vec::new(),
+            touched: Vec::new(),
+            starved: Vec::new(),
+            next_tick: now,
+            next_status: now,
+            deaf: Vec::new(),
+            stopping: None,
+            spill: Vec::new(),
+            now,
+        })
+    }
+
+    /// Sets the limits, in bytes per second.
+    pub(crate) fn set_limits(&mut self, down: u64, up: u64) {
+        // A tenth of a second's worth may pass at once, and never less than a block with its header.
+        let burst = |rate: u64| (rate / 10).max(32 * 1024);
+        self.down.set_rate(self.now, down, burst(down));
+        self.up.set_rate(self.now, up, burst(up));
+    }
+
+    /// Tells the control thread. Status is dropped when it is behind; everything else waits for room there, which it
+    /// makes without ever waiting for a shard.
+    pub(crate) fn tell(&self, message: FromShard) {
+        match message {
+            FromShard::Status(_) => drop(self.control.try_send(message)),
+            message => drop(self.control.send(message)),
+        }
+    }
+
+    pub(crate) fn conn(&mut self, socket: SocketKey) -> Option<&mut Conn> {
+        self.conns.get_mut(socket.index())?.as_mut().filter(|conn| conn.socket == socket)
+    }
+
+    /// Puts a connection on this turn's work list.
+    pub(crate) fn queue(&mut self, socket: SocketKey) {
+        if let Some(conn) = self.conn(socket)
+            && !std::mem::replace(&mut conn.queued, true)
+        {
+            self.work.push(socket);
+        }
+    }
+
+    /// Puts a torrent on this turn's list.
+    pub(crate) fn touch(&mut self, home: usize) {
+        if let Some(state) = self.homes.get_mut(home)
+            && !std::mem::replace(&mut state.touched, true)
+        {
+            self.touched.push(home);
+        }
+    }
+}
