@@ -65,7 +65,7 @@ impl Shard {
 
     /// Whether another thread or task has left something for us.
     fn has_input(&self) -> bool {
-        !self.inbox.is_empty() || self.storage.has_completions() || !self.announced.borrow().is_empty()
+        !self.inbox.is_empty() || self.storage.has_completions() || !self.announced.is_empty()
     }
 
     /// One turn; returns whether anything happened.
@@ -127,7 +127,7 @@ impl Shard {
             deadline = self.next_tick;
         }
         let mut wait = deadline.saturating_duration_since(self.now);
-        if self.has_throttled() {
+        if !self.throttled.is_empty() || !self.up_throttled.is_empty() {
             wait = wait.min(PREEMPT);
         }
         wait.max(Duration::from_micros(50))

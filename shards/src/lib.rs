@@ -1,9 +1,20 @@
 //! Pinned shards: one thread each, one glommio executor, one raw io_uring ring for peer sockets.
+//!
+//! [`service::Service`] starts them and is how the engine talks to them; [`messages`] is the vocabulary. Inside a shard,
+//! `drive` runs the loop over the state in `shard`.
 
 pub mod announce;
+mod checking;
+mod conns;
 pub mod control;
+mod drive;
 pub mod executor;
 pub mod inbox;
 pub mod messages;
 pub mod ring;
 pub mod service;
+mod shard;
+mod torrents;
+mod transfer;
+mod turns;
+mod uploads;

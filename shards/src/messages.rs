@@ -166,7 +166,9 @@ pub struct TorrentStatus {
     pub bytes_done: u64,
     /// Bytes in the torrent.
     pub bytes_total: u64,
-    /// Connections through their handshake.
+    /// Connections through their handshake (a count).
+    pub peer_count: usize,
+    /// Some of them, at most 200.
     pub peers: Vec<PeerStatus>,
     /// Addresses known.
     pub candidates: usize,

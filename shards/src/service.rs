@@ -2,16 +2,39 @@
 //!
 //! Owner: the control thread (the engine's session). Nothing here is on a hot path.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use ccbt_protocol::candidates::Source;
 use ccbt_protocol::choker::ChokerConfig;
-use ccbt_protocol::ids::{PeerId, TorrentKey};
+use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
+use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::request_window::WindowConfig;
-use ccbt_storage::StorageConfig;
-use crossbeam_channel::Receiver;
+use ccbt_protocol::torrent::TorrentConfig;
+use ccbt_storage::doorbell::Doorbell;
+use ccbt_storage::{StorageConfig, StorageService};
+use crossbeam_channel::{Receiver, bounded};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::control::TrackerClientConfig;
-use crate::messages::{AddTorrent, FromShard};
+use crate::inbox::Inbox;
+use crate::messages::{AddTorrent, FromShard, ToShard};
+use crate::shard::{Links, Shard, ShardConfig};
+use crate::{drive, executor};
+
+/// Events and statuses waiting for the control thread at most; it empties them at once.
+const EVENTS_MAX: usize = 65_536;
+/// Connections the kernel accepts ahead of us.
+const BACKLOG: i32 = 1024;
+/// Time a connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the engine is built with.
 #[derive(Clone, Debug)]
@@ -46,9 +69,9 @@ pub struct ServiceConfig {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StartError {
-    /// io_uring cannot be used.
-    #[error("io_uring cannot be used: {0}")]
-    IoUring(#[source] std::io::Error),
+    /// The storage thread cannot run: io_uring cannot be used.
+    #[error("cannot start the storage thread: {0}; is io_uring allowed (sysctl kernel.io_uring_disabled=0)?")]
+    Storage(#[source] std::io::Error),
     /// Memory or descriptors are not to be had.
     #[error("cannot get the memory or descriptors that are needed: {0}; raise `ulimit -l` and `ulimit -n`, or lower the memory ceiling")]
     Resources(#[source] std::io::Error),
@@ -58,27 +81,214 @@ pub enum StartError {
 }
 
 /// The running engine: shards, storage thread, hash pool.
-pub struct Service {}
+pub struct Service {
+    shards: Vec<Running>,
+    storage: Arc<StorageService>,
+    events: Receiver<FromShard>,
+    homes: Mutex<HashMap<TorrentKey, usize>>,
+    hashes: Mutex<HashMap<TorrentKey, InfoHash>>,
+    next_home: AtomicUsize,
+    port: u16,
+}
 
-#[allow(unused_variables, missing_docs)]
+struct Running {
+    inbox: Inbox,
+    thread: JoinHandle<()>,
+}
+
 impl Service {
     /// Starts everything.
-    pub fn start(config: ServiceConfig) -> Result<Self, StartError> { todo!() }
+    pub fn start(config: ServiceConfig) -> Result<Self, StartError> {
+        let count = config.shard_cpus.len().max(1);
+        let (listeners, port) = listen(&config.listen)?;
+        let storage = Arc::new(StorageService::start(config.storage.clone()).map_err(StartError::Storage)?);
+        let (control, events) = bounded(EVENTS_MAX);
+        let mut bells = Vec::new();
+        let mut inboxes = Vec::new();
+        let mut receivers = Vec::new();
+        for _ in 0..count {
+            let bell = Doorbell::new().map_err(StartError::Resources)?;
+            let (inbox, receiver) = Inbox::new(bell.clone());
+            bells.push(bell);
+            inboxes.push(inbox);
+            receivers.push(receiver);
+        }
+        let mut shards = Vec::new();
+        for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
+            let links = Links { bell, inbox, others: inboxes.clone(), control: control.clone() };
+            let mut own = Vec::new();
+            for listener in &listeners {
+                own.push(listener.try_clone().map_err(StartError::Resources)?);
+            }
+            let shard = shard_config(&config, index, count, own, port);
+            let cpu = config.shard_cpus.get(index).copied().flatten();
+            let thread = start_shard(shard, cpu, links, storage.clone())?;
+            shards.push(Running { inbox: inboxes[index].clone(), thread });
+        }
+        let this = Self {
+            shards,
+            storage,
+            events,
+            homes: Mutex::default(),
+            hashes: Mutex::default(),
+            next_home: AtomicUsize::new(0),
+            port,
+        };
+        this.set_limits(config.down_limit, config.up_limit);
+        Ok(this)
+    }
+
     /// The port listened on; 0 = none.
-    pub fn port(&self) -> u16 { todo!() }
-    pub fn shards(&self) -> usize { todo!() }
-    /// Gives the torrent to its home shard. Its key must be new.
-    pub fn add(&self, torrent: AddTorrent) { todo!() }
-    /// Answered by [`crate::messages::Event::Removed`].
-    pub fn remove(&self, key: TorrentKey) { todo!() }
-    pub fn add_peers(&self, key: TorrentKey, peers: Vec<SocketAddr>) { todo!() }
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Gives the torrent to its home shard; homes go round. Its key must be new, and its info-hash must not be running.
+    pub fn add(&self, torrent: AddTorrent) {
+        let home = self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        self.homes.lock().expect("no holder panics").insert(torrent.key, home);
+        self.hashes.lock().expect("no holder panics").insert(torrent.key, torrent.metainfo.info_hash);
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Route(torrent.metainfo.info_hash, Some(home)));
+        }
+        self.shards[home].inbox.send(ToShard::Add(Box::new(torrent)));
+    }
+
+    /// Stops a torrent and closes its files. Answered by [`crate::messages::Event::Removed`].
+    pub fn remove(&self, key: TorrentKey) {
+        let home = self.homes.lock().expect("no holder panics").remove(&key);
+        if let Some(info_hash) = self.hashes.lock().expect("no holder panics").remove(&key) {
+            for shard in &self.shards {
+                shard.inbox.send(ToShard::Route(info_hash, None));
+            }
+        }
+        self.shards[home.unwrap_or(0)].inbox.send(ToShard::Remove(key));
+    }
+
+    /// Addresses that the user names.
+    pub fn add_peers(&self, key: TorrentKey, peers: Vec<SocketAddr>) {
+        let home = self.homes.lock().expect("no holder panics").get(&key).copied();
+        if let Some(home) = home {
+            self.shards[home].inbox.send(ToShard::AddPeers(key, peers, Source::User));
+        }
+    }
+
     /// Bytes per second for all torrents together; 0 = unlimited.
-    pub fn set_limits(&self, down: u64, up: u64) { todo!() }
+    pub fn set_limits(&self, down: u64, up: u64) {
+        // Split evenly; a limit stays a limit however many shards there are.
+        let count = self.shards.len() as u64;
+        let share = |rate: u64| if rate == 0 { 0 } else { (rate / count).max(1) };
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Limits { down: share(down), up: share(up) });
+        }
+    }
+
     /// What shards tell. Must be emptied steadily.
-    pub fn events(&self) -> &Receiver<FromShard> { todo!() }
-    /// Asks all shards to stop: trackers hear `stopped`, writes end, files are synced. [`FromShard::Stopped`] follows from
-    /// each within about 3 s.
-    pub fn shutdown(&self) { todo!() }
+    pub fn events(&self) -> &Receiver<FromShard> {
+        &self.events
+    }
+
+    /// Asks all shards to stop: trackers hear `stopped`, writes end, files are synced. [`FromShard::Stopped`] follows
+    /// from each within about 3 s.
+    pub fn shutdown(&self) {
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Shutdown);
+        }
+    }
+
     /// Waits for the threads, after [`Self::shutdown`] and all [`FromShard::Stopped`].
-    pub fn join(self) { todo!() }
+    pub fn join(self) {
+        for shard in self.shards {
+            drop(shard.inbox);
+            if shard.thread.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+        if let Ok(storage) = Arc::try_unwrap(self.storage) {
+            storage.stop();
+        }
+    }
+}
+
+fn shard_config(config: &ServiceConfig, index: usize, count: usize, listeners: Vec<OwnedFd>, port: u16) -> ShardConfig {
+    let share = config.memory_bytes / count;
+    ShardConfig {
+        index,
+        download_bytes: share / 4 * 3,
+        upload_bytes: share / 4,
+        listeners,
+        listen_port: port,
+        bind: config.bind,
+        peer_id: config.peer_id,
+        max_connections: (config.max_connections / count).max(1),
+        connect_timeout: CONNECT_TIMEOUT,
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        torrent: TorrentConfig {
+            picker: PickerConfig::default(),
+            window: config.window.clone(),
+            choker: config.choker.clone(),
+            listen_port: port,
+            metadata_size: 0,
+        },
+        tracker: config.tracker.clone(),
+    }
+}
+
+/// Starts one shard and waits until it has its ring and memory.
+fn start_shard(
+    config: ShardConfig,
+    cpu: Option<usize>,
+    links: Links,
+    storage: Arc<StorageService>,
+) -> Result<JoinHandle<()>, StartError> {
+    let (told, built) = bounded(1);
+    let name = format!("ccbt-shard-{}", config.index);
+    let main = move || async move {
+        match Shard::new(config, links, &storage) {
+            Ok(shard) => {
+                drop(storage);
+                let _ = told.send(Ok(()));
+                drive::run(shard).await;
+            }
+            Err(error) => drop(told.send(Err(error))),
+        }
+    };
+    let thread = executor::spawn(&name, cpu, main).map_err(StartError::Resources)?;
+    match built.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(StartError::Resources(error)),
+        Err(_) => Err(StartError::Resources(std::io::Error::other("a shard died while starting"))),
+    }
+}
+
+/// Listens on all addresses, with one port for all.
+fn listen(addrs: &[SocketAddr]) -> Result<(Vec<OwnedFd>, u16), StartError> {
+    let mut listeners = Vec::new();
+    let mut port = 0;
+    for addr in addrs {
+        let addr = SocketAddr::new(addr.ip(), if addr.port() == 0 { port } else { addr.port() });
+        let failed = |source| StartError::Listen { addr, source };
+        let socket = bind_listener(addr).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?;
+        port = local.as_socket().map_or(0, |local| local.port());
+        listeners.push(OwnedFd::from(socket));
+    }
+    Ok((listeners, port))
+}
+
+fn bind_listener(addr: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    // A port in TIME_WAIT can be used again; one that is listened on cannot.
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
 }

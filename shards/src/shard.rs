@@ -1,13 +1,12 @@
 //! The state of one shard: its ring, its torrents, its connections, its memory.
 //!
 //! Owner: the shard's thread, as plain `&mut` in [`crate::drive`]; nothing here is shared. The other modules of this
-//! crate add the behaviour: [`crate::conns`] the life of a connection, [`crate::transfer`] its bytes,
-//! [`crate::torrents`] the life of a torrent, [`crate::uploads`] reading for others, [`crate::announce`] trackers.
+//! crate add the behaviour: `conns` the life of a connection, `transfer` its bytes, `torrents` the life of a torrent,
+//! `checking` the look at what is on disk, `uploads` reading for others, `turns` messages, timers and status.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,20 +17,30 @@ use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::rate::TokenBucket;
 use ccbt_protocol::torrent::TorrentConfig;
 use ccbt_protocol::wire::handshake::HandshakeReader;
-use ccbt_storage::StorageClient;
+use ccbt_storage::{StorageClient, StorageService};
 use ccbt_storage::arena::Partition;
 use ccbt_storage::doorbell::Doorbell;
+use ccbt_storage::messages::StorageCmd;
 use crossbeam_channel::{Receiver, Sender};
 use rand::rngs::SmallRng;
 use slab::Slab;
 
-use crate::announce::AnnounceDone;
+use crate::announce::DoneQueue;
 use crate::control::TrackerClient;
 use crate::inbox::Inbox;
 use crate::messages::{FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::torrents::Home;
 use crate::uploads::ReadCache;
+
+/// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
+pub(crate) const PIECES_MAX: usize = 4096;
+/// Reads for uploads under way at most.
+pub(crate) const READS_MAX: usize = 1024;
+/// Commands that come from torrents as such (open, sync, close) wait while more than these are under way.
+pub(crate) const JOBS_MAX: usize = 2048;
+/// What is under way at the storage service at most: each piece and each read once, and the torrents' commands.
+pub(crate) const UNDER_WAY_MAX: usize = PIECES_MAX + READS_MAX + JOBS_MAX;
 
 /// What a shard is built with.
 pub struct ShardConfig {
@@ -61,6 +70,18 @@ pub struct ShardConfig {
     pub tracker: crate::control::TrackerClientConfig,
 }
 
+/// A shard's queues.
+pub struct Links {
+    /// Rung by whoever pushes to the shard.
+    pub bell: Arc<Doorbell>,
+    /// What the control thread and other shards say.
+    pub inbox: Receiver<ToShard>,
+    /// The inboxes of all shards, this one included.
+    pub others: Vec<Inbox>,
+    /// To the control thread.
+    pub control: Sender<FromShard>,
+}
+
 /// How far a connection is.
 pub(crate) enum Stage {
     /// Our connect is in flight.
@@ -84,14 +105,48 @@ pub(crate) struct Conn {
     pub since: Instant,
     /// The peer in the torrent, until it is told that the peer is gone.
     pub peer: Option<PeerKey>,
-    /// A block that is received beside its place.
-    pub aside: Vec<u8>,
-    /// Blocks given up whose place the receive in flight may still write.
-    pub releases: Vec<Block>,
+    /// The block that is being received beside its place.
+    pub aside: Option<Vec<u8>>,
+    /// Blocks given up whose place the receive in flight may still write, and whether the picker is to be told.
+    pub releases: Vec<(Block, bool)>,
     /// In this turn's work list.
     pub queued: bool,
     /// A receive waits for the rate limit.
     pub throttled: bool,
+    /// Blocks wait for the upload limit.
+    pub up_throttled: bool,
+    /// Blocks of the send in flight.
+    pub sending: Vec<Block>,
+    /// It ended because of what the peer did.
+    pub hostile: bool,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        socket: SocketKey,
+        addr: SocketAddr,
+        incoming: bool,
+        stage: Stage,
+        home: Option<usize>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            socket,
+            addr,
+            incoming,
+            stage,
+            home,
+            since: now,
+            peer: None,
+            aside: None,
+            releases: Vec::new(),
+            queued: false,
+            throttled: false,
+            up_throttled: false,
+            sending: Vec::new(),
+            hostile: false,
+        }
+    }
 }
 
 /// One shard.
@@ -116,13 +171,23 @@ pub struct Shard {
     pub(crate) down: TokenBucket,
     pub(crate) up: TokenBucket,
     pub(crate) tracker: Rc<TrackerClient>,
-    pub(crate) announced: Rc<RefCell<Vec<AnnounceDone>>>,
+    pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
     pub(crate) work: Vec<SocketKey>,
     /// Torrents to look after before the turn ends.
     pub(crate) touched: Vec<usize>,
     /// Torrents that found no memory for another piece.
     pub(crate) starved: Vec<usize>,
+    /// Pieces that hold download memory.
+    pub(crate) pieces: usize,
+    /// Commands that wait for room at the storage service.
+    pub(crate) backlog: VecDeque<StorageCmd>,
+    /// Receives that wait for the download limit.
+    pub(crate) throttled: VecDeque<SocketKey>,
+    /// Sends that wait for the upload limit.
+    pub(crate) up_throttled: VecDeque<SocketKey>,
+    /// Reused between turns.
+    pub(crate) dirty: Vec<PeerKey>,
     pub(crate) next_tick: Instant,
     pub(crate) next_status: Instant,
     /// Listeners whose accept failed, armed again at the next tick.
@@ -134,31 +199,28 @@ pub struct Shard {
 
 impl Shard {
     /// Builds the shard on its own thread. Errors: the ring or the memory could not be had.
-    pub fn new(
-        mut config: ShardConfig,
-        bell: Arc<Doorbell>,
-        inbox: Receiver<ToShard>,
-        others: Vec<Inbox>,
-        control: Sender<FromShard>,
-        storage: StorageClient,
-    ) -> std::io::Result<Self> {
+    pub fn new(mut config: ShardConfig, links: Links, storage: &StorageService) -> std::io::Result<Self> {
         let now = Instant::now();
-        let mut ring = SocketRing::new(bell.fd())?;
+        let mut ring = SocketRing::new(links.bell.as_fd())?;
         for listener in config.listeners.drain(..) {
             ring.listen(listener);
         }
+        let partition = Partition::new(config.download_bytes)?;
+        let cache = ReadCache::new(config.upload_bytes)?;
+        let regions = [partition.region().clone(), cache.region().clone()];
         Ok(Self {
             ring,
-            partition: Partition::new(config.download_bytes)?,
-            cache: ReadCache::new(config.upload_bytes)?,
+            storage: storage.client(links.bell.clone(), &regions, UNDER_WAY_MAX),
+            partition,
+            cache,
             tracker: Rc::new(TrackerClient::new(config.tracker.clone())),
+            announced: DoneQueue::new(links.bell.clone()),
             config,
-            bell,
-            inbox,
-            control,
-            others,
+            bell: links.bell,
+            inbox: links.inbox,
+            control: links.control,
+            others: links.others,
             routes: HashMap::new(),
-            storage,
             homes: Slab::new(),
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
@@ -167,10 +229,14 @@ impl Shard {
             rng: rand::make_rng(),
             down: TokenBucket::new(now, 0, 0),
             up: TokenBucket::new(now, 0, 0),
-            announced: Rc::default(),
             work: Vec::new(),
             touched: Vec::new(),
             starved: Vec::new(),
+            pieces: 0,
+            backlog: VecDeque::new(),
+            throttled: VecDeque::new(),
+            up_throttled: VecDeque::new(),
+            dirty: Vec::new(),
             next_tick: now,
             next_status: now,
             deaf: Vec::new(),

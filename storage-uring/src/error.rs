@@ -80,6 +80,12 @@ impl StorageError {
         self.kind
     }
 
+    /// Whether the same may work later without the user changing paths: space, quota, descriptors, devices.
+    pub fn is_temporary(&self) -> bool {
+        use ErrorKind::{Exhausted, Io, NoSpace, Quota};
+        matches!(self.kind, NoSpace | Quota | Exhausted | Io)
+    }
+
     /// What was tried.
     pub fn op(&self) -> Op {
         self.op

@@ -38,6 +38,7 @@ struct Candidate {
     failures: u32,
     not_before: Option<Instant>,
     connected: bool,
+    ourselves: bool,
 }
 
 /// The list. See the module.
@@ -63,7 +64,7 @@ impl Candidates {
         if self.known.len() >= MAX_CANDIDATES && !self.evict() {
             return false;
         }
-        self.known.insert(addr, Candidate { source, failures: 0, not_before: None, connected: false });
+        self.known.insert(addr, Candidate { source, failures: 0, not_before: None, connected: false, ourselves: false });
         true
     }
 
@@ -80,7 +81,8 @@ impl Candidates {
     /// The next address to try, now counted as connected; `None` when none is ready.
     pub fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<SocketAddr> {
         // Fewest failures first, the user's first among those, the rest in random order so that a swarm spreads.
-        let ready = self.known.iter().filter(|(_, c)| !c.connected && c.not_before.is_none_or(|at| at <= now));
+        let free = |c: &Candidate| !c.connected && !c.ourselves;
+        let ready = self.known.iter().filter(|(_, c)| free(c) && c.not_before.is_none_or(|at| at <= now));
         let best = ready.min_by_key(|(_, c)| (c.failures, c.source != Source::User, rng.random::<u16>()));
         let addr = *best?.0;
         self.known.get_mut(&addr).expect("just found").connected = true;
@@ -89,7 +91,7 @@ impl Candidates {
 
     /// When [`Candidates::next`] may have something again; `None` = not before something is added or freed.
     pub fn next_ready(&self) -> Option<Instant> {
-        self.known.values().filter(|c| !c.connected).filter_map(|c| c.not_before).min()
+        self.known.values().filter(|c| !c.connected && !c.ourselves).filter_map(|c| c.not_before).min()
     }
 
     /// A connection to `addr` ended. `useful`: data went over it; otherwise it counts as a failure.
@@ -103,6 +105,13 @@ impl Candidates {
         }
         let wait = BACK_OFF.saturating_mul(1 << candidate.failures.saturating_sub(1).min(16)).min(MAX_BACK_OFF);
         candidate.not_before = Some(now + wait);
+    }
+
+    /// `addr` leads back to ourselves: never again.
+    pub fn ourselves(&mut self, addr: SocketAddr) {
+        if let Some(candidate) = self.known.get_mut(&addr) {
+            candidate.ourselves = true;
+        }
     }
 
     /// `addr` connected to us: it is not to be dialled meanwhile.

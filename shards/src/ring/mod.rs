@@ -19,7 +19,7 @@ mod socket;
 mod user_data;
 
 pub use live::{LivePiece, PiecePin};
-pub use recv::Places;
+pub use recv::{Places, was_cancelled};
 pub use send::SendBatch;
 pub use socket::SocketKey;
 
@@ -275,6 +275,10 @@ impl SocketRing {
         socket
     }
 
+    fn get(&self, key: SocketKey) -> Option<&Socket> {
+        self.sockets.get(key.index as usize).map(|socket| &**socket).filter(|socket| socket.generation == key.generation)
+    }
+
     /// Ends the connection. [`Event::Closed`] comes once no operation is left; no other event of `key` does.
     pub fn close(&mut self, key: SocketKey) {
         let socket = self.socket(key);
@@ -371,6 +375,3 @@ fn tolerate(result: io::Result<usize>) -> io::Result<()> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

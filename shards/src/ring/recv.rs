@@ -130,14 +130,14 @@ impl SocketRing {
         self.push(entry, UserData::new(Op::Recv, key.generation, key.index));
     }
 
-    /// Whether a receive is in flight.
-    pub fn receiving(&mut self, key: SocketKey) -> bool {
-        self.socket(key).recv.in_flight
+    /// Whether a receive is in flight; `false` for a socket that is gone.
+    pub fn is_receiving(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| socket.recv.in_flight)
     }
 
-    /// Whether the receive in flight may write into `block`'s place.
-    pub fn may_write(&mut self, key: SocketKey, block: Block) -> bool {
-        let recv = &self.socket(key).recv;
+    /// Whether the receive in flight may write into `block`'s place; `false` for a socket that is gone.
+    pub fn may_write(&self, key: SocketKey, block: Block) -> bool {
+        let Some(recv) = self.get(key).map(|socket| &socket.recv) else { return false };
         recv.in_flight && recv.segments.iter().any(|s| matches!(s, Segment::Block { block: b, .. } if *b == block))
     }
 

@@ -275,6 +275,19 @@ impl Torrent {
         keys.into_iter().for_each(|key| self.mark(key));
     }
 
+    /// Marks the connections that could ask for more: memory for pieces has become free.
+    pub fn mark_hungry(&mut self) {
+        self.wake_idle();
+    }
+
+    /// To be called after priorities were changed: whether we are finished, and what is interesting, may have changed.
+    pub fn priorities_changed(&mut self) {
+        self.finished_told &= self.picker.is_finished();
+        self.check_finished();
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        keys.into_iter().for_each(|key| self.update_interest(key));
+    }
+
     // ---- connections
 
     /// A connection is through its handshake; our first messages (bitfield, extended handshake, allowed-fast) are

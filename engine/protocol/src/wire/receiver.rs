@@ -136,6 +136,11 @@ impl Receiver {
                 current = Some(block);
                 planned.push(Segment::Block { block, offset, len: block.len - offset });
             }
+            Ahead::Aside { len } => {
+                // Rare (endgame), and what follows is not predicted: no place is written before these bytes are read.
+                planned.push(Segment::Scratch { start: 0, len: len.min(room) });
+                return planned;
+            }
             Ahead::Discard { mut len } => {
                 // Nobody reads these bytes: the same stretch can take them again and again.
                 while len > room / 2 && planned.len() + 1 < max_segments {

@@ -22,6 +22,13 @@ pub trait Sink {
     /// valid until [`Sink::end_block`]. False: its payload is to be thrown away.
     fn begin_block(&mut self, block: Block) -> Result<bool, Self::Error>;
 
+    /// Whether the block that was just begun is gathered beside its place, by [`Sink::write`] alone, because another
+    /// connection may be writing there. Such a block must not be among those that a plan expects.
+    fn is_aside(&self, _block: Block) -> bool {
+        false
+    }
+
+
     /// Copies `bytes` to `offset` within the block's place. Only for the block that was begun last.
     fn write(&mut self, block: Block, offset: u32, bytes: &[u8]);
 
@@ -64,6 +71,8 @@ enum State {
 pub(super) enum Ahead<'a> {
     /// The rest of an accepted block from `offset` on.
     Block { block: Block, offset: u32 },
+    /// The rest of an accepted block that is gathered beside its place.
+    Aside { len: u32 },
     /// Bytes that nobody wants.
     Discard { len: u32 },
     /// The rest of a frame that is no PIECE, then a frame boundary.
@@ -121,12 +130,20 @@ pub(super) struct Stream {
     state: State,
     partial: Vec<u8>,
     max_message_len: u32,
+    /// The payload that is arriving is gathered beside its place.
+    aside: bool,
     pub(super) counters: Counters,
 }
 
 impl Stream {
     pub(super) fn new(max_message_len: u32) -> Self {
-        Self { state: State::Frame, partial: Vec::new(), max_message_len, counters: Counters::default() }
+        Self {
+            state: State::Frame,
+            partial: Vec::new(),
+            max_message_len,
+            aside: false,
+            counters: Counters::default(),
+        }
     }
 
     /// Bytes of memory behind the unfinished frame.
@@ -154,6 +171,7 @@ impl Stream {
 
     pub(super) fn ahead(&self) -> Ahead<'_> {
         match self.state {
+            State::Payload { block, done, accepted: true } if self.aside => Ahead::Aside { len: block.len - done },
             State::Payload { block, done, accepted: true } => Ahead::Block { block, offset: done },
             State::Payload { block, done, accepted: false } => Ahead::Discard { len: block.len - done },
             State::Skip { left } => Ahead::Discard { len: left },
@@ -254,6 +272,7 @@ impl Stream {
             Head::Short(_) => unreachable!("callers gather short frames"),
             Head::Piece(block) => {
                 let accepted = sink.begin_block(block)?;
+                self.aside = accepted && sink.is_aside(block);
                 self.payload(block, 0, accepted, sink)?;
                 Ok(PIECE_HEADER_LEN)
             }

@@ -1,0 +1,319 @@
+//! The life of a connection: dialled or accepted, through its handshake, open, gone.
+//!
+//! Owner: the shard. Invariants: a connection counts in its torrent ([`crate::torrents::Home::conns`]) from the moment
+//! the torrent is known until [`Event::Closed`]; the torrent's decisions hear of its end only then, when nothing of it
+//! is in flight any more.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use ccbt_protocol::ids::InfoHash;
+use ccbt_protocol::peer::{PeerFault, PeerInfo};
+use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
+
+use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
+use crate::ring::{Event, SocketKey};
+use crate::shard::{Conn, Shard, Stage};
+
+/// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
+const DIALS_PER_TURN: usize = 50;
+/// What we support: BEP 6 and BEP 10.
+const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
+
+/// Why a connection is ended by us.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The peer did something, or has nothing left for us.
+    Fault(PeerFault),
+    /// The stream broke, or the peer closed it.
+    Broken,
+    /// The handshake is wrong, late or unwelcome.
+    Refused(&'static str),
+    /// Our own decision: the torrent stops, the address is banned.
+    Ours,
+}
+
+impl Shard {
+    pub(crate) fn on_ring_event(&mut self, event: Event) {
+        match event {
+            Event::Accepted { listener, socket } => self.on_accepted(listener, socket),
+            Event::Connected(key, result) => self.on_connected(key, result),
+            Event::Received(key, result) => self.on_received(key, result),
+            Event::Sent(key, result) => self.on_sent(key, result),
+            Event::Closed(key) => self.on_closed(key),
+            Event::Bell => self.bell.drain(),
+        }
+    }
+
+    fn on_accepted(&mut self, listener: u32, socket: io::Result<(OwnedFd, SocketAddr)>) {
+        match socket {
+            Ok((fd, addr)) if self.stopping.is_none() && self.live < self.config.max_connections => {
+                self.add_conn(fd, addr, HandshakeReader::default());
+            }
+            // Dropping the descriptor closes it: the peer tries again later.
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "accept failed");
+                self.deaf.push(listener);
+            }
+        }
+    }
+
+    fn add_conn(&mut self, fd: OwnedFd, addr: SocketAddr, reader: HandshakeReader) -> SocketKey {
+        let _ = socket2::SockRef::from(&fd).set_tcp_nodelay(true);
+        let key = self.ring.add(fd);
+        self.insert_conn(key, addr, true, Stage::Handshake(reader), None);
+        self.ring.recv_plain(key);
+        key
+    }
+
+    fn insert_conn(&mut self, key: SocketKey, addr: SocketAddr, incoming: bool, stage: Stage, home: Option<usize>) {
+        let index = key.index();
+        if index >= self.conns.len() {
+            self.conns.resize_with(index + 1, || None);
+        }
+        let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home, self.now));
+        assert!(before.is_none(), "two connections in one place");
+        self.live += 1;
+    }
+
+    /// A connection for a torrent of ours that another shard accepted.
+    pub(crate) fn on_hand_off(&mut self, hand_off: HandOff) {
+        if self.stopping.is_some() || self.live >= self.config.max_connections {
+            return;
+        }
+        let _ = socket2::SockRef::from(&hand_off.socket).set_tcp_nodelay(true);
+        let key = self.ring.add(hand_off.socket);
+        self.insert_conn(key, hand_off.addr, true, Stage::Handshake(HandshakeReader::default()), None);
+        self.on_handshake_bytes(key, hand_off.bytes);
+    }
+
+    /// Connects to addresses of the torrent's while it may have more peers.
+    pub(crate) fn dial(&mut self, index: usize) {
+        for _ in 0..DIALS_PER_TURN {
+            let home = &mut self.homes[index];
+            let room = home.conns < home.max_peers && self.live < self.config.max_connections;
+            if !home.is_running() || !room || self.stopping.is_some() {
+                return;
+            }
+            let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
+            match outgoing_socket(addr, self.config.bind) {
+                Ok(fd) => {
+                    home.conns += 1;
+                    let key = self.ring.connect(fd, addr);
+                    self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
+                }
+                Err(error) => {
+                    tracing::debug!(%addr, %error, "cannot connect");
+                    home.candidates.gone(self.now, addr, false);
+                }
+            }
+        }
+    }
+
+    fn on_connected(&mut self, key: SocketKey, result: io::Result<()>) {
+        let Some(conn) = self.conn(key) else { return };
+        if let Err(error) = result {
+            tracing::debug!(addr = %conn.addr, %error, "connect failed");
+            return self.end(key, End::Broken);
+        }
+        conn.stage = Stage::Handshake(HandshakeReader::default());
+        let index = conn.home.expect("we dial for a torrent");
+        let info_hash = self.homes[index].meta.info_hash;
+        self.send_handshake(key, info_hash);
+        self.ring.recv_plain(key);
+    }
+
+    fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
+        let hello = Handshake { reserved: RESERVED, info_hash, peer_id: self.config.peer_id };
+        self.ring.batch(key).bytes(&hello.encode());
+        self.ring.send(key);
+    }
+
+    /// Bytes of a connection that is not through its handshake.
+    pub(crate) fn on_handshake_bytes(&mut self, key: SocketKey, bytes: Vec<u8>) {
+        let conn = self.conn(key).expect("called for a connection that lives");
+        let Stage::Handshake(reader) = &mut conn.stage else { panic!("not in its handshake") };
+        let taken = match reader.push(&bytes) {
+            Ok(taken) => taken,
+            Err(_) => return self.end(key, End::Refused("it does not speak BitTorrent")),
+        };
+        let (start, whole) = (reader.info_hash(), reader.handshake());
+        if let (Some((info_hash, _)), None) = (start, conn.home) {
+            let all = [reader.as_bytes(), &bytes[taken..]].concat();
+            if !self.find_home(key, info_hash, all) {
+                return;
+            }
+        }
+        match whole {
+            Some(handshake) => self.on_handshake(key, handshake, &bytes[taken..]),
+            None => self.ring.recv_plain(key),
+        }
+    }
+
+    /// Which torrent an accepted connection is for; `false` when it is not (or no longer) ours.
+    fn find_home(&mut self, key: SocketKey, info_hash: InfoHash, bytes: Vec<u8>) -> bool {
+        if let Some(&index) = self.by_hash.get(&info_hash) {
+            let home = &mut self.homes[index];
+            let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+            if !home.is_running() || home.conns >= home.max_peers || home.candidates.is_banned(conn.addr.ip()) {
+                self.end(key, End::Refused("the torrent takes no connection from it now"));
+                return false;
+            }
+            home.conns += 1;
+            conn.home = Some(index);
+            self.send_handshake(key, info_hash);
+            return true;
+        }
+        if let Some(&shard) = self.routes.get(&info_hash).filter(|shard| **shard != self.config.index) {
+            self.hand_off(key, shard, bytes);
+        } else {
+            self.end(key, End::Refused("it asks for a torrent that we do not run"));
+        }
+        false
+    }
+
+    fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>) {
+        let socket = self.ring.take(key).expect("nothing is in flight between receive and answer");
+        let conn = self.conns[key.index()].take().expect("called for a connection that lives");
+        self.live -= 1;
+        let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes }));
+        if self.others[shard].try_send(message).is_err() {
+            tracing::debug!(addr = %conn.addr, shard, "the other shard is too far behind; the connection is dropped");
+        }
+    }
+
+    fn on_handshake(&mut self, key: SocketKey, handshake: Handshake, rest: &[u8]) {
+        let now = self.now;
+        let (our_id, index) = (self.config.peer_id, self.conn(key).and_then(|conn| conn.home));
+        let index = index.expect("the torrent is known by now");
+        let home = &mut self.homes[index];
+        let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+        let torrent = match &mut home.torrent {
+            Some(torrent) if handshake.info_hash == home.meta.info_hash => torrent,
+            Some(_) => return self.end(key, End::Refused("it answers for another torrent")),
+            None => return self.end(key, End::Refused("the torrent takes no connection now")),
+        };
+        if handshake.peer_id == our_id {
+            if !conn.incoming {
+                home.candidates.ourselves(conn.addr);
+            }
+            return self.end(key, End::Refused("it is ourselves"));
+        }
+        if torrent.has_id(handshake.peer_id) {
+            return self.end(key, End::Refused("it is connected already"));
+        }
+        let info = PeerInfo {
+            addr: conn.addr,
+            id: handshake.peer_id,
+            reserved: handshake.reserved,
+            incoming: conn.incoming,
+        };
+        if conn.incoming {
+            home.candidates.incoming(conn.addr);
+        }
+        let peer = torrent.connected(now, info);
+        home.sockets.insert(peer, key);
+        conn.peer = Some(peer);
+        conn.stage = Stage::Open(peer);
+        self.feed(key, rest);
+        self.touch(index);
+        self.queue(key);
+    }
+
+    /// Ends a connection; everything of it is given back once [`Event::Closed`] comes.
+    pub(crate) fn end(&mut self, key: SocketKey, end: End) {
+        let Some(conn) = self.conn(key) else { return };
+        if matches!(conn.stage, Stage::Closing) {
+            return;
+        }
+        conn.stage = Stage::Closing;
+        conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
+        let (addr, home) = (conn.addr, conn.home);
+        match end {
+            End::Fault(fault) => {
+                tracing::debug!(%addr, %fault, "closing");
+                if let (true, Some(index)) = (fault.is_hostile(), home) {
+                    let told = Told::PeerFault { addr, fault: fault.to_string() };
+                    self.tell(FromShard::Event(self.homes[index].key, told));
+                }
+            }
+            other => tracing::debug!(%addr, reason = ?other, "closing"),
+        }
+        self.ring.close(key);
+    }
+
+    fn on_closed(&mut self, key: SocketKey) {
+        let place = self.conns.get_mut(key.index()).and_then(Option::take);
+        let conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
+        self.live -= 1;
+        let Some(index) = conn.home else { return };
+        let now = self.now;
+        let home = &mut self.homes[index];
+        home.conns -= 1;
+        let mut useful = false;
+        if let (Some(peer), Some(torrent)) = (conn.peer, &mut home.torrent) {
+            for (block, release) in &conn.releases {
+                if *release {
+                    torrent.released(peer, *block);
+                }
+            }
+            useful = torrent.gone(peer);
+            home.sockets.remove(&peer);
+        }
+        home.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        self.touch(index);
+    }
+
+    /// Ends all connections of a torrent.
+    pub(crate) fn close_all(&mut self, index: usize) {
+        let of_home = |conn: &&Conn| conn.home == Some(index);
+        let keys: Vec<SocketKey> = self.conns.iter().flatten().filter(of_home).map(|conn| conn.socket).collect();
+        keys.into_iter().for_each(|key| self.end(key, End::Ours));
+    }
+
+    /// Ends all connections of a torrent with `ip`, and never connects to it again.
+    pub(crate) fn ban(&mut self, index: usize, ip: IpAddr) {
+        self.homes[index].candidates.ban(ip);
+        let theirs = |conn: &&Conn| conn.home == Some(index) && conn.addr.ip() == ip;
+        let keys: Vec<SocketKey> = self.conns.iter().flatten().filter(theirs).map(|conn| conn.socket).collect();
+        keys.into_iter().for_each(|key| self.end(key, End::Ours));
+        self.tell(FromShard::Event(self.homes[index].key, Told::Banned(ip)));
+    }
+
+    /// Ends connections that take too long to come about.
+    pub(crate) fn time_out_conns(&mut self) {
+        let (connect, handshake) = (self.config.connect_timeout, self.config.handshake_timeout);
+        let late = |conn: &&Conn, now: Instant| {
+            let age: Duration = now.saturating_duration_since(conn.since);
+            match conn.stage {
+                Stage::Connecting => age > connect,
+                Stage::Handshake(_) => age > connect * u32::from(!conn.incoming) + handshake,
+                Stage::Open(_) | Stage::Closing => false,
+            }
+        };
+        let now = self.now;
+        let keys: Vec<SocketKey> =
+            self.conns.iter().flatten().filter(|conn| late(conn, now)).map(|conn| conn.socket).collect();
+        keys.into_iter().for_each(|key| self.end(key, End::Refused("it takes too long")));
+    }
+}
+
+/// A socket to connect to `addr` with.
+fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match bind {
+        Some(ip) if ip.is_ipv4() == addr.is_ipv4() => socket.bind(&SocketAddr::new(ip, 0).into())?,
+        Some(ip) => {
+            let text = format!("{addr} cannot be reached from the --bind address {ip}");
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
+        }
+        None => {}
+    }
+    Ok(socket.into())
+}

@@ -1,0 +1,347 @@
+//! A connection's bytes: what was received goes to the torrent, what the torrent wants said goes out.
+//!
+//! Owner: the shard; called for every completion of a peer's receive or send. The only copy of a block's bytes in user
+//! space is made for blocks that were received beside their place (endgame) or after a misprediction.
+
+use std::io;
+use std::time::Instant;
+
+use ccbt_protocol::geometry::Block;
+use ccbt_protocol::peer::PeerFault;
+use ccbt_protocol::picker::PeerKey;
+use ccbt_protocol::torrent::{BlockPlace, Torrent, TorrentEvent};
+use ccbt_protocol::wire::message::{Message, PIECE_HEADER_LEN};
+use ccbt_protocol::wire::receiver::Sink;
+
+use crate::conns::End;
+use crate::ring::{SocketKey, was_cancelled};
+use crate::shard::{Shard, Stage};
+use crate::torrents::{Aside, LivePieces, SlotSource};
+
+/// Most bytes that one receive takes while a rate limit is set: small, so that peers share the tokens evenly.
+const LIMITED_RECV: u64 = 64 * 1024;
+
+/// Takes what one peer sent.
+struct PeerSink<'a> {
+    torrent: &'a mut Torrent,
+    live: &'a mut LivePieces,
+    asides: &'a mut Vec<Aside>,
+    peer: PeerKey,
+    now: Instant,
+    /// Of the block being received: its bytes so far when it is received beside its place.
+    aside: &'a mut Option<Vec<u8>>,
+}
+
+impl Sink for PeerSink<'_> {
+    type Error = PeerFault;
+
+    fn begin_block(&mut self, block: Block) -> Result<bool, PeerFault> {
+        *self.aside = None;
+        Ok(match self.torrent.begin_block(self.peer, block)? {
+            BlockPlace::InPlace => true,
+            BlockPlace::Aside => {
+                *self.aside = Some(vec![0; block.len as usize]);
+                true
+            }
+            BlockPlace::Discard => false,
+        })
+    }
+
+    fn is_aside(&self, _block: Block) -> bool {
+        self.aside.is_some()
+    }
+
+    fn write(&mut self, block: Block, offset: u32, bytes: &[u8]) {
+        match self.aside.as_mut() {
+            Some(aside) => aside[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes),
+            None => {
+                let piece = self.live.0.get_mut(&block.piece).expect("an accepted block has its place");
+                piece.write((block.begin + offset) as usize, bytes);
+            }
+        }
+    }
+
+    fn placed(&self, block: Block, offset: u32, len: u32) -> &[u8] {
+        let piece = self.live.0.get(&block.piece).expect("a piece lives as long as a receive may write to it");
+        piece.read((block.begin + offset) as usize, len as usize)
+    }
+
+    fn end_block(&mut self, block: Block, accepted: bool) -> Result<(), PeerFault> {
+        let aside = self.aside.take();
+        if accepted
+            && self.torrent.end_block(self.now, self.peer, block)
+            && let Some(bytes) = aside
+        {
+            self.asides.push(Aside { block, bytes, holder: None });
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: Message<'_>) -> Result<(), PeerFault> {
+        self.torrent.message(self.now, self.peer, message)
+    }
+}
+
+impl Shard {
+    pub(crate) fn on_received(&mut self, key: SocketKey, result: io::Result<usize>) {
+        let Some(conn) = self.conn(key) else { return };
+        let n = match result {
+            Ok(0) => return self.end(key, End::Broken),
+            Ok(n) => n,
+            Err(error) if was_cancelled(&error) => 0,
+            Err(_) => return self.end(key, End::Broken),
+        };
+        match conn.stage {
+            Stage::Handshake(_) if n == 0 => self.ring.recv_plain(key),
+            Stage::Handshake(_) => {
+                let bytes = self.ring.plain_bytes(key, n).to_vec();
+                self.on_handshake_bytes(key, bytes);
+            }
+            Stage::Open(_) => self.on_peer_bytes(key, n),
+            Stage::Connecting | Stage::Closing => {}
+        }
+    }
+
+    /// Bytes arrived along the plan of the last receive.
+    fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
+        self.down.consume(n as u64);
+        let Some((index, result)) = self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
+        else {
+            return;
+        };
+        if let Err(fault) = result {
+            self.touch(index);
+            return self.end(key, End::Fault(fault));
+        }
+        self.retire(key);
+        self.touch(index);
+        self.queue(key);
+    }
+
+    /// Bytes that came with the handshake.
+    pub(crate) fn feed(&mut self, key: SocketKey, bytes: &[u8]) {
+        let Some((_, result)) = self.with_sink(key, |receiver, _, sink| receiver.feed(bytes, sink)) else { return };
+        if let Err(fault) = result {
+            self.end(key, End::Fault(fault));
+        }
+    }
+
+    fn with_sink<R>(
+        &mut self,
+        key: SocketKey,
+        call: impl FnOnce(&mut ccbt_protocol::wire::Receiver, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
+    ) -> Option<(usize, R)> {
+        let conn = self.conns.get_mut(key.index())?.as_mut().filter(|conn| conn.socket == key)?;
+        let (index, Stage::Open(peer)) = (conn.home?, &conn.stage) else { return None };
+        let home = &mut self.homes[index];
+        let mut sink = PeerSink {
+            torrent: home.torrent.as_mut().expect("open connections belong to running torrents"),
+            live: &mut home.live,
+            asides: &mut home.asides,
+            peer: *peer,
+            now: self.now,
+            aside: &mut conn.aside,
+        };
+        let result = call(self.ring.receiver(key), &mut self.spill, &mut sink);
+        Some((index, result))
+    }
+
+    /// A receive of `key` is over: blocks given up meanwhile can no longer be written by it.
+    fn retire(&mut self, key: SocketKey) {
+        let Some(conn) = self.conn(key) else { return };
+        if conn.releases.is_empty() {
+            return;
+        }
+        let releases = std::mem::take(&mut conn.releases);
+        let (index, peer) = (conn.home.expect("open"), conn.peer.expect("open"));
+        let torrent = self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
+        for (block, release) in releases {
+            self.ring.receiver(key).retract(block);
+            if release {
+                torrent.released(peer, block);
+            }
+        }
+    }
+
+    /// Copies blocks to their place that were received beside it, as far as no receive may write there any more.
+    fn flush_asides(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        let (live, ring) = (&mut home.live.0, &self.ring);
+        home.asides.retain_mut(|aside| {
+            if aside.holder.is_some_and(|holder| ring.may_write(holder, aside.block)) {
+                return true;
+            }
+            let piece = live.get_mut(&aside.block.piece).expect("a piece lives until it is complete");
+            piece.write(aside.block.begin as usize, &aside.bytes);
+            false
+        });
+    }
+
+    /// `peer` need not send `block` any more. While its receive may still write there, nobody else must.
+    fn retract(&mut self, index: usize, peer: PeerKey, block: Block, release: bool) {
+        let home = &mut self.homes[index];
+        let torrent = home.torrent.as_mut().expect("its own event");
+        // A peer that closed meanwhile gave everything back.
+        let Some(&key) = home.sockets.get(&peer) else { return };
+        if self.ring.may_write(key, block) {
+            self.ring.cancel_recv(key);
+            for aside in home.asides.iter_mut().filter(|aside| aside.block == block) {
+                aside.holder = Some(key);
+            }
+            let conn = self.conns[key.index()].as_mut().expect("listed sockets live");
+            return conn.releases.push((block, release));
+        }
+        let conn = self.conns[key.index()].as_mut().expect("listed sockets live");
+        if !self.ring.is_receiving(key) && !matches!(conn.stage, Stage::Closing) {
+            self.ring.receiver(key).retract(block);
+        }
+        if release {
+            torrent.released(peer, block);
+        }
+    }
+
+    /// Does what the torrent wants done, and lets its peers ask for more.
+    pub(crate) fn settle_home(&mut self, index: usize) {
+        let Some(home) = self.homes.get_mut(index) else { return };
+        home.touched = false;
+        self.do_events(index);
+        let home = &mut self.homes[index];
+        if let Some(torrent) = &mut home.torrent {
+            if torrent.wants_choke_round() {
+                torrent.choke_round(self.now, &mut self.rng);
+            }
+            self.fill(index);
+        }
+        self.do_events(index);
+        self.continue_end(index);
+    }
+
+    fn do_events(&mut self, index: usize) {
+        while let Some(event) = self.homes[index].torrent.as_mut().and_then(Torrent::poll_event) {
+            match event {
+                TorrentEvent::PieceComplete(piece) => self.homes[index].completing.push(piece),
+                TorrentEvent::Retract { peer, block, release } => self.retract(index, peer, block, release),
+                TorrentEvent::Close(peer, fault) => {
+                    if let Some(&key) = self.homes[index].sockets.get(&peer) {
+                        self.end(key, End::Fault(fault));
+                    }
+                }
+                TorrentEvent::Ban(ip) => self.ban(index, ip),
+                TorrentEvent::Finished => self.on_finished(index),
+            }
+        }
+        // Retractions have named the receives that blocks received aside have to wait for; the others are copied now.
+        self.flush_asides(index);
+        self.hash_complete(index);
+    }
+
+    /// Lets every peer with news ask for more, and puts it on the work list.
+    fn fill(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        let torrent = home.torrent.as_mut().expect("checked by the caller");
+        let mut dirty = std::mem::take(&mut self.dirty);
+        torrent.take_dirty(&mut dirty);
+        let fetch = matches!(home.phase, crate::torrents::Phase::Running) && home.failure.is_none();
+        let mut slots = SlotSource {
+            live: &mut home.live,
+            partition: &mut self.partition,
+            spec: &home.spec,
+            pieces: &mut self.pieces,
+            starved: false,
+        };
+        for peer in &dirty {
+            let Some(key) = home.sockets.get(peer) else { continue };
+            let conn = self.conns[key.index()].as_mut().expect("listed sockets live");
+            if matches!(conn.stage, Stage::Closing) {
+                continue;
+            }
+            if fetch {
+                torrent.fill_requests(self.now, *peer, &mut slots, &mut self.rng);
+            }
+            if !std::mem::replace(&mut conn.queued, true) {
+                self.work.push(*key);
+            }
+        }
+        if slots.starved && !std::mem::replace(&mut home.starved, true) {
+            self.starved.push(index);
+        }
+        self.dirty = dirty;
+    }
+
+    /// Starts the next receive and the next send of a connection, where none is in flight.
+    pub(crate) fn serve(&mut self, key: SocketKey) {
+        let Some(conn) = self.conn(key) else { return };
+        conn.queued = false;
+        let (Stage::Open(peer), Some(index)) = (&conn.stage, conn.home) else { return };
+        let peer = *peer;
+        if !self.ring.sending(key) {
+            self.fill_batch(key, index, peer);
+            self.ring.send(key);
+        }
+        if !self.ring.is_receiving(key) {
+            self.receive(key, index, peer);
+        }
+    }
+
+    fn receive(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
+        let mut max = usize::MAX;
+        if !self.down.is_unlimited() {
+            let tokens = self.down.available(self.now);
+            if tokens == 0 {
+                let conn = self.conn(key).expect("called for a connection that lives");
+                if !std::mem::replace(&mut conn.throttled, true) {
+                    self.throttled.push_back(key);
+                }
+                return;
+            }
+            max = tokens.min(LIMITED_RECV) as usize;
+        }
+        let home = &self.homes[index];
+        let torrent = home.torrent.as_ref().expect("open connections belong to running torrents");
+        self.ring.recv(key, torrent.peer(peer).expected(), &home.live, max);
+    }
+
+    /// Lets connections go on that waited for the rate limits.
+    pub(crate) fn release_throttled(&mut self) {
+        if !self.throttled.is_empty() && self.down.available(self.now) > 0 {
+            for key in std::mem::take(&mut self.throttled) {
+                if let Some(conn) = self.conn(key) {
+                    conn.throttled = false;
+                    self.queue(key);
+                }
+            }
+        }
+        if !self.up_throttled.is_empty() && self.up.available(self.now) > 0 {
+            for key in std::mem::take(&mut self.up_throttled) {
+                if let Some(conn) = self.conn(key) {
+                    conn.up_throttled = false;
+                    self.queue(key);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn on_sent(&mut self, key: SocketKey, result: io::Result<usize>) {
+        if result.is_err() {
+            return self.end(key, End::Broken);
+        }
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(key.index()).and_then(Option::as_mut).filter(|c| c.socket == key) else {
+            return;
+        };
+        if let (Stage::Open(peer), Some(index)) = (&conn.stage, conn.home)
+            && let Some(torrent) = &mut self.homes[index].torrent
+        {
+            for block in conn.sending.drain(..) {
+                torrent.sent_block(now, *peer, block);
+            }
+        }
+        self.queue(key);
+        self.wake_cache_waiters();
+    }
+}
+
+/// Bytes of a PIECE message.
+pub(crate) const fn message_len(block: Block) -> u64 {
+    PIECE_HEADER_LEN as u64 + block.len as u64
+}

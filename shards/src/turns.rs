@@ -1,0 +1,136 @@
+//! What a shard does with messages, storage answers and time.
+//!
+//! Owner: the shard; called by [`crate::drive`] once a turn, a second or a quarter of a second.
+
+use std::time::Duration;
+
+use ccbt_storage::Completion;
+
+use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
+use crate::shard::{JOBS_MAX, Shard};
+use crate::torrents::Phase;
+
+/// How long a shutdown may wait for trackers and disks.
+const GOODBYE: Duration = Duration::from_millis(2800);
+/// Connections listed in a status at most: more than a person looks at.
+const STATUS_PEERS: usize = 200;
+
+impl Shard {
+    pub(crate) fn on_message(&mut self, message: ToShard) {
+        match message {
+            ToShard::Add(add) => self.add_torrent(*add),
+            ToShard::Remove(key) => match self.by_key.get(&key) {
+                Some(&index) => self.end_torrent(index, true),
+                None => self.tell(FromShard::Event(key, Event::Removed)),
+            },
+            ToShard::AddPeers(key, peers, source) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    for peer in peers {
+                        self.homes[index].candidates.add(peer, source);
+                    }
+                    self.dial(index);
+                }
+            }
+            ToShard::Limits { down, up } => self.set_limits(down, up),
+            ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
+            ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
+            ToShard::HandOff(hand_off) => self.on_hand_off(*hand_off),
+            ToShard::Shutdown => self.shut_down(),
+        }
+    }
+
+    fn shut_down(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(self.now + GOODBYE);
+        let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
+        homes.into_iter().for_each(|index| self.end_torrent(index, false));
+    }
+
+    pub(crate) fn take_storage(&mut self) -> bool {
+        let mut any = false;
+        while let Some(completion) = self.storage.poll() {
+            any = true;
+            match completion {
+                Completion::Storage(done) => self.on_storage(done),
+                Completion::Hash(verdict) => self.on_verdict(verdict),
+            }
+        }
+        while self.storage.under_way() < JOBS_MAX
+            && let Some(command) = self.backlog.pop_front()
+        {
+            self.storage.submit(command);
+        }
+        any
+    }
+
+    /// Once a second.
+    pub(crate) fn tick(&mut self) {
+        self.time_out_conns();
+        for listener in std::mem::take(&mut self.deaf) {
+            self.ring.arm_accept(listener);
+        }
+        self.reclaim();
+        let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
+        for index in homes {
+            let now = self.now;
+            let home = &mut self.homes[index];
+            if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
+                torrent.tick(now, &mut self.rng);
+            }
+            self.retry_failed(index);
+            self.continue_check(index);
+            self.announce(index);
+            self.dial(index);
+            self.touch(index);
+        }
+    }
+
+    /// Four times a second: tells how torrents do that do something.
+    pub(crate) fn send_statuses(&mut self) {
+        let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
+        for index in homes {
+            if let Some(status) = self.status(index) {
+                self.tell(FromShard::Status(Box::new(status)));
+            }
+        }
+    }
+
+    /// `None` when nothing changed since the last one.
+    fn status(&mut self, index: usize) -> Option<TorrentStatus> {
+        let now = self.now;
+        let home = &mut self.homes[index];
+        let state = home.state();
+        let (bytes_done, geometry) = (home.bytes_done(), home.meta.geometry);
+        let mut pieces_done = home.torrent.as_ref().map_or(0, |torrent| torrent.picker().have().count());
+        let mut pieces_total = geometry.piece_count();
+        if let Phase::Checking(check) = &home.phase {
+            (pieces_done, pieces_total) = (check.looked, check.total);
+        }
+        let stats = home.torrent.as_ref().map(|torrent| torrent.stats()).unwrap_or_default();
+        let peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
+        let picture = (state, stats, peer_count, pieces_done);
+        let (down_rate, up_rate) = home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
+        if home.last_status == Some(picture) && down_rate + up_rate == 0 {
+            return None;
+        }
+        home.last_status = Some(picture);
+        let mut peers = home.torrent.as_mut().map(|torrent| torrent.peer_statuses(now)).unwrap_or_default();
+        peers.truncate(STATUS_PEERS);
+        Some(TorrentStatus {
+            key: home.key,
+            state,
+            stats,
+            down_rate,
+            up_rate,
+            pieces_done,
+            pieces_total,
+            bytes_done,
+            bytes_total: geometry.total_len(),
+            peer_count,
+            peers,
+            candidates: home.candidates.len(),
+        })
+    }
+}
