@@ -1,0 +1,171 @@
+//! NIST vectors, and differential tests of every backend and lane against the `sha1` crate.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Backends of this machine; tests run with each.
+fn backends() -> Vec<Backend> {
+    [Backend::ShaNi, Backend::Portable].into_iter().filter(|backend| backend.is_available()).collect()
+}
+
+fn oracle(bytes: &[u8]) -> [u8; 20] {
+    use ::sha1::Digest;
+    ::sha1::Sha1::digest(bytes).into()
+}
+
+fn with(backend: Backend, bytes: &[u8]) -> [u8; 20] {
+    let mut hasher = Sha1::with_backend(backend);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+fn pair_with(backend: Backend, a: &[u8], b: &[u8]) -> [[u8; 20]; 2] {
+    let (mut first, mut second) = (Sha1::with_backend(backend), Sha1::with_backend(backend));
+    update_pair(&mut first, a, &mut second, b);
+    [first.finalize(), second.finalize()]
+}
+
+/// Bytes without a short period.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
+
+fn hex(digest: [u8; 20]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// FIPS 180 examples and the classics.
+fn vectors() -> Vec<(Vec<u8>, &'static str)> {
+    vec![
+        (b"".to_vec(), "da39a3ee5e6b4b0d3255bfef95601890afd80709"),
+        (b"abc".to_vec(), "a9993e364706816aba3e25717850c26c9cd0d89d"),
+        (
+            b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq".to_vec(),
+            "84983e441c3bd26ebaae4aa1f95129e5e54670f1",
+        ),
+        (
+            b"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrs\
+              mnopqrstnopqrstu"
+                .to_vec(),
+            "a49b2446a02c645bf419f995b67091253a04a259",
+        ),
+        (vec![b'a'; 1_000_000], "34aa973cd4c4daa4f61eeb2bdbad27316534016f"),
+    ]
+}
+
+#[test]
+fn nist_vectors() {
+    for (message, digest) in vectors() {
+        assert_eq!(hex(sha1(&message)), digest);
+        for backend in backends() {
+            assert_eq!(hex(with(backend, &message)), digest, "{backend:?}");
+            let pair = pair_with(backend, &message, b"abc").map(hex);
+            assert_eq!(pair, [digest, "a9993e364706816aba3e25717850c26c9cd0d89d"], "{backend:?}");
+        }
+    }
+}
+
+#[test]
+fn all_lengths_to_8_kib_at_all_kinds_of_starts() {
+    let bytes = noise(2 * 8192 + 64);
+    for len in 0..=8192 {
+        let start = len % 33;
+        let message = &bytes[start..start + len];
+        let expected = oracle(message);
+        assert_eq!(sha1(message), expected, "length {len}");
+        for backend in backends() {
+            assert_eq!(with(backend, message), expected, "{backend:?}, length {len}");
+        }
+    }
+}
+
+#[test]
+fn pairs_of_any_two_lengths_agree() {
+    let bytes = noise(8192 + 8192 + 64);
+    for len in (0..300).chain((300..=8192).step_by(41)) {
+        let other_len = (len * 7919) % 8193;
+        let a = &bytes[len % 17..len % 17 + len];
+        let b = &bytes[8192 - other_len / 2..][..other_len];
+        let expected = [oracle(a), oracle(b)];
+        assert_eq!(sha1_pair(a, b), expected, "lengths {len} and {other_len}");
+        for backend in backends() {
+            assert_eq!(pair_with(backend, a, b), expected, "{backend:?}, lengths {len} and {other_len}");
+        }
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+fn one_lane_of_the_kernel_is_sha1_too() {
+    if !Backend::ShaNi.is_available() {
+        return;
+    }
+    let bytes = noise(64 * 20);
+    let blocks = bytes.as_chunks::<64>().0;
+    let (mut ours, mut reference) = (H0, H0);
+    // SAFETY: the instructions are there, as just checked.
+    unsafe { kernel::x86::compress_lanes([&mut ours], [blocks]) };
+    sha1_asm::compress(&mut reference, blocks);
+    assert_eq!(ours, reference);
+}
+
+#[test]
+fn lanes_of_different_backends_agree() {
+    let bytes = noise(3000);
+    let (mut first, mut second) = (Sha1::new(), Sha1::with_backend(Backend::Portable));
+    update_pair(&mut first, &bytes, &mut second, &bytes[1..]);
+    assert_eq!([first.finalize(), second.finalize()], [oracle(&bytes), oracle(&bytes[1..])]);
+}
+
+proptest! {
+    #[test]
+    fn cuts_do_not_matter(
+        bytes in prop::collection::vec(any::<u8>(), 0..8192),
+        start in 0usize..64,
+        cuts in prop::collection::vec(0usize..400, 0..60),
+    ) {
+        let message = &bytes[start.min(bytes.len())..];
+        let expected = oracle(message);
+        for backend in backends() {
+            let mut hasher = Sha1::with_backend(backend);
+            let mut rest = message;
+            for &cut in &cuts {
+                let (head, tail) = rest.split_at(cut.min(rest.len()));
+                hasher.update(head);
+                rest = tail;
+            }
+            hasher.update(rest);
+            prop_assert_eq!(hasher.finalize(), expected);
+        }
+    }
+
+    #[test]
+    fn cuts_do_not_matter_to_pairs(
+        a in prop::collection::vec(any::<u8>(), 0..6000),
+        b in prop::collection::vec(any::<u8>(), 0..6000),
+        cuts in prop::collection::vec((0usize..500, 0usize..500), 0..40),
+    ) {
+        for backend in backends() {
+            let (mut first, mut second) = (Sha1::with_backend(backend), Sha1::with_backend(backend));
+            let (mut a_rest, mut b_rest) = (&a[..], &b[..]);
+            for &(a_cut, b_cut) in &cuts {
+                let (a_head, a_tail) = a_rest.split_at(a_cut.min(a_rest.len()));
+                let (b_head, b_tail) = b_rest.split_at(b_cut.min(b_rest.len()));
+                update_pair(&mut first, a_head, &mut second, b_head);
+                (a_rest, b_rest) = (a_tail, b_tail);
+            }
+            update_pair(&mut first, a_rest, &mut second, b_rest);
+            prop_assert_eq!(first.finalize(), oracle(&a));
+            prop_assert_eq!(second.finalize(), oracle(&b));
+        }
+    }
+}

@@ -1,0 +1,106 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn file(len: u64, pad: bool) -> FileSpec {
+    FileSpec { path: "f".into(), len, pad, executable: false }
+}
+
+/// Piece length, file lengths and which of them are padding.
+fn layouts() -> impl Strategy<Value = LayoutSpec> {
+    let len = prop_oneof![Just(0u64), Just(1), Just(4095), Just(4096), Just(4097), 0u64..60_000];
+    let files = prop::collection::vec((len, prop::bool::weighted(0.2)), 1..12);
+    (1u32..40_000, files).prop_map(|(piece_len, files)| {
+        let files = files.into_iter().map(|(len, pad)| file(len, pad)).collect();
+        LayoutSpec::new("/r".into(), files, piece_len).unwrap()
+    })
+}
+
+fn pieces(spec: &LayoutSpec) -> impl Iterator<Item = PieceIndex> + use<> {
+    (0..spec.total_len().div_ceil(u64::from(spec.piece_len())) as u32).map(PieceIndex)
+}
+
+#[test]
+fn refuses_what_would_leave_the_folder() {
+    for path in ["", "/etc/passwd", "../up", "a/../../b", "."] {
+        let bad = FileSpec { path: path.into(), len: 1, ..FileSpec::default() };
+        assert_eq!(LayoutSpec::new("/r".into(), vec![bad], 16), Err(LayoutError::Path(path.into())), "{path}");
+    }
+    assert_eq!(LayoutSpec::new("/r".into(), vec![file(1, false)], 0), Err(LayoutError::Sizes));
+    let huge = vec![file(u64::MAX, false), file(1, false)];
+    assert_eq!(LayoutSpec::new("/r".into(), huge, 16), Err(LayoutError::Sizes));
+    assert_eq!(LayoutSpec::new("/r".into(), vec![file(1 << 63, false)], 16), Err(LayoutError::Sizes));
+}
+
+#[test]
+fn keeps_the_indices_of_the_torrent_file() {
+    use ccbt_protocol::bencode::Decoded as _;
+    let _ = std::any::type_name::<dyn std::fmt::Debug>();
+}
+
+#[test]
+fn an_aligned_piece_is_direct_and_the_files_tail_is_not() {
+    let spec = LayoutSpec::new("/r".into(), vec![file(3 * 65_536 + 10, false)], 65_536).unwrap();
+    let spans = |piece: u32| -> Vec<(Class, u64, u32)> {
+        let piece = PieceIndex(piece);
+        spec.extents(spec.piece_start(piece), spec.piece_size(piece))
+            .flat_map(|extent| extent.spans(spec.phase(piece), Some(512)))
+            .map(|(class, span)| (class, span.offset, span.len))
+            .collect()
+    };
+    assert_eq!(spans(1), [(Class::Direct, 65_536, 65_536)]);
+    assert_eq!(spans(3), [(Class::Seam, 3 * 65_536, 10)]);
+}
+
+proptest! {
+    #[test]
+    fn extents_tile_every_range(spec in layouts(), start in 0u64..200_000, len in 0u32..100_000) {
+        let mut position = start;
+        let mut at = 0;
+        for extent in spec.extents(start, len) {
+            prop_assert!(extent.len > 0);
+            prop_assert_eq!(extent.at, at);
+            let file = extent.file as usize;
+            prop_assert_eq!(spec.starts[file] + extent.offset, position);
+            prop_assert!(extent.offset + u64::from(extent.len) <= spec.files()[file].len);
+            position += u64::from(extent.len);
+            at += extent.len;
+        }
+        let expected = (start + u64::from(len)).min(spec.total_len()).saturating_sub(start);
+        prop_assert_eq!(u64::from(at), expected);
+    }
+
+    #[test]
+    fn the_phase_is_that_of_the_first_byte(spec in layouts(), start in 0u64..200_000) {
+        let slow = spec.extents(start, 1).next().map_or(0, |extent| (extent.offset % 4096) as u32);
+        prop_assert_eq!(spec.phase_at(start), slow);
+    }
+
+    #[test]
+    fn no_page_is_written_both_ways(spec in layouts(), align in prop::option::of(prop::sample::select(vec![4u32, 512, 4096]))) {
+        let mut ways: HashMap<(u32, u64), (Class, u32)> = HashMap::new();
+        let mut written = vec![0u64; spec.files().len()];
+        for piece in pieces(&spec) {
+            let phase = spec.phase(piece);
+            for extent in spec.extents(spec.piece_start(piece), spec.piece_size(piece)) {
+                for (class, span) in extent.spans(phase, align) {
+                    prop_assert_eq!(span.offset, written[span.file as usize], "spans follow each other");
+                    written[span.file as usize] += u64::from(span.len);
+                    let end = span.offset + u64::from(span.len);
+                    if class == Class::Direct {
+                        prop_assert!(span.offset % 4096 == 0 && end % 4096 == 0);
+                        let address = u64::from(phase) + u64::from(span.at);
+                        prop_assert_eq!(address % u64::from(align.unwrap()), 0);
+                    }
+                    for page in span.offset / 4096..end.div_ceil(4096) {
+                        let (before, by) = *ways.entry((span.file, page)).or_insert((class, piece.0));
+                        prop_assert_eq!(before, class, "page {} of file {}", page, span.file);
+                        prop_assert!(class == Class::Seam || by == piece.0);
+                    }
+                }
+            }
+        }
+        let lens: Vec<u64> = spec.files().iter().map(|file| file.len).collect();
+        prop_assert_eq!(written, lens);
+    }
+}
