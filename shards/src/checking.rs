@@ -43,7 +43,7 @@ impl Check {
     fn next(&mut self) -> Option<PieceIndex> {
         let run = self.todo.last_mut()?;
         let piece = run.next()?;
-        if run.is_empty() {
+        if run.start >= run.end {
             self.todo.pop();
         }
         Some(PieceIndex(piece))

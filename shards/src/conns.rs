@@ -240,7 +240,9 @@ impl Shard {
                     self.tell(FromShard::Event(self.homes[index].key, told));
                 }
             }
-            other => tracing::debug!(%addr, reason = ?other, "closing"),
+            End::Refused(reason) => tracing::debug!(%addr, reason, "closing"),
+            End::Broken => tracing::debug!(%addr, reason = "the connection broke", "closing"),
+            End::Ours => tracing::debug!(%addr, reason = "we want no connection with it", "closing"),
         }
         self.ring.close(key);
     }

@@ -11,6 +11,7 @@ mod drive;
 pub mod executor;
 pub mod inbox;
 pub mod messages;
+mod pieces;
 pub mod ring;
 pub mod service;
 mod shard;

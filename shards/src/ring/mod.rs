@@ -113,7 +113,7 @@ impl SocketRing {
 
     /// Turns writing of the park eventfd on or off. Off while the loop runs: each write costs what a wake-up costs.
     pub fn set_parked(&mut self, parked: bool) {
-        let mut queue = self.ring.completion();
+        let queue = self.ring.completion();
         if parked { queue.enable_eventfd() } else { queue.disable_eventfd() }
     }
 

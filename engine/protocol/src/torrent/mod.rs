@@ -18,6 +18,8 @@ mod messages;
 mod pieces;
 mod tick;
 
+pub use blocks::BlockPlace;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
