@@ -333,7 +333,8 @@ impl Torrent {
             peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
         }
         if let (true, IpAddr::V4(ip)) = (peer.fast() && have.count() > 0, peer.info.addr.ip()) {
-            peer.allowed_out = allowed_fast_set(ip, self.info_hash, self.geometry.piece_count(), ALLOWED_FAST);
+            peer.allowed_out =
+                allowed_fast_set(ip, self.info_hash, self.geometry.piece_count(), ALLOWED_FAST);
             peer.allowed_out.retain(|piece| have.has(*piece));
             for piece in peer.allowed_out.clone() {
                 peer.push(&Message::AllowedFast(piece));

@@ -23,7 +23,8 @@ impl Torrent {
         self.stats.wasted += u64::from(self.geometry.piece_size(piece));
         let senders: Vec<(u32, PeerKey)> = self.picker.senders(piece).collect();
         let digests = digests();
-        let blocks = senders.iter().map(|(nth, key)| (*nth, PeerIdent(u64::from(key.0)), digests[*nth as usize]));
+        let blocks =
+            senders.iter().map(|(nth, key)| (*nth, PeerIdent(u64::from(key.0)), digests[*nth as usize]));
         let guilty = self.blame.record_failure(piece, blocks);
         let honest: Vec<PeerIdent> = self
             .peer_keys()
