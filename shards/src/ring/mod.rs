@@ -375,3 +375,6 @@ fn tolerate(result: io::Result<usize>) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
