@@ -4,21 +4,23 @@
 
 use std::time::{Duration, Instant};
 
-use ccbt_storage::hash::{Backend, Sha1, sha1, sha1_pair, update_pair};
+use ccbt_storage::hash::{Backend, LANES_MAX, Sha1, sha1, update_lanes};
 
 const SET_LEN: usize = 64 << 20;
 const ROUNDS: usize = 5;
+/// Leaves a piece for each lane.
+const PIECE_KIB_MAX: usize = SET_LEN / 1024 / LANES_MAX;
 
 fn main() {
     let argument = std::env::args().nth(1).unwrap_or_else(|| "256".to_owned());
     let piece_len = match argument.parse::<usize>() {
-        Ok(kib) if (1..=SET_LEN / 2048).contains(&kib) => kib * 1024,
+        Ok(kib) if (1..=PIECE_KIB_MAX).contains(&kib) => kib * 1024,
         _ => {
-            eprintln!("piece length in KiB: a number from 1 to {}", SET_LEN / 2048);
+            eprintln!("piece length in KiB: a number from 1 to {PIECE_KIB_MAX}");
             std::process::exit(2);
         }
     };
-    let bytes: Vec<u8> = (0..SET_LEN).map(|at| (at * 2_654_435_761 >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..SET_LEN).map(|at| ((at * 2_654_435_761) >> 7) as u8).collect();
     let pieces: Vec<&[u8]> = bytes.chunks_exact(piece_len).collect();
     println!("pieces of {} KiB, best backend {:?}", piece_len / 1024, Backend::detect());
     for backend in [Backend::ShaNi, Backend::Portable] {
@@ -26,22 +28,15 @@ fn main() {
             println!("{backend:?}: not on this CPU");
             continue;
         }
-        report(&format!("{backend:?} x1"), &pieces, 1, |pieces| {
-            let mut hasher = Sha1::with_backend(backend);
-            hasher.update(pieces[0]);
-            hasher.finalize()[0]
-        });
-        report(&format!("{backend:?} x2"), &pieces, 2, |pieces| {
-            let (mut a, mut b) = (Sha1::with_backend(backend), Sha1::with_backend(backend));
-            update_pair(&mut a, pieces[0], &mut b, pieces[1]);
-            a.finalize()[0] ^ b.finalize()[0]
-        });
+        for lanes in 1..=LANES_MAX {
+            report(&format!("{backend:?} x{lanes}"), &pieces, lanes, |pieces| {
+                let mut hashers = vec![Sha1::with_backend(backend); pieces.len()];
+                update_lanes(&mut hashers, pieces);
+                hashers.into_iter().fold(0, |mixed, hasher| mixed ^ hasher.finalize()[0])
+            });
+        }
     }
     report("sha1()", &pieces, 1, |pieces| sha1(pieces[0])[0]);
-    report("sha1_pair()", &pieces, 2, |pieces| {
-        let [a, b] = sha1_pair(pieces[0], pieces[1]);
-        a[0] ^ b[0]
-    });
 }
 
 fn report(name: &str, pieces: &[&[u8]], lanes: usize, hash: impl Fn(&[&[u8]]) -> u8) {

@@ -1,7 +1,7 @@
-//! SHA-1 (BEP 3 piece hashes): streaming, one or two messages at a time, and the pool of hash threads.
+//! SHA-1 (BEP 3 piece hashes): streaming, one or several messages at a time, and the pool of hash threads.
 //!
-//! Role: [`Sha1`] and [`sha1`] hash on the caller's thread; [`update_pair`] advances two messages at once, which hides
-//! the instruction latency that bounds one; [`pool`] does it on threads of its own. Owner: a [`Sha1`] belongs to
+//! Role: [`Sha1`] and [`sha1`] hash on the caller's thread; [`update_lanes`] advances several messages at once, which
+//! hides the instruction latency that bounds one; [`pool`] does it on threads of its own. Owner: a [`Sha1`] belongs to
 //! whoever hashes with it. Invariant: every path gives the same digest for the same bytes, however they are cut; only
 //! the speed depends on the CPU. Called by shards, the storage thread, the pool, and the command line's `create` and
 //! `verify`.
@@ -9,13 +9,13 @@
 mod kernel;
 pub mod pool;
 
-pub use kernel::Backend;
+pub use kernel::{Backend, LANES_MAX};
 pub use pool::{HashPool, PoolJob};
 
-use kernel::{BLOCK_LEN, Block};
+use kernel::{BLOCK_LEN, Block, State};
 
 /// Chaining value of the empty message (FIPS 180-4, 5.3.1).
-const H0: [u32; 5] = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
+const H0: State = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
 
 /// SHA-1 of `bytes`.
 pub fn sha1(bytes: &[u8]) -> [u8; 20] {
@@ -24,17 +24,17 @@ pub fn sha1(bytes: &[u8]) -> [u8; 20] {
     hasher.finalize()
 }
 
-/// SHA-1 of two messages; faster than one after the other, the more so the closer their lengths.
-pub fn sha1_pair(a: &[u8], b: &[u8]) -> [[u8; 20]; 2] {
-    let (mut first, mut second) = (Sha1::new(), Sha1::new());
-    update_pair(&mut first, a, &mut second, b);
-    [first.finalize(), second.finalize()]
+/// SHA-1 of several messages; faster than one after the other, the more so the closer their lengths.
+pub fn sha1_lanes<const N: usize>(messages: [&[u8]; N]) -> [[u8; 20]; N] {
+    let mut hashers = std::array::from_fn::<_, N, _>(|_| Sha1::new());
+    update_lanes(&mut hashers, &messages);
+    hashers.map(Sha1::finalize)
 }
 
 /// A SHA-1 computation under way: bytes arrive in any cuts.
 #[derive(Clone, Debug)]
 pub struct Sha1 {
-    state: [u32; 5],
+    state: State,
     backend: Backend,
     /// Bytes so far; the last `len % 64` of them wait in `tail`.
     len: u64,
@@ -125,25 +125,45 @@ impl Sha1 {
     }
 }
 
-/// Appends `a_bytes` to `a` and `b_bytes` to `b`, both at once as far as the shorter one goes.
-pub fn update_pair(a: &mut Sha1, a_bytes: &[u8], b: &mut Sha1, b_bytes: &[u8]) {
-    let (a_blocks, a_rest) = a.complete_tail(a_bytes).as_chunks::<BLOCK_LEN>();
-    let (b_blocks, b_rest) = b.complete_tail(b_bytes).as_chunks::<BLOCK_LEN>();
-    let common = a_blocks.len().min(b_blocks.len());
-    let (a_pair, a_more) = a_blocks.split_at(common);
-    let (b_pair, b_more) = b_blocks.split_at(common);
-    if a.backend == b.backend {
-        a.backend.compress_pair([&mut a.state, &mut b.state], [a_pair, b_pair]);
-        a.len += (common * BLOCK_LEN) as u64;
-        b.len += (common * BLOCK_LEN) as u64;
-    } else {
-        a.compress(a_pair);
-        b.compress(b_pair);
+/// Appends `bytes[n]` to `hashers[n]`, up to [`LANES_MAX`] of them at once. Panics when there are more of one than of
+/// the other, or when the hashers have different backends.
+pub fn update_lanes(hashers: &mut [Sha1], bytes: &[&[u8]]) {
+    assert_eq!(hashers.len(), bytes.len(), "bytes for each hasher");
+    for (hashers, bytes) in hashers.chunks_mut(LANES_MAX).zip(bytes.chunks(LANES_MAX)) {
+        update_group(hashers, bytes);
     }
-    a.compress(a_more);
-    b.compress(b_more);
-    a.keep_tail(a_rest);
-    b.keep_tail(b_rest);
+}
+
+/// [`update_lanes`] for at most [`LANES_MAX`].
+fn update_group(hashers: &mut [Sha1], bytes: &[&[u8]]) {
+    let backend = hashers[0].backend;
+    let mut left: [&[Block]; LANES_MAX] = [&[]; LANES_MAX];
+    let mut rests: [&[u8]; LANES_MAX] = [&[]; LANES_MAX];
+    for (lane, (hasher, bytes)) in hashers.iter_mut().zip(bytes).enumerate() {
+        assert_eq!(hasher.backend, backend, "lanes of different backends");
+        (left[lane], rests[lane]) = hasher.complete_tail(bytes).as_chunks::<BLOCK_LEN>();
+    }
+    // Each turn ends at least one lane; the others go on with one lane fewer.
+    while let Some(common) = left.iter().map(|blocks| blocks.len()).filter(|&len| len > 0).min() {
+        let mut states = [H0; LANES_MAX];
+        let mut heads: [&[Block]; LANES_MAX] = [&[]; LANES_MAX];
+        let mut lanes = [0; LANES_MAX];
+        let mut active = 0;
+        for (lane, blocks) in left.iter_mut().enumerate().filter(|(_, blocks)| !blocks.is_empty()) {
+            (heads[active], *blocks) = blocks.split_at(common);
+            states[active] = hashers[lane].state;
+            lanes[active] = lane;
+            active += 1;
+        }
+        backend.compress_lanes(&mut states[..active], &heads[..active]);
+        for (state, &lane) in states.iter().zip(&lanes[..active]) {
+            hashers[lane].state = *state;
+            hashers[lane].len += (common * BLOCK_LEN) as u64;
+        }
+    }
+    for (hasher, rest) in hashers.iter_mut().zip(rests) {
+        hasher.keep_tail(rest);
+    }
 }
 
 #[cfg(test)]

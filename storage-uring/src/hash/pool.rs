@@ -5,8 +5,8 @@
 //! in no particular order, and the bell rings after the answer is in the queue. A thread without work sleeps. Jobs are
 //! pushed by shards (through the storage client).
 //!
-//! Two jobs go through the two-lane kernel together when more jobs wait than there are idle threads: pairing raises
-//! the throughput of a busy core, but would double a piece's latency while another core has nothing to do.
+//! A thread takes up to [`super::LANES_MAX`] jobs through the kernel at once, but only as many as idle threads leave:
+//! lanes raise the throughput of a busy core, and would only add latency while another core has nothing to do.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
-use super::{sha1, sha1_pair};
+use super::{Backend, LANES_MAX, Sha1, update_lanes};
 use crate::doorbell::Doorbell;
 use crate::messages::{HashJob, HashVerdict};
 
@@ -131,17 +131,18 @@ struct Worker {
 
 impl Worker {
     fn run(self) {
+        let mut batch = Vec::with_capacity(LANES_MAX);
         while let Some(job) = self.next() {
-            match self.partner() {
-                Some(second) => {
-                    let digests = sha1_pair(job.job.buf.as_slice(), second.job.buf.as_slice());
-                    answer(job, digests[0]);
-                    answer(second, digests[1]);
-                }
-                None => {
-                    let digest = sha1(job.job.buf.as_slice());
-                    answer(job, digest);
-                }
+            batch.push(job);
+            self.fill(&mut batch);
+            let mut hashers = std::array::from_fn::<_, LANES_MAX, _>(|_| Sha1::new());
+            let mut bytes: [&[u8]; LANES_MAX] = [&[]; LANES_MAX];
+            for (bytes, job) in bytes.iter_mut().zip(&batch) {
+                *bytes = job.job.buf.as_slice();
+            }
+            update_lanes(&mut hashers[..batch.len()], &bytes[..batch.len()]);
+            for (job, hasher) in batch.drain(..).zip(hashers) {
+                answer(job, hasher.finalize());
             }
         }
     }
@@ -151,7 +152,7 @@ impl Worker {
         if let Ok(job) = self.jobs.try_recv() {
             return Some(job);
         }
-        // A hint for `partner` only: nothing is published through it.
+        // A hint for `fill` only: nothing is published through it.
         self.idle.fetch_add(1, Ordering::Relaxed);
         let job = select! {
             recv(self.jobs) -> job => job.ok(),
@@ -161,10 +162,11 @@ impl Worker {
         job
     }
 
-    /// A second job for the two-lane kernel, unless idle threads are about to take all there are.
-    fn partner(&self) -> Option<PoolJob> {
-        let waiting = self.jobs.len();
-        if waiting > self.idle.load(Ordering::Relaxed) { self.jobs.try_recv().ok() } else { None }
+    /// Adds jobs for the other lanes, but leaves one for each idle thread.
+    fn fill(&self, batch: &mut Vec<PoolJob>) {
+        let spare = self.jobs.len().saturating_sub(self.idle.load(Ordering::Relaxed));
+        let room = Backend::detect().lanes() - batch.len();
+        batch.extend(self.jobs.try_iter().take(spare.min(room)));
     }
 }
 

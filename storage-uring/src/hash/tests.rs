@@ -19,10 +19,10 @@ fn with(backend: Backend, bytes: &[u8]) -> [u8; 20] {
     hasher.finalize()
 }
 
-fn pair_with(backend: Backend, a: &[u8], b: &[u8]) -> [[u8; 20]; 2] {
-    let (mut first, mut second) = (Sha1::with_backend(backend), Sha1::with_backend(backend));
-    update_pair(&mut first, a, &mut second, b);
-    [first.finalize(), second.finalize()]
+fn lanes_with(backend: Backend, messages: &[&[u8]]) -> Vec<[u8; 20]> {
+    let mut hashers = vec![Sha1::with_backend(backend); messages.len()];
+    update_lanes(&mut hashers, messages);
+    hashers.into_iter().map(Sha1::finalize).collect()
 }
 
 /// Bytes without a short period.
@@ -67,8 +67,10 @@ fn nist_vectors() {
         assert_eq!(hex(sha1(&message)), digest);
         for backend in backends() {
             assert_eq!(hex(with(backend, &message)), digest, "{backend:?}");
-            let pair = pair_with(backend, &message, b"abc").map(hex);
-            assert_eq!(pair, [digest, "a9993e364706816aba3e25717850c26c9cd0d89d"], "{backend:?}");
+            let lanes: Vec<String> =
+                lanes_with(backend, &[&message, b"abc", &message]).into_iter().map(hex).collect();
+            let abc = "a9993e364706816aba3e25717850c26c9cd0d89d";
+            assert_eq!(lanes, [digest, abc, digest], "{backend:?}");
         }
     }
 }
@@ -88,18 +90,24 @@ fn all_lengths_to_8_kib_at_all_kinds_of_starts() {
 }
 
 #[test]
-fn pairs_of_any_two_lengths_agree() {
-    let bytes = noise(8192 + 8192 + 64);
+fn lanes_of_any_lengths_agree() {
+    let bytes = noise(8192 + 64);
     for len in (0..300).chain((300..=8192).step_by(41)) {
-        let other_len = (len * 7919) % 8193;
-        let a = &bytes[len % 17..len % 17 + len];
-        let b = &bytes[8192 - other_len / 2..][..other_len];
-        let expected = [oracle(a), oracle(b)];
-        assert_eq!(sha1_pair(a, b), expected, "lengths {len} and {other_len}");
-        for backend in backends() {
-            assert_eq!(pair_with(backend, a, b), expected, "{backend:?}, lengths {len} and {other_len}");
+        for count in 0..=LANES_MAX + 2 {
+            // The first two are of one length, the others of any.
+            let lens: Vec<usize> = (0..count)
+                .map(|lane| if lane < 2 { len } else { (len * 7919 + lane * 1237) % 8193 })
+                .collect();
+            let messages: Vec<&[u8]> =
+                lens.iter().enumerate().map(|(lane, &len)| &bytes[lane * 5..][..len]).collect();
+            let expected: Vec<[u8; 20]> = messages.iter().map(|message| oracle(message)).collect();
+            for backend in backends() {
+                assert_eq!(lanes_with(backend, &messages), expected, "{backend:?}, lengths {lens:?}");
+            }
         }
     }
+    let (a, b) = (&bytes[..5000], &bytes[1..8000]);
+    assert_eq!(sha1_lanes([a, b]), [oracle(a), oracle(b)]);
 }
 
 #[test]
@@ -111,19 +119,11 @@ fn one_lane_of_the_kernel_is_sha1_too() {
     }
     let bytes = noise(64 * 20);
     let blocks = bytes.as_chunks::<64>().0;
-    let (mut ours, mut reference) = (H0, H0);
+    let (mut ours, mut reference) = ([H0], H0);
     // SAFETY: the instructions are there, as just checked.
-    unsafe { kernel::x86::compress_lanes([&mut ours], [blocks]) };
+    unsafe { kernel::x86::compress_lanes(&mut ours, &[blocks]) };
     sha1_asm::compress(&mut reference, blocks);
-    assert_eq!(ours, reference);
-}
-
-#[test]
-fn lanes_of_different_backends_agree() {
-    let bytes = noise(3000);
-    let (mut first, mut second) = (Sha1::new(), Sha1::with_backend(Backend::Portable));
-    update_pair(&mut first, &bytes, &mut second, &bytes[1..]);
-    assert_eq!([first.finalize(), second.finalize()], [oracle(&bytes), oracle(&bytes[1..])]);
+    assert_eq!(ours, [reference]);
 }
 
 proptest! {
@@ -149,23 +149,22 @@ proptest! {
     }
 
     #[test]
-    fn cuts_do_not_matter_to_pairs(
-        a in prop::collection::vec(any::<u8>(), 0..6000),
-        b in prop::collection::vec(any::<u8>(), 0..6000),
-        cuts in prop::collection::vec((0usize..500, 0usize..500), 0..40),
+    fn cuts_do_not_matter_to_lanes(
+        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4000), 1..6),
+        cuts in prop::collection::vec(prop::collection::vec(0usize..500, 5), 0..30),
     ) {
+        let expected: Vec<[u8; 20]> = messages.iter().map(|message| oracle(message)).collect();
         for backend in backends() {
-            let (mut first, mut second) = (Sha1::with_backend(backend), Sha1::with_backend(backend));
-            let (mut a_rest, mut b_rest) = (&a[..], &b[..]);
-            for &(a_cut, b_cut) in &cuts {
-                let (a_head, a_tail) = a_rest.split_at(a_cut.min(a_rest.len()));
-                let (b_head, b_tail) = b_rest.split_at(b_cut.min(b_rest.len()));
-                update_pair(&mut first, a_head, &mut second, b_head);
-                (a_rest, b_rest) = (a_tail, b_tail);
+            let mut hashers = vec![Sha1::with_backend(backend); messages.len()];
+            let mut rests: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
+            for cuts in &cuts {
+                let heads: Vec<&[u8]> =
+                    rests.iter_mut().zip(cuts).map(|(rest, cut)| rest.split_off(..(*cut).min(rest.len())).unwrap()).collect();
+                update_lanes(&mut hashers, &heads);
             }
-            update_pair(&mut first, a_rest, &mut second, b_rest);
-            prop_assert_eq!(first.finalize(), oracle(&a));
-            prop_assert_eq!(second.finalize(), oracle(&b));
+            update_lanes(&mut hashers, &rests);
+            let digests: Vec<[u8; 20]> = hashers.into_iter().map(Sha1::finalize).collect();
+            prop_assert_eq!(digests, expected.clone());
         }
     }
 }
