@@ -1,89 +1,230 @@
 //! The announces of one torrent: schedule, tasks, answers.
+//!
+//! Owner: the torrent's home shard. [`Announces::poll`] starts what [`Announcer`] says is due as tasks on the shard's
+//! executor; each ends by putting an [`AnnounceDone`] into the [`DoneQueue`], which the shard takes to
+//! [`Announces::on_done`]. Invariants: every announce started is either in `under_way` or given up by [`Announces::stop`];
+//! after `stop` nothing but `stopped` goes out.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
-use ccbt_protocol::tracker::AnnounceResponse;
-use ccbt_protocol::tracker::schedule::{AnnounceToken, TrackerStatus};
+use ccbt_protocol::tracker::schedule::{Announce, AnnounceToken, Announcer, SchedulePlan, TrackerStatus};
+use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use ccbt_storage::doorbell::Doorbell;
-use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
 
-use crate::control::{TrackerClient, TrackerError};
+use crate::control::{TrackerClient, TrackerError, shown};
+
+/// Peers asked for in one announce: enough for a torrent's connections, and for some that fail.
+const NUMWANT: u32 = 100;
 
 /// An announce ended.
 #[derive(Debug)]
-#[allow(missing_docs)]
 pub struct AnnounceDone {
+    /// Whose announce it was.
     pub torrent: TorrentKey,
+    /// Which announce.
     pub token: AnnounceToken,
+    /// The tracker.
     pub url: String,
+    /// Its answer.
     pub result: Result<AnnounceResponse, TrackerError>,
 }
 
 /// Where announce tasks put their results; pushing rings the shard's bell so that its loop wakes.
+///
+/// Bounded by the announces under way: a torrent has at most one per tracker.
 #[derive(Clone, Debug)]
 pub struct DoneQueue {
     queue: Rc<RefCell<VecDeque<AnnounceDone>>>,
     bell: Arc<Doorbell>,
 }
 
-#[allow(missing_docs)]
 impl DoneQueue {
-    pub fn new(bell: Arc<Doorbell>) -> Self { Self { queue: Rc::default(), bell } }
-    pub fn push(&self, done: AnnounceDone) { self.queue.borrow_mut().push_back(done); self.bell.ring(); }
-    pub fn pop(&self) -> Option<AnnounceDone> { self.queue.borrow_mut().pop_front() }
-    pub fn is_empty(&self) -> bool { self.queue.borrow().is_empty() }
+    /// An empty queue of the shard that sleeps on `bell`.
+    pub fn new(bell: Arc<Doorbell>) -> Self {
+        Self { queue: Rc::default(), bell }
+    }
+
+    /// Adds a result and wakes the shard's loop.
+    pub fn push(&self, done: AnnounceDone) {
+        self.queue.borrow_mut().push_back(done);
+        self.bell.ring();
+    }
+
+    /// Takes the oldest result.
+    pub fn pop(&self) -> Option<AnnounceDone> {
+        self.queue.borrow_mut().pop_front()
+    }
+
+    /// Whether there is no result.
+    pub fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
 }
 
 /// Who announces: the same for every announce of a torrent.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub struct Identity {
+    /// The torrent, for finding it again when an announce ends.
     pub torrent: TorrentKey,
+    /// The swarm.
     pub info_hash: InfoHash,
+    /// Our name in it.
     pub peer_id: PeerId,
+    /// The TCP port we accept peers on; 0 = none.
     pub port: u16,
 }
 
 /// What is told: payload bytes since the start, and bytes missing.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs)]
 pub struct Totals {
+    /// Payload bytes sent.
     pub uploaded: u64,
+    /// Payload bytes received.
     pub downloaded: u64,
+    /// Bytes missing; 0 = we seed.
     pub left: u64,
 }
 
 /// What an ended announce means for the torrent.
 #[derive(Debug, Default)]
-#[allow(missing_docs)]
 pub struct Outcome {
+    /// Peers to try.
     pub peers: Vec<SocketAddr>,
-    /// Tracker URL and text, of a failure or of a warning.
+    /// Tracker URL (escaped) and text, of a failure or of a warning.
     pub problem: Option<(String, String)>,
 }
 
 /// The announces of one torrent.
-pub struct Announces {}
+pub struct Announces {
+    identity: Identity,
+    announcer: Announcer,
+    /// Random per torrent and session, so that trackers know us again after our address changed.
+    key: u32,
+    rng: SmallRng,
+    /// Tasks whose result is awaited.
+    under_way: HashMap<AnnounceToken, Event>,
+    /// `stopped` announces not sent yet.
+    owed: VecDeque<Announce>,
+    has_completed: bool,
+    stopping: bool,
+}
 
-#[allow(unused_variables, missing_docs)]
 impl Announces {
-    pub fn new(identity: Identity, tiers: &[Vec<String>], now: Instant, rng: &mut impl Rng) -> Self { todo!() }
+    /// Announces to `tiers` (BEP 12), the first of them due at `now`.
+    pub fn new(identity: Identity, tiers: &[Vec<String>], now: Instant, rng: &mut impl Rng) -> Self {
+        Self {
+            identity,
+            announcer: Announcer::new(SchedulePlan::default(), tiers, now, rng),
+            key: rng.random(),
+            rng: SmallRng::from_rng(rng),
+            under_way: HashMap::new(),
+            owed: VecDeque::new(),
+            has_completed: false,
+            stopping: false,
+        }
+    }
+
     /// Starts what is due, as detached glommio tasks. Call on the executor's thread.
-    pub fn poll(&mut self, now: Instant, totals: Totals, client: &Rc<TrackerClient>, done: &DoneQueue) { todo!() }
-    /// When [`Self::poll`] has something next.
-    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> { todo!() }
-    /// The download is complete: trackers hear of it.
-    pub fn completed(&mut self, now: Instant) { todo!() }
-    /// Say goodbye: from now on only `stopped` goes out.
-    pub fn stop(&mut self, now: Instant) { todo!() }
+    pub fn poll(&mut self, now: Instant, totals: Totals, client: &Rc<TrackerClient>, done: &DoneQueue) {
+        while let Some(announce) = self.owed.pop_front().or_else(|| self.announcer.poll(now)) {
+            self.start(announce, totals, client.clone(), done.clone());
+        }
+    }
+
+    fn start(&mut self, announce: Announce, totals: Totals, client: Rc<TrackerClient>, done: DoneQueue) {
+        let Announce { token, url, event, tracker_id } = announce;
+        let Identity { torrent, info_hash, peer_id, port } = self.identity;
+        let Totals { uploaded, downloaded, left } = totals;
+        let request = AnnounceRequest {
+            info_hash,
+            peer_id,
+            port,
+            uploaded,
+            downloaded,
+            left,
+            event,
+            numwant: Some(NUMWANT),
+            key: self.key,
+            tracker_id,
+            ip: None,
+        };
+        self.under_way.insert(token, event);
+        glommio::spawn_local(async move {
+            let result = client.announce(&url, &request).await;
+            done.push(AnnounceDone { torrent, token, url, result });
+        })
+        .detach();
+    }
+
+    /// When [`Self::poll`] has something next, unless another call comes before.
+    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
+        if self.owed.is_empty() { self.announcer.next_wakeup(now) } else { Some(now) }
+    }
+
+    /// The download is complete: trackers hear of it, once. Not for a torrent that was complete when it started.
+    pub fn completed(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.has_completed, true) {
+            self.announcer.on_completed(now);
+        }
+    }
+
+    /// More peers are wanted: announces become due as soon as min intervals and back-offs allow.
+    pub fn announce_now(&mut self, now: Instant) {
+        self.announcer.announce_now(now);
+    }
+
+    /// Say goodbye: from now on only `stopped` goes out, to the trackers that know us, with the next [`Self::poll`].
+    pub fn stop(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        self.owed.extend(self.announcer.stop(now));
+        // What was under way to the same trackers is of no interest any more; its result will find no one.
+        let owed = &self.owed;
+        self.under_way.retain(|token, _| owed.iter().all(|announce| announce.token.tracker != token.tracker));
+    }
+
     /// Whether no announce is under way and none is owed (after [`Self::stop`]).
-    pub fn is_idle(&self) -> bool { todo!() }
-    pub fn on_done(&mut self, now: Instant, done: AnnounceDone) -> Outcome { todo!() }
-    pub fn statuses(&self) -> Vec<TrackerStatus> { todo!() }
+    ///
+    /// An unanswered `started` counts: its tracker may know us by now, and is told `stopped` once it answers.
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_empty() && self.owed.is_empty()
+    }
+
+    /// Takes a result of this torrent's. Results of announces given up by [`Self::stop`] mean nothing.
+    pub fn on_done(&mut self, now: Instant, done: AnnounceDone) -> Outcome {
+        let AnnounceDone { token, url, result, .. } = done;
+        if self.under_way.remove(&token).is_none() {
+            return Outcome::default();
+        }
+        let outcome = match result {
+            Ok(response) => {
+                self.announcer.on_response(now, token, &response);
+                let problem = response.warning.map(|warning| (shown(&url), warning));
+                Outcome { peers: if self.stopping { Vec::new() } else { response.peers }, problem }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                self.announcer.on_failure(now, token, &text, error.retry_in(), &mut self.rng);
+                Outcome { peers: Vec::new(), problem: Some((shown(&url), text)) }
+            }
+        };
+        if self.stopping {
+            self.owed.extend(std::iter::from_fn(|| self.announcer.poll(now)));
+        }
+        outcome
+    }
+
+    /// What is known of each tracker, in the torrent's order. URLs are as the torrent has them: escape before showing.
+    pub fn statuses(&self) -> Vec<TrackerStatus> {
+        self.announcer.statuses().cloned().collect()
+    }
 }

@@ -1,9 +1,39 @@
 //! The control plane of a shard: glommio tasks that talk to trackers.
+//!
+//! Owner: each shard has one [`TrackerClient`] behind an `Rc`; [`crate::announce`] calls [`TrackerClient::announce`] in
+//! tasks on the shard's own executor. Invariants: an announce ends within the configured time whatever the tracker
+//! does; nothing a tracker or a URL says reaches a log or a terminal with control characters in it; the number of
+//! announces under way is bounded per tracker and in all; the executor's thread never blocks (names are looked up and
+//! certificates read by [`helper`]'s threads).
 
+mod address;
+mod error;
+mod helper;
+mod http;
+mod resolve;
+mod socket;
+mod tls;
+mod udp;
+
+pub use error::{TrackerError, shown};
+
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
-use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse};
+use ccbt_protocol::tracker::udp::RetryPlan;
+use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
+use glommio::sync::Semaphore;
+use url::Url;
+
+use resolve::Resolver;
+
+/// Announces under way to one tracker (scheme, host and port); further ones wait for their turn.
+const PER_TRACKER_MAX: u64 = 16;
+/// Announces under way in one shard: a socket each, so this bounds the descriptors that trackers cost.
+const ANNOUNCES_MAX: u64 = 256;
 
 /// How trackers are asked.
 #[derive(Clone, Debug)]
@@ -12,20 +42,124 @@ pub struct TrackerClientConfig {
     pub user_agent: String,
     /// Time one HTTP announce may take, from name look-up to the last byte.
     pub http_timeout: Duration,
+    /// Time a `stopped` announce may take over any protocol: it is a courtesy that must not hold up a shutdown.
+    pub stop_timeout: Duration,
+    /// How packets to UDP trackers are repeated.
+    pub udp_retry: RetryPlan,
     /// Announces leave from here.
     pub bind: Option<IpAddr>,
+    /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate or more.
+    pub extra_roots_pem: Vec<Vec<u8>>,
 }
 
-/// Why an announce failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not built yet")]
-pub struct TrackerError;
+impl Default for TrackerClientConfig {
+    /// 30 s for HTTP, 3 s for `stopped`, and three packets of BEP 15's schedule (15 s, 30 s, 60 s): what is lost after
+    /// those is left to the announcer, which then asks the next tracker and comes back.
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).to_owned(),
+            http_timeout: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(3),
+            udp_retry: RetryPlan { tries_max: 3, ..RetryPlan::default() },
+            bind: None,
+            extra_roots_pem: Vec::new(),
+        }
+    }
+}
 
 /// Asks trackers; one per shard, shared by its torrents.
-pub struct TrackerClient {}
+pub struct TrackerClient {
+    config: TrackerClientConfig,
+    resolver: Resolver,
+    tls: tls::Tls,
+    udp: udp::Connections,
+    all: Rc<Semaphore>,
+    per_tracker: RefCell<HashMap<String, Rc<Semaphore>>>,
+}
 
-#[allow(unused_variables, missing_docs, async_fn_in_trait)]
 impl TrackerClient {
-    pub fn new(config: TrackerClientConfig) -> Self { todo!() }
-    pub async fn announce(&self, url: &str, request: &AnnounceRequest) -> Result<AnnounceResponse, TrackerError> { todo!() }
+    /// A client that has not asked anyone yet. May be called on any thread, but used on one executor's only.
+    pub fn new(config: TrackerClientConfig) -> Self {
+        Self {
+            resolver: Resolver::default(),
+            tls: tls::Tls::new(config.extra_roots_pem.clone()),
+            udp: udp::Connections::default(),
+            all: Rc::new(Semaphore::new(ANNOUNCES_MAX)),
+            per_tracker: RefCell::default(),
+            config,
+        }
+    }
+
+    /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a glommio
+    /// executor; dropping the future gives the announce up.
+    ///
+    /// # Errors
+    /// See [`TrackerError`]: the text tells a user what is wrong, [`TrackerError::retry_in`] when to try again.
+    pub async fn announce(
+        &self,
+        url: &str,
+        request: &AnnounceRequest,
+    ) -> Result<AnnounceResponse, TrackerError> {
+        let target = Target::parse(url)?;
+        let stopping = request.event == Event::Stopped;
+        let exchange = async {
+            let gate = self.gate(&target);
+            let _tracker = permit(&gate).await?;
+            let _one_of_all = permit(&self.all).await?;
+            if target.is_udp {
+                return self.announce_udp(url, &target, request).await;
+            }
+            let limit = self.config.http_timeout;
+            socket::within(limit, self.announce_http(url, request))
+                .await
+                .unwrap_or(Err(TrackerError::TimedOut { after: limit }))
+        };
+        let result = if stopping {
+            let limit = self.config.stop_timeout;
+            socket::within(limit, exchange).await.unwrap_or(Err(TrackerError::TimedOut { after: limit }))
+        } else {
+            exchange.await
+        };
+        // Trackers that nobody asks are forgotten, or a stream of hostile torrents would grow the table for ever.
+        self.per_tracker.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
+        result
+    }
+
+    fn gate(&self, target: &Target) -> Rc<Semaphore> {
+        let key = format!("{}/{}:{}", target.is_udp, target.host(), target.port);
+        let mut gates = self.per_tracker.borrow_mut();
+        gates.entry(key).or_insert_with(|| Rc::new(Semaphore::new(PER_TRACKER_MAX))).clone()
+    }
+}
+
+async fn permit(gate: &Semaphore) -> Result<glommio::sync::Permit<'_>, TrackerError> {
+    gate.acquire_permit(1).await.map_err(|error| TrackerError::lost(&error))
+}
+
+/// Where a tracker is.
+struct Target {
+    is_udp: bool,
+    url: Url,
+    port: u16,
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Self, TrackerError> {
+        let bad = |why: &str| TrackerError::BadUrl { url: shown(url), why: why.to_owned() };
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
+        let is_udp = scheme.eq_ignore_ascii_case("udp");
+        // The URL standard parses hosts (IPv4, internationalised names) of the schemes it knows only; udp is none.
+        let parsed = if is_udp { Url::parse(&format!("http://{rest}")) } else { Url::parse(url) };
+        let parsed = parsed.map_err(|error| bad(&error.to_string()))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(bad("only http, https and udp trackers can be asked"));
+        }
+        let port = parsed.port_or_known_default().filter(|port| *port != 0).ok_or_else(|| bad("port 0"))?;
+        Ok(Self { is_udp, url: parsed, port })
+    }
+
+    /// The host as in the URL, IPv6 addresses in brackets.
+    fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default()
+    }
 }

@@ -1,0 +1,115 @@
+//! Sockets and time limits on the executor.
+//!
+//! glommio's `TcpStream` is recv and send with readiness from the ring, whatever kind of socket is inside. Ours are
+//! made here, so that they can be bound; a connected UDP socket in it gives what its own `UdpSocket` does not: sends
+//! that are never cut, and receives that can be given up without losing a packet. Its time-outs are not used, as they
+//! outlive the read they were set for; [`within`] is.
+#![allow(unsafe_code)]
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_lite::{AsyncRead, AsyncWrite, future};
+use glommio::net::TcpStream;
+use hyper::rt::ReadBufCursor;
+use socket2::{Domain, Socket, Type};
+
+/// Bytes read at once.
+const READ_LEN: usize = 8 * 1024;
+
+/// What `work` gives, or `None` when `limit` passes first; then it is dropped.
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let ended = async { Some(work.await) };
+    let timed_out = async {
+        glommio::timer::sleep(limit).await;
+        None
+    };
+    future::or(ended, timed_out).await
+}
+
+/// A socket of kind `kind` that is connected, or connecting, to `addr`.
+fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if let Some(ip) = bind {
+        socket.bind(&SocketAddr::new(ip, 0).into())?;
+    }
+    match socket.connect(&addr.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    // SAFETY: the descriptor is given up by `socket` right here, so the stream is its only owner.
+    Ok(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) })
+}
+
+/// A TCP connection to `addr` that leaves from `bind`.
+pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    let mut stream = open(addr, Type::STREAM, bind)?;
+    // Sending nothing waits until the connection stands, and tells why it does not.
+    poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await?;
+    Ok(stream)
+}
+
+/// A UDP socket that takes packets of `addr` only.
+pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+    open(addr, Type::DGRAM, bind)
+}
+
+/// A connection, plain or secure.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+/// A connection as hyper wants it.
+pub(super) struct HyperIo {
+    stream: Box<dyn Duplex>,
+    buffer: Box<[u8; READ_LEN]>,
+}
+
+impl HyperIo {
+    pub fn new(stream: Box<dyn Duplex>) -> Self {
+        Self { stream, buffer: Box::new([0; READ_LEN]) }
+    }
+
+    fn stream(&mut self) -> Pin<&mut dyn Duplex> {
+        Pin::new(&mut *self.stream)
+    }
+}
+
+impl hyper::rt::Read for HyperIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let room = cursor.remaining().min(READ_LEN);
+        match ready!(Pin::new(&mut *this.stream).poll_read(cx, &mut this.buffer[..room])) {
+            Ok(len) => cursor.put_slice(&this.buffer[..len]),
+            // Many servers end a secure connection without saying goodbye. An answer that was cut short this way is
+            // found out as such: by its length, or as bencode.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for HyperIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_close(cx)
+    }
+}

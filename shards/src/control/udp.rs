@@ -1,0 +1,135 @@
+//! Announces over UDP (BEP 15 with the URL data of BEP 41).
+//!
+//! Called by [`TrackerClient::announce`]. Each exchange has a connected socket of its own, so the kernel drops packets
+//! of any other source; the rest is [`Exchange`]'s decision. Connection ids are remembered per tracker address.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use ccbt_protocol::tracker::udp::{AddressFamily, Connection, Exchange, Outcome, Query, RetryPlan, url_data};
+use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
+use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+
+use super::error::TrackerError;
+use super::socket::{connect_udp, within};
+use super::{Target, TrackerClient};
+
+/// Connection ids remembered; each is of use for a minute.
+const CONNECTIONS_MAX: usize = 512;
+/// Longest packet read; the rest of a longer one is dropped. A full Ethernet frame holds 240 IPv4 peers.
+const PACKET_MAX: usize = 16 * 1024;
+/// Addresses asked: the first of each family, since silence costs a whole schedule.
+const ADDRESSES_MAX: usize = 2;
+
+/// Connection ids of trackers.
+#[derive(Default)]
+pub(super) struct Connections {
+    known: RefCell<HashMap<SocketAddr, Connection>>,
+}
+
+impl Connections {
+    fn get(&self, tracker: SocketAddr, now: Instant) -> Option<Connection> {
+        self.known.borrow().get(&tracker).copied().filter(|connection| connection.is_fresh(now))
+    }
+
+    fn set(&self, tracker: SocketAddr, connection: Option<Connection>, now: Instant) {
+        let mut known = self.known.borrow_mut();
+        let Some(connection) = connection else {
+            known.remove(&tracker);
+            return;
+        };
+        if known.len() >= CONNECTIONS_MAX {
+            known.retain(|_, connection| connection.is_fresh(now));
+        }
+        if known.len() < CONNECTIONS_MAX || known.contains_key(&tracker) {
+            known.insert(tracker, connection);
+        }
+    }
+}
+
+impl TrackerClient {
+    pub(super) async fn announce_udp(
+        &self,
+        url: &str,
+        target: &Target,
+        request: &AnnounceRequest,
+    ) -> Result<AnnounceResponse, TrackerError> {
+        let mut addresses = self.resolver.addresses(&target.url, target.port, self.config.bind).await?;
+        addresses.truncate(ADDRESSES_MAX);
+        // One that answered a moment ago is likely to do so again.
+        addresses.sort_by_key(|address| self.udp.get(*address, Instant::now()).is_none());
+        let started = Instant::now();
+        let mut failure = TrackerError::Malformed;
+        for (index, address) in addresses.iter().enumerate() {
+            let plan = self.plan(request.event, index + 1 == addresses.len());
+            match self.exchange(url, *address, plan, request).await {
+                Ok(Outcome::Announced(response)) => return Ok(response),
+                Ok(Outcome::Refused(refusal)) => return Err(TrackerError::Refused(refusal)),
+                Ok(Outcome::TimedOut) => failure = TrackerError::TimedOut { after: rounded(started) },
+                Ok(Outcome::Scraped(_)) => unreachable!("an announce's exchange takes no scrape"),
+                Err(error) => failure = TrackerError::connect(target.host(), &error),
+            }
+        }
+        Err(failure)
+    }
+
+    /// A `stopped` has little time, so its packets follow each other faster; an address that is not the last one may
+    /// be of a family without a route, so it gets one packet.
+    fn plan(&self, event: Event, is_last: bool) -> RetryPlan {
+        let mut plan = self.config.udp_retry;
+        plan.tries_max = if is_last { plan.tries_max.max(1) } else { 1 };
+        if event == Event::Stopped {
+            plan.base = plan.base.min(self.config.stop_timeout / 4);
+        }
+        plan
+    }
+
+    async fn exchange(
+        &self,
+        url: &str,
+        tracker: SocketAddr,
+        plan: RetryPlan,
+        request: &AnnounceRequest,
+    ) -> io::Result<Outcome> {
+        let mut socket = connect_udp(tracker, self.config.bind)?;
+        let query = Query::Announce(Box::new(request.clone()), url_data(url).to_vec());
+        let (family, now) = (AddressFamily::of(&tracker.ip()), Instant::now());
+        let cached = self.udp.get(tracker, now);
+        let mut exchange = Exchange::new(plan, family, rand::random(), query, cached, now);
+        let mut packet = vec![0; PACKET_MAX];
+        loop {
+            if let Some(request) = exchange.poll_transmit(Instant::now()) {
+                send(&mut socket, &request).await?;
+            }
+            let Some(deadline) = exchange.deadline() else { break };
+            let wait = deadline.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                continue;
+            }
+            if let Some(len) = within(wait, receive(&mut socket, &mut packet)).await {
+                exchange.handle_packet(Instant::now(), &packet[..len?]);
+            }
+        }
+        self.udp.set(tracker, exchange.connection(), Instant::now());
+        Ok(exchange.outcome().expect("an exchange without a deadline has ended").clone())
+    }
+}
+
+/// The time since `started`, in whole tenths of a second.
+fn rounded(started: Instant) -> Duration {
+    Duration::from_millis(started.elapsed().as_millis() as u64 / 100 * 100)
+}
+
+async fn send(socket: &mut TcpStream, packet: &[u8]) -> io::Result<()> {
+    poll_fn(|cx| Pin::new(&mut *socket).poll_write(cx, packet)).await.map(drop)
+}
+
+async fn receive(socket: &mut TcpStream, packet: &mut [u8]) -> io::Result<usize> {
+    poll_fn(|cx| Pin::new(&mut *socket).poll_read(cx, packet)).await
+}
