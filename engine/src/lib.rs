@@ -1,1 +1,44 @@
-//! .
+//! A BitTorrent engine for Linux: thread-per-core, io_uring, no locks on the data path.
+//!
+//! This crate is what a program embeds: a [`Session`] runs torrents, a [`TorrentHandle`] is one of them, [`Events`] tell what
+//! happens, either to a thread that waits or as a [`Stream`](EventStream) for any async runtime. The engine's own threads
+//! (shards, storage, hashing) are started by [`Session::start`] and laid out over the CPUs by [`layout`].
+//!
+//! ```no_run
+//! use ccbt_fast::{AddOptions, Session, Settings};
+//! use std::path::Path;
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let session = Session::start(&Settings { down_limit: 10 << 20, ..Settings::default() })?;
+//! let torrent = session.add_torrent(Path::new("debian.torrent"), AddOptions::new("/srv/isos"))?;
+//! while let Err(error) = torrent.wait_finished(Some(Duration::from_secs(1))) {
+//!     if !matches!(error, ccbt_fast::WaitError::TimedOut(_)) {
+//!         return Err(error.into());
+//!     }
+//!     if let Some(status) = torrent.status() {
+//!         println!("{} of {} bytes", status.bytes_done, status.bytes_total);
+//!     }
+//! }
+//! session.shutdown(Duration::from_secs(5))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! With events instead of polling: `for event in session.events() { … }`, or `session.events().into_stream()` where
+//! something polls it.
+
+pub mod layout;
+mod session;
+#[cfg(test)]
+mod testing;
+
+pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
+pub use ccbt_protocol::metainfo::Metainfo;
+pub use ccbt_protocol::picker::{PickerConfig, Strategy};
+pub use ccbt_shards::messages::{Event as TorrentEvent, State, TorrentStatus};
+pub use ccbt_storage::messages::Preallocate;
+pub use session::{
+    AddError, AddOptions, EventStream, Events, LoadError, Received, Session, SessionEvent, Settings,
+    ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
+};

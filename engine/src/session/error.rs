@@ -1,0 +1,67 @@
+//! Why the library refuses something. One enum per operation; every message says what to do next.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ccbt_protocol::ids::InfoHash;
+use ccbt_protocol::metainfo::MetainfoError;
+
+pub use ccbt_shards::service::StartError;
+
+/// Why a torrent cannot be read. Nothing was created.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// The torrent file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The bytes are no torrent; the message names the field.
+    #[error("{origin} is not a usable torrent: {source}")]
+    Metainfo {
+        /// Where the bytes come from, for people.
+        origin: String,
+        /// What is wrong.
+        #[source]
+        source: MetainfoError,
+    },
+}
+
+/// Why a torrent is not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The session runs it already.
+    #[error("the torrent {0} is in this session already; remove it first")]
+    Duplicate(InfoHash),
+    /// The session is shutting down or its threads are gone.
+    #[error("the session has ended; start another one")]
+    Ended,
+}
+
+/// Why waiting for a torrent ended without success.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// Not finished yet.
+    #[error("not finished after {0:?}")]
+    TimedOut(Duration),
+    /// It cannot go on by itself.
+    #[error("{0}")]
+    Failed(String),
+    /// It was removed, or the session ended.
+    #[error("the torrent was removed before it was finished")]
+    Removed,
+}
+
+/// The engine's threads did not stop in time: a disk or a tracker hangs. What was verified and synced is safe; the
+/// threads end with the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine did not stop within {0:?}; data that was verified and synced is safe")]
+pub struct ShutdownError(pub Duration);

@@ -1,0 +1,207 @@
+//! The session: everything that one process runs.
+//!
+//! Role: starts shards and storage behind them ([`ccbt_shards::service`]), hands torrents over, and gives their state and
+//! events to the user. Owner: the user of the library. Invariant: a torrent is in the session at most once, and its key is
+//! never reused.
+
+mod control;
+mod error;
+mod events;
+mod settings;
+mod source;
+mod torrent;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ccbt_protocol::ids::PeerId;
+use ccbt_shards::messages::TorrentStatus;
+use ccbt_shards::service::Service;
+use crossbeam_channel::{Receiver, bounded};
+
+pub use error::{AddError, LoadError, ShutdownError, StartError, WaitError};
+pub use events::{EventStream, Events, Received, SessionEvent};
+pub use settings::{AddOptions, Settings};
+pub use source::TorrentSource;
+pub use torrent::TorrentHandle;
+
+use control::Registry;
+
+/// Time that dropping a session gives its threads: the 3 s for trackers, and some for the disk.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running engine. See the crate's documentation for an example.
+///
+/// [`Session::shutdown`] stops it; dropping does the same and ignores the outcome.
+pub struct Session {
+    /// `None` once it is stopped.
+    service: Option<Service>,
+    registry: Arc<Registry>,
+    /// Hangs up when the control thread has ended.
+    ended: Receiver<()>,
+    port: u16,
+}
+
+impl Session {
+    /// Starts the engine's threads and listens.
+    ///
+    /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the message says what to
+    /// change.
+    pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        let peer_id = PeerId::random(&mut rand::rng());
+        let service =
+            start_on_free_port(settings, |port| Service::start(settings.service_config(peer_id, port)))?;
+        let registry = Arc::new(Registry::default());
+        let (hang_up, ended) = bounded::<()>(0);
+        let (from_shards, shards) = (service.events().clone(), service.shards());
+        let registry_of_thread = Arc::clone(&registry);
+        std::thread::Builder::new()
+            .name("ccbt-control".to_owned())
+            .spawn(move || {
+                control::run(&registry_of_thread, &from_shards, shards);
+                drop(hang_up);
+            })
+            .map_err(StartError::Resources)?;
+        Ok(Self { port: service.port(), service: Some(service), registry, ended })
+    }
+
+    /// The port listened on; 0 when there is none.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Threads that serve peers.
+    pub fn shards(&self) -> usize {
+        self.service().shards()
+    }
+
+    /// Reads a torrent and runs it. Files are created by the engine's threads, after this returns.
+    pub fn add_torrent(
+        &self,
+        source: impl Into<TorrentSource>,
+        options: AddOptions,
+    ) -> Result<TorrentHandle, AddError> {
+        let metainfo = source.into().load()?;
+        let shared = self.registry.register(Arc::clone(&metainfo))?;
+        let handle = TorrentHandle { shared };
+        self.service().add(options.into_message(handle.key(), metainfo));
+        Ok(handle)
+    }
+
+    /// Stops a torrent and closes its files, which stay. [`crate::TorrentEvent::Removed`] follows.
+    pub fn remove(&self, torrent: &TorrentHandle) {
+        self.service().remove(torrent.key());
+    }
+
+    /// Tells a torrent of addresses to connect to.
+    pub fn add_peers(&self, torrent: &TorrentHandle, peers: Vec<SocketAddr>) {
+        self.service().add_peers(torrent.key(), peers);
+    }
+
+    /// Changes the limits of all torrents together, in bytes per second; 0 = unlimited.
+    pub fn set_limits(&self, down: u64, up: u64) {
+        self.service().set_limits(down, up);
+    }
+
+    /// All torrents, in the order they were added.
+    pub fn torrents(&self) -> Vec<TorrentHandle> {
+        let mut all: Vec<TorrentHandle> =
+            self.registry.torrents().into_iter().map(|shared| TorrentHandle { shared }).collect();
+        all.sort_unstable_by_key(TorrentHandle::key);
+        all
+    }
+
+    /// The newest status of every torrent that has told one.
+    pub fn status(&self) -> Vec<Arc<TorrentStatus>> {
+        self.torrents().iter().filter_map(TorrentHandle::status).collect()
+    }
+
+    /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents to miss nothing.
+    pub fn events(&self) -> Events {
+        Events { queue: self.registry.subscribe() }
+    }
+
+    /// Stops orderly: trackers hear `stopped` (for at most 3 s), writes end, files are synced, threads end. Waits for
+    /// `timeout` at most; after an error the threads are left to end with the process.
+    pub fn shutdown(mut self, timeout: Duration) -> Result<(), ShutdownError> {
+        self.stop(timeout)
+    }
+
+    fn service(&self) -> &Service {
+        self.service.as_ref().expect("only shutdown and drop take the service")
+    }
+
+    fn stop(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
+        let Some(service) = self.service.take() else { return Ok(()) };
+        self.registry.set_stopping();
+        service.shutdown();
+        // Nothing is ever sent: what ends the wait is the thread hanging up.
+        if self.ended.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            // Joining would wait for what hangs.
+            std::mem::forget(service);
+            return Err(ShutdownError(timeout));
+        }
+        service.join();
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop(DROP_TIMEOUT) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// Starts on the first of the settings' ports that is free.
+fn start_on_free_port<T>(
+    settings: &Settings,
+    mut start: impl FnMut(u16) -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    let ports = settings.ports();
+    let (last, others) = ports.split_last().expect("there is always a port to try");
+    for port in others {
+        match start(*port) {
+            Err(StartError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other,
+        }
+    }
+    start(*last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(port: u16) -> StartError {
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        StartError::Listen { addr, source: io::ErrorKind::AddrInUse.into() }
+    }
+
+    #[test]
+    fn the_first_free_default_port_is_taken() {
+        let settings = Settings::default();
+        let started =
+            start_on_free_port(&settings, |port| if port < 6884 { Err(taken(port)) } else { Ok(port) });
+        assert_eq!(started.expect("one is free"), 6884);
+        let started =
+            start_on_free_port(&settings, |port| if port > 0 { Err(taken(port)) } else { Ok(port) });
+        assert_eq!(started.expect("the system finds one"), 0);
+    }
+
+    #[test]
+    fn other_errors_and_chosen_ports_are_not_retried() {
+        let mut calls = 0;
+        let no_ring = |_| {
+            calls += 1;
+            Err::<(), _>(StartError::IoUring(io::ErrorKind::PermissionDenied.into()))
+        };
+        assert!(matches!(start_on_free_port(&Settings::default(), no_ring), Err(StartError::IoUring(_))));
+        assert_eq!(calls, 1);
+        let chosen = Settings { port: Some(9), ..Settings::default() };
+        assert!(start_on_free_port(&chosen, |port| Err::<(), _>(taken(port))).is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! What a session and a torrent are started with.
+//!
+//! Role: the user's words on one side, [`ServiceConfig`] and [`AddTorrent`] on the other. Invariant: every field ends up in
+//! one of these two; nothing is kept and ignored.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ccbt_protocol::choker::ChokerConfig;
+use ccbt_protocol::ids::{PeerId, TorrentKey};
+use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::request_window::WindowConfig;
+use ccbt_shards::control::TrackerClientConfig;
+use ccbt_shards::messages::AddTorrent;
+use ccbt_shards::service::ServiceConfig;
+use ccbt_storage::StorageConfig;
+use ccbt_storage::messages::Preallocate;
+
+use crate::layout::{Overrides, allowed_cpus, layout};
+
+/// Ports tried in turn when none is asked for; after them the system chooses.
+const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
+/// Time one announce to an HTTP tracker may take.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a session runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which CPU does what, where [`layout`] is to be overruled.
+    pub layout: Overrides,
+    /// Port to listen on; `Some(0)`: the system chooses; `None`: the first free one of 6881–6889, else as with 0.
+    pub port: Option<u16>,
+    /// Listen on this address only, and let outgoing connections leave from it. `None`: all addresses.
+    pub bind: Option<IpAddr>,
+    /// Ceiling of the memory for pieces, in bytes.
+    pub memory_bytes: usize,
+    /// Connections of all torrents together.
+    pub max_connections: usize,
+    /// Files open at a time.
+    pub max_open_files: usize,
+    /// Bytes per second received by all torrents together; 0 = unlimited.
+    pub down_limit: u64,
+    /// As `down_limit`, for sending.
+    pub up_limit: u64,
+    /// Whom to serve.
+    pub choker: ChokerConfig,
+    /// How many requests are kept on the way.
+    pub window: WindowConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            layout: Overrides::default(),
+            port: None,
+            bind: None,
+            memory_bytes: 256 << 20,
+            max_connections: 500,
+            max_open_files: StorageConfig::default().max_open_files,
+            down_limit: 0,
+            up_limit: 0,
+            choker: ChokerConfig::default(),
+            window: WindowConfig::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// The ports to try, in this order.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        match self.port {
+            Some(port) => vec![port],
+            None => DEFAULT_PORTS.chain([0]).collect(),
+        }
+    }
+
+    /// What the engine is built with when it listens on `port`.
+    pub(super) fn service_config(&self, peer_id: PeerId, port: u16) -> ServiceConfig {
+        let layout = layout(&allowed_cpus(), &self.layout);
+        ServiceConfig {
+            shard_cpus: layout.shards,
+            storage: StorageConfig {
+                storage_cpu: layout.storage,
+                hash_cpus: layout.hash,
+                max_open_files: self.max_open_files,
+                ..StorageConfig::default()
+            },
+            memory_bytes: self.memory_bytes,
+            listen: listen_addresses(self.bind, port, has_ipv6()),
+            bind: self.bind,
+            peer_id,
+            max_connections: self.max_connections,
+            choker: self.choker.clone(),
+            window: self.window.clone(),
+            tracker: TrackerClientConfig {
+                user_agent: concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).to_owned(),
+                http_timeout: HTTP_TIMEOUT,
+                bind: self.bind,
+            },
+            down_limit: self.down_limit,
+            up_limit: self.up_limit,
+        }
+    }
+}
+
+/// Where to listen: on `bind`, or on all addresses of both families.
+fn listen_addresses(bind: Option<IpAddr>, port: u16, has_ipv6: bool) -> Vec<SocketAddr> {
+    let all_v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let all_v6 = has_ipv6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    match bind {
+        Some(ip) => vec![SocketAddr::new(ip, port)],
+        None => [all_v4].into_iter().chain(all_v6).map(|ip| SocketAddr::new(ip, port)).collect(),
+    }
+}
+
+/// Whether this machine has IPv6 at all; kernels without it refuse the socket.
+fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// How one torrent runs.
+#[derive(Clone, Debug)]
+pub struct AddOptions {
+    /// Folder that the torrent's file or folder lies in.
+    pub output: PathBuf,
+    /// How files get their length.
+    pub preallocate: Preallocate,
+    /// Order of pieces and endgame.
+    pub picker: PickerConfig,
+    /// Addresses to connect to besides what trackers tell.
+    pub peers: Vec<SocketAddr>,
+    /// Whether trackers are asked.
+    pub use_trackers: bool,
+    /// Serve what is there; nothing is written and nothing missing is fetched.
+    pub seed_only: bool,
+    /// Connections of this torrent at most.
+    pub max_peers: usize,
+}
+
+impl AddOptions {
+    /// The defaults, with files below `output`.
+    pub fn new(output: impl Into<PathBuf>) -> Self {
+        Self {
+            output: output.into(),
+            preallocate: Preallocate::default(),
+            picker: PickerConfig::default(),
+            peers: Vec::new(),
+            use_trackers: true,
+            seed_only: false,
+            max_peers: 100,
+        }
+    }
+
+    pub(super) fn into_message(self, key: TorrentKey, metainfo: Arc<Metainfo>) -> AddTorrent {
+        AddTorrent {
+            key,
+            metainfo,
+            root: self.output,
+            prealloc: self.preallocate,
+            picker: self.picker,
+            peers: self.peers,
+            use_trackers: self.use_trackers,
+            seed_only: self.seed_only,
+            max_peers: self.max_peers,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listens_on_both_families_or_on_the_one_asked_for() {
+        let shown = |bind: Option<&str>, v6| -> Vec<String> {
+            let bind = bind.map(|ip| ip.parse().expect("an address"));
+            listen_addresses(bind, 7, v6).iter().map(SocketAddr::to_string).collect()
+        };
+        assert_eq!(shown(None, true), ["0.0.0.0:7", "[::]:7"]);
+        assert_eq!(shown(None, false), ["0.0.0.0:7"]);
+        assert_eq!(shown(Some("127.0.0.1"), true), ["127.0.0.1:7"]);
+        assert_eq!(shown(Some("::1"), true), ["[::1]:7"]);
+    }
+
+    #[test]
+    fn a_port_that_was_asked_for_is_the_only_one_tried() {
+        let ports = |port| Settings { port, ..Settings::default() }.ports();
+        assert_eq!(ports(Some(0)), [0]);
+        assert_eq!(ports(Some(99)), [99]);
+        assert_eq!(ports(None), [6881, 6882, 6883, 6884, 6885, 6886, 6887, 6888, 6889, 0]);
+    }
+
+    #[test]
+    fn settings_reach_the_engine() {
+        let settings = Settings {
+            layout: Overrides { shards: Some(3), storage_cpu: Some(1), hash_cpus: Some(vec![0, 1]) },
+            bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            memory_bytes: 1 << 20,
+            max_connections: 7,
+            max_open_files: 9,
+            down_limit: 11,
+            up_limit: 13,
+            ..Settings::default()
+        };
+        let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
+        assert_eq!(config.shard_cpus.len(), 3);
+        assert_eq!(config.storage.storage_cpu, Some(1));
+        assert_eq!(config.storage.hash_cpus, [Some(0), Some(1)]);
+        assert_eq!(config.storage.max_open_files, 9);
+        assert_eq!(config.listen, ["127.0.0.1:5".parse().unwrap()]);
+        assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
+        assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
+        assert_eq!((config.down_limit, config.up_limit), (11, 13));
+    }
+}

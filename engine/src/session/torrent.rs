@@ -1,0 +1,164 @@
+//! A torrent as the user of the library holds it.
+//!
+//! Role: the newest status of one torrent, and a way to wait for its end. Owner: written by the control thread, read by any
+//! [`TorrentHandle`]. Invariant: `outcome` only moves away from [`Outcome::Running`]; a failure that retries by itself is not
+//! an outcome.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::metainfo::Metainfo;
+use ccbt_shards::messages::{Event, TorrentStatus};
+
+use super::error::WaitError;
+
+/// How a torrent's wait ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    Running,
+    Finished,
+    Failed(String),
+    Removed,
+}
+
+#[derive(Debug)]
+struct Progress {
+    status: Option<Arc<TorrentStatus>>,
+    outcome: Outcome,
+}
+
+/// What the control thread and handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    key: TorrentKey,
+    metainfo: Arc<Metainfo>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub(super) fn new(key: TorrentKey, metainfo: Arc<Metainfo>) -> Self {
+        let progress = Mutex::new(Progress { status: None, outcome: Outcome::Running });
+        Self { key, metainfo, progress, changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_status(&self, status: Arc<TorrentStatus>) {
+        self.lock().status = Some(status);
+    }
+
+    /// Notes what `event` means for those who wait.
+    pub(super) fn apply(&self, event: &Event) {
+        let outcome = match event {
+            Event::Finished => Outcome::Finished,
+            Event::Failed { message, retry: false } => Outcome::Failed(message.clone()),
+            Event::Removed => Outcome::Removed,
+            _ => return,
+        };
+        let mut progress = self.lock();
+        // Finished stays finished when the torrent is removed after seeding.
+        if progress.outcome == Outcome::Running {
+            progress.outcome = outcome;
+            self.changed.notify_all();
+        }
+    }
+
+    pub(super) fn info_hash(&self) -> InfoHash {
+        self.metainfo.info_hash
+    }
+}
+
+/// One torrent of a session. Cheap to clone; outlives the session, then as a record of the last status.
+#[derive(Clone, Debug)]
+pub struct TorrentHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl TorrentHandle {
+    /// Its name in events.
+    pub fn key(&self) -> TorrentKey {
+        self.shared.key
+    }
+
+    /// SHA-1 of its `info` dictionary.
+    pub fn info_hash(&self) -> InfoHash {
+        self.shared.info_hash()
+    }
+
+    /// What its torrent file says.
+    pub fn metainfo(&self) -> &Arc<Metainfo> {
+        &self.shared.metainfo
+    }
+
+    /// How it did a moment ago; `None` before its shard has said anything.
+    pub fn status(&self) -> Option<Arc<TorrentStatus>> {
+        self.shared.lock().status.clone()
+    }
+
+    /// Waits until everything is verified and on disk. A failure that the engine retries by itself (a full disk) goes on
+    /// waiting; `timeout` of `None` waits for ever.
+    pub fn wait_finished(&self, timeout: Option<Duration>) -> Result<(), WaitError> {
+        let started = Instant::now();
+        let mut progress = self.shared.lock();
+        loop {
+            match &progress.outcome {
+                Outcome::Finished => return Ok(()),
+                Outcome::Failed(message) => return Err(WaitError::Failed(message.clone())),
+                Outcome::Removed => return Err(WaitError::Removed),
+                Outcome::Running => {}
+            }
+            progress = match timeout {
+                None => self.shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner),
+                Some(timeout) => {
+                    let left = timeout.saturating_sub(started.elapsed());
+                    if left.is_zero() {
+                        return Err(WaitError::TimedOut(timeout));
+                    }
+                    let waited = self.shared.changed.wait_timeout(progress, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn handle() -> TorrentHandle {
+        let metainfo = Arc::new(testing::metainfo("t", 3 * 16384, 16384));
+        TorrentHandle { shared: Arc::new(Shared::new(TorrentKey(1), metainfo)) }
+    }
+
+    #[test]
+    fn waiting_ends_with_the_first_outcome() {
+        let torrent = handle();
+        let short = Some(Duration::from_millis(1));
+        assert!(matches!(torrent.wait_finished(short), Err(WaitError::TimedOut(_))));
+        torrent.shared.apply(&Event::Failed { message: "disk full".into(), retry: true });
+        assert!(matches!(torrent.wait_finished(short), Err(WaitError::TimedOut(_))), "it retries by itself");
+        torrent.shared.apply(&Event::Finished);
+        torrent.shared.apply(&Event::Removed);
+        assert_eq!(torrent.wait_finished(None), Ok(()));
+    }
+
+    #[test]
+    fn failures_and_removal_wake_those_who_wait() {
+        for (event, expected) in [
+            (Event::Failed { message: "no".into(), retry: false }, WaitError::Failed("no".into())),
+            (Event::Removed, WaitError::Removed),
+        ] {
+            let torrent = handle();
+            let waiting = torrent.clone();
+            let thread = std::thread::spawn(move || waiting.wait_finished(None));
+            torrent.shared.apply(&event);
+            assert_eq!(thread.join().expect("no panic"), Err(expected));
+        }
+    }
+}
