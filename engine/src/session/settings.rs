@@ -23,8 +23,6 @@ use crate::layout::{Overrides, allowed_cpus, layout};
 
 /// Ports tried in turn when none is asked for; after them the system chooses.
 const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
-/// Time one announce to an HTTP tracker may take.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a session runs.
 #[derive(Clone, Debug)]
@@ -95,11 +93,7 @@ impl Settings {
             max_connections: self.max_connections,
             choker: self.choker.clone(),
             window: self.window.clone(),
-            tracker: TrackerClientConfig {
-                user_agent: concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).to_owned(),
-                http_timeout: HTTP_TIMEOUT,
-                bind: self.bind,
-            },
+            tracker: TrackerClientConfig { bind: self.bind, ..TrackerClientConfig::default() },
             down_limit: self.down_limit,
             up_limit: self.up_limit,
         }

@@ -53,13 +53,13 @@ pub struct TrackerClientConfig {
 }
 
 impl Default for TrackerClientConfig {
-    /// 30 s for HTTP, 3 s for `stopped`, and three packets of BEP 15's schedule (15 s, 30 s, 60 s): what is lost after
+    /// 30 s for HTTP, 2 s for `stopped`, and three packets of BEP 15's schedule (15 s, 30 s, 60 s): what is lost after
     /// those is left to the announcer, which then asks the next tracker and comes back.
     fn default() -> Self {
         Self {
             user_agent: concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).to_owned(),
             http_timeout: Duration::from_secs(30),
-            stop_timeout: Duration::from_secs(3),
+            stop_timeout: Duration::from_secs(2),
             udp_retry: RetryPlan { tries_max: 3, ..RetryPlan::default() },
             bind: None,
             extra_roots_pem: Vec::new(),
