@@ -1,1 +1,233 @@
-//! Opening, preallocating and closing files.
+//! Files and folders below a torrent's root, looked at, made and opened safely.
+//!
+//! Role: the system calls with paths. Owner: the storage thread; nothing is kept here. Invariant: below the root no
+//! symbolic link is followed and no path leads out (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`), and only
+//! regular files are opened. Called by [`crate::core`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, accessat, fcntl_setfl, fstatfs,
+    ftruncate, mkdirat, openat, openat2, statx,
+};
+use rustix::io::Errno;
+
+use crate::arena::PAGE;
+use crate::error::{ErrorKind, Op, StorageError};
+
+/// `f_type` of file systems that live in memory (`tmpfs`, `ramfs`).
+const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// What the file system says about `O_DIRECT` on a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectIo {
+    /// Buffers must be aligned to so many bytes (a power of two, at most a page); offsets and lengths to a page at most.
+    Aligned(u32),
+    /// Not possible.
+    Never,
+    /// It does not say (Linux before 6.1, some file systems): try.
+    Unknown,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes.
+    pub len: u64,
+    /// Device number (`st_dev`).
+    pub device: u64,
+    /// Whether the page cache can be passed by.
+    pub direct: DirectIo,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// For writing too.
+    pub write: bool,
+    /// With `O_DIRECT`.
+    pub direct: bool,
+}
+
+fn failed(path: &Path) -> impl Fn(Errno) -> StorageError + '_ {
+    move |errno| StorageError::from_errno(Op::Open, path, errno.raw_os_error())
+}
+
+/// Opens the folder `root`, which may be reached through links. With `create`, makes it and the folders above it, and
+/// adds what must be synced for that to last (the folders and the one that was there) to `made`.
+/// `None`: it is not there.
+pub fn open_root(
+    root: &Path,
+    create: bool,
+    made: &mut Vec<PathBuf>,
+) -> Result<Option<OwnedFd>, StorageError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let here = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+    match openat(CWD, here, flags, Mode::empty()) {
+        Ok(fd) => return Ok(Some(fd)),
+        Err(Errno::NOENT) if create => {}
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(failed(here)(errno)),
+    }
+    let missing: Vec<&Path> =
+        here.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    let above = missing.last().and_then(|path| path.parent()).filter(|path| !path.as_os_str().is_empty());
+    for folder in missing.iter().rev() {
+        match mkdirat(CWD, *folder, Mode::from_bits_truncate(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => made.push(folder.to_path_buf()),
+            Err(errno) => return Err(failed(folder)(errno)),
+        }
+    }
+    made.extend(above.map(Path::to_path_buf));
+    openat(CWD, here, flags, Mode::empty()).map(Some).map_err(failed(here))
+}
+
+/// Opens the folder `path` below `root`, where `at` is the root's own path. With `create`, makes what is missing and
+/// adds what must be synced for that to last to `made`. `None`: it is not there.
+pub fn open_folder(
+    root: BorrowedFd<'_>,
+    at: &Path,
+    path: &Path,
+    create: bool,
+    made: &mut Vec<PathBuf>,
+) -> Result<Option<OwnedFd>, StorageError> {
+    match beneath(root, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(fd) => return Ok(Some(fd)),
+        Err(Errno::NOENT) if create => {}
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(failed(&at.join(path))(errno)),
+    }
+    let mut folder =
+        beneath(root, Path::new("."), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).map_err(failed(at))?;
+    let mut reached = at.to_path_buf();
+    for part in path.components() {
+        let Component::Normal(name) = part else { continue };
+        let name = Path::new(name);
+        let parent = reached.clone();
+        reached.push(name);
+        match mkdirat(&folder, name, Mode::from_bits_truncate(0o777)) {
+            Ok(()) => made.extend([parent, reached.clone()]),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(&reached)(errno)),
+        }
+        let next = beneath(folder.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty());
+        folder = next.map_err(failed(&reached))?;
+    }
+    Ok(Some(folder))
+}
+
+/// What is at `name` in `folder`; `None` when nothing is. `path` is for errors. Refuses what is no regular file.
+pub fn look(folder: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Option<Facts>, StorageError> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
+    match statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, mask) {
+        Ok(stat) => facts(&stat, path).map(Some),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(path)(errno)),
+    }
+}
+
+/// The same of an open file.
+pub fn look_at(file: BorrowedFd<'_>, path: &Path) -> Result<Facts, StorageError> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
+    let stat = statx(file, c"", AtFlags::EMPTY_PATH, mask).map_err(failed(path))?;
+    facts(&stat, path)
+}
+
+fn facts(stat: &Statx, path: &Path) -> Result<Facts, StorageError> {
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::RegularFile => {}
+        FileType::Symlink => return Err(StorageError::new(Op::Open, path, ErrorKind::OutsideRoot)),
+        _ => return Err(StorageError::new(Op::Open, path, ErrorKind::NotAFile)),
+    }
+    let page = PAGE as u32;
+    let direct = if stat.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
+        DirectIo::Unknown
+    } else {
+        match (stat.stx_dio_mem_align, stat.stx_dio_offset_align) {
+            (1.., 1..) if page % stat.stx_dio_offset_align == 0 && page % stat.stx_dio_mem_align == 0 => {
+                DirectIo::Aligned(stat.stx_dio_mem_align)
+            }
+            _ => DirectIo::Never,
+        }
+    };
+    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+    Ok(Facts { len: stat.stx_size, device, direct })
+}
+
+/// Whether the file system behind `fd` keeps its data in memory only.
+pub fn in_memory(fd: BorrowedFd<'_>) -> bool {
+    #[allow(clippy::unnecessary_cast)] // `f_type` has other widths on other targets.
+    fstatfs(fd).is_ok_and(|stat| MEMORY_FILE_SYSTEMS.contains(&(stat.f_type as i64)))
+}
+
+/// Makes the file `name` in `folder`, which must not be there, and opens it for writing.
+pub fn create(
+    folder: BorrowedFd<'_>,
+    name: &Path,
+    executable: bool,
+    path: &Path,
+) -> Result<OwnedFd, StorageError> {
+    let mode = Mode::from_bits_truncate(if executable { 0o777 } else { 0o666 });
+    beneath(folder, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed(path))
+}
+
+/// Opens the file `path` below the folder `root`. Never makes anything, so a disk that was unmounted is not written
+/// beneath. `ErrorKind::Io` with `EINVAL`: no `O_DIRECT` here.
+pub fn open(root: &Path, path: &Path, access: Access) -> Result<OwnedFd, StorageError> {
+    let full = root.join(path);
+    let folder = open_root(root, false, &mut Vec::new())?
+        .ok_or_else(|| StorageError::new(Op::Open, root, ErrorKind::Missing))?;
+    open_in(folder.as_fd(), path, &full, access)
+}
+
+/// As [`open`], below an open folder. `full` is for errors.
+pub fn open_in(
+    folder: BorrowedFd<'_>,
+    path: &Path,
+    full: &Path,
+    access: Access,
+) -> Result<OwnedFd, StorageError> {
+    let mut flags = if access.write { OFlags::RDWR } else { OFlags::RDONLY };
+    if access.direct {
+        flags |= OFlags::DIRECT;
+    }
+    // Non-blocking until it is known to be a regular file: opening a fifo would wait for its other end.
+    let fd = beneath(folder, path, flags | OFlags::NONBLOCK, Mode::empty()).map_err(failed(full))?;
+    look_at(fd.as_fd(), full)?;
+    // io_uring hands EAGAIN out for non-blocking files instead of letting a worker wait.
+    fcntl_setfl(&fd, flags).map_err(failed(full))?;
+    Ok(fd)
+}
+
+/// Whether this process may write the file `name` in `folder`, without opening it.
+pub fn check_writable(folder: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<(), StorageError> {
+    accessat(folder, name, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).map_err(failed(path))
+}
+
+/// Opens a folder to be synced.
+pub fn open_to_sync(folder: &Path) -> Result<OwnedFd, StorageError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, folder, flags, Mode::empty())
+        .map_err(|errno| StorageError::from_errno(Op::Sync, folder, errno.raw_os_error()))
+}
+
+/// Sets the file's length.
+pub fn set_len(file: BorrowedFd<'_>, len: u64, path: &Path) -> Result<(), StorageError> {
+    ftruncate(file, len).map_err(|errno| StorageError::from_errno(Op::Allocate, path, errno.raw_os_error()))
+}
+
+/// `openat2` that follows no link and does not leave `folder`.
+fn beneath(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match openat2(folder, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve) {
+            // EAGAIN: a rename elsewhere made the kernel unsure about "..", of which there is none here.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

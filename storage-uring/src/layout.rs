@@ -89,7 +89,8 @@ impl LayoutSpec {
             starts.push(total_len);
             total_len = total_len.checked_add(file.len).ok_or(LayoutError::Sizes)?;
         }
-        if i64::try_from(total_len).is_err() || total_len.div_ceil(u64::from(piece_len)) > u64::from(u32::MAX) {
+        if i64::try_from(total_len).is_err() || total_len.div_ceil(u64::from(piece_len)) > u64::from(u32::MAX)
+        {
             return Err(LayoutError::Sizes);
         }
         Ok(Self { root, files, starts, piece_len, total_len })
@@ -173,7 +174,8 @@ impl LayoutSpec {
             while position < end {
                 let offset = position - self.starts[file];
                 let here = (self.files[file].len - offset).min(end - position);
-                let extent = Extent { file: file as u32, offset, at: (position - start) as u32, len: here as u32 };
+                let extent =
+                    Extent { file: file as u32, offset, at: (position - start) as u32, len: here as u32 };
                 position += here;
                 file += 1;
                 if here > 0 {
@@ -194,10 +196,13 @@ impl Extent {
         let first = self.offset.next_multiple_of(PAGE_BYTES);
         let last = end - end % PAGE_BYTES;
         let (first, last) = match align {
-            Some(align) if first < last && self.address(phase, first) % u64::from(align) == 0 => (first, last),
+            Some(align) if first < last && self.address(phase, first) % u64::from(align) == 0 => {
+                (first, last)
+            }
             _ => (end, end),
         };
-        let cuts = [(Class::Seam, self.offset, first), (Class::Direct, first, last), (Class::Seam, last, end)];
+        let cuts =
+            [(Class::Seam, self.offset, first), (Class::Direct, first, last), (Class::Seam, last, end)];
         cuts.into_iter().filter(|(_, from, to)| from < to).map(move |(class, from, to)| {
             let at = self.at + (from - self.offset) as u32;
             (class, Extent { file: self.file, offset: from, at, len: (to - from) as u32 })

@@ -1,11 +1,24 @@
 //! Starts the storage thread and the hash pool, and hands out [`StorageClient`]s.
+//!
+//! Owner: the control thread has the [`StorageService`], each shard its [`StorageClient`]. Invariant: a client's queues
+//! hold as much as it may have under way, so neither side ever waits for the other.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::arena::Region;
+use crate::core::{Core, NewClient};
 use crate::doorbell::Doorbell;
+use crate::hash::{HashPool, PoolJob};
 use crate::messages::{HashJob, HashVerdict, StorageCmd, StorageDone};
+use crate::ring::DiskRing;
+
+/// Clients that may wait to be taken in; more would wait for the storage thread's next turn.
+const NEWCOMERS: usize = 16;
 
 /// Where and how the storage thread and the hash pool run.
 #[derive(Clone, Debug)]
@@ -14,9 +27,9 @@ pub struct StorageConfig {
     pub storage_cpu: Option<usize>,
     /// One hash thread per entry, pinned to that CPU when given.
     pub hash_cpus: Vec<Option<usize>>,
-    /// Disk operations in flight at most.
+    /// Disk operations in flight per device at most; at least 1 is used.
     pub queue_depth: u32,
-    /// Files open at most.
+    /// Files open at most; at least 1 is used.
     pub max_open_files: usize,
 }
 
@@ -35,35 +48,162 @@ pub enum Completion {
     Hash(HashVerdict),
 }
 
-/// The running threads.
+/// The running threads. Dropping it ends them as [`Self::stop`] does.
 #[derive(Debug)]
-pub struct StorageService {}
+pub struct StorageService {
+    newcomers: Sender<NewClient>,
+    bell: Arc<Doorbell>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    pool: Option<HashPool>,
+}
 
 /// One shard's way to storage and hashing. Owned by the shard's thread.
 #[derive(Debug)]
-pub struct StorageClient {}
-
-#[allow(unused_variables, missing_docs)]
-impl StorageService {
-    /// Starts the threads. Errors: io_uring or memory not to be had.
-    pub fn start(config: StorageConfig) -> io::Result<Self> { todo!() }
-    /// A client that is woken by `bell`. `regions` are the mappings its buffers come from (registered as fixed buffers
-    /// where possible); `max_jobs` bounds the commands and jobs it has under way.
-    pub fn client(&self, bell: Arc<Doorbell>, regions: &[Arc<Region>], max_jobs: usize) -> StorageClient { todo!() }
-    /// Ends the threads after all commands are answered. Clients must be gone or idle.
-    pub fn stop(self) { todo!() }
+pub struct StorageClient {
+    commands: Sender<StorageCmd>,
+    answers: Receiver<StorageDone>,
+    storage_bell: Arc<Doorbell>,
+    jobs: Sender<PoolJob>,
+    verdict_sender: Sender<HashVerdict>,
+    verdicts: Receiver<HashVerdict>,
+    bell: Arc<Doorbell>,
+    under_way: usize,
+    max_jobs: usize,
+    /// Whose turn it is in [`Self::poll`].
+    verdicts_first: bool,
 }
 
-#[allow(unused_variables, missing_docs)]
+impl StorageService {
+    /// Starts the threads. Errors: io_uring (see [`crate::ring::probe`]), threads or descriptors not to be had.
+    pub fn start(config: StorageConfig) -> io::Result<Self> {
+        let bell = Doorbell::new()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (newcomers, arrivals) = bounded(NEWCOMERS);
+        let (started, outcome) = bounded(1);
+        let pool = HashPool::start(&config.hash_cpus)?;
+        let thread = std::thread::Builder::new().name("ccbt-storage".into()).spawn({
+            let (bell, stop) = (Arc::clone(&bell), Arc::clone(&stop));
+            move || {
+                if let Some(cpu) = config.storage_cpu
+                    && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
+                {
+                    tracing::warn!(cpu, "the storage thread cannot be pinned to its CPU and runs anywhere");
+                }
+                // The ring belongs to the thread that makes it.
+                let ring = match DiskRing::new(Arc::clone(&bell)) {
+                    Ok(ring) => ring,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                let _ = started.send(Ok(()));
+                Core::new(ring, bell, stop, arrivals, config.queue_depth, config.max_open_files).run();
+            }
+        });
+        let result = thread.and_then(|thread| match outcome.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the storage thread died while starting")),
+        });
+        match result {
+            Ok(thread) => Ok(Self { newcomers, bell, stop, thread: Some(thread), pool: Some(pool) }),
+            Err(error) => {
+                pool.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// A client that is woken by `bell`. `regions` are the mappings its buffers come from; `max_jobs` (at least 1)
+    /// bounds the commands and jobs it has under way.
+    pub fn client(&self, bell: Arc<Doorbell>, regions: &[Arc<Region>], max_jobs: usize) -> StorageClient {
+        // Regions are not registered as fixed buffers: see `crate::ring` for why.
+        let _ = regions;
+        let max_jobs = max_jobs.max(1);
+        let (commands, taken) = bounded(max_jobs);
+        let (answer, answers) = bounded(max_jobs);
+        let (verdict_sender, verdicts) = bounded(max_jobs);
+        let newcomer = NewClient { commands: taken, answers: answer, bell: Arc::clone(&bell) };
+        self.newcomers.send(newcomer).expect("the storage thread lives as long as the service");
+        self.bell.ring();
+        let pool = self.pool.as_ref().expect("the pool lives as long as the service");
+        StorageClient {
+            commands,
+            answers,
+            storage_bell: Arc::clone(&self.bell),
+            jobs: pool.sender(),
+            verdict_sender,
+            verdicts,
+            bell,
+            under_way: 0,
+            max_jobs,
+            verdicts_first: false,
+        }
+    }
+
+    /// Ends the threads after all commands are answered. Clients must be gone or idle.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for StorageService {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring();
+        let ended = self.thread.take().map(JoinHandle::join);
+        if let Some(pool) = self.pool.take() {
+            pool.stop();
+        }
+        if let Some(Err(panic)) = ended
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 impl StorageClient {
     /// Hands a command over. Panics when more than `max_jobs` are under way: a broken invariant of the shard.
-    pub fn submit(&mut self, command: StorageCmd) { todo!() }
+    pub fn submit(&mut self, command: StorageCmd) {
+        self.count_in();
+        match self.commands.try_send(command) {
+            Ok(()) => self.storage_bell.ring(),
+            Err(TrySendError::Full(_)) => unreachable!("the queue holds all that may be under way"),
+            Err(TrySendError::Disconnected(_)) => panic!("the storage thread is gone"),
+        }
+    }
+
     /// Hands a job over; as [`Self::submit`].
-    pub fn hash(&mut self, job: HashJob) { todo!() }
+    pub fn hash(&mut self, job: HashJob) {
+        self.count_in();
+        let job = PoolJob { job, reply: self.verdict_sender.clone(), bell: Arc::clone(&self.bell) };
+        assert!(self.jobs.send(job).is_ok(), "the hash pool is gone");
+    }
+
+    fn count_in(&mut self) {
+        assert!(self.under_way < self.max_jobs, "more than {} commands and jobs under way", self.max_jobs);
+        self.under_way += 1;
+    }
+
     /// The next completion, without waiting.
-    pub fn poll(&mut self) -> Option<Completion> { todo!() }
+    pub fn poll(&mut self) -> Option<Completion> {
+        self.verdicts_first = !self.verdicts_first;
+        let verdict = || self.verdicts.try_recv().ok().map(Completion::Hash);
+        let answer = || self.answers.try_recv().ok().map(Completion::Storage);
+        let next = if self.verdicts_first { verdict().or_else(answer) } else { answer().or_else(verdict) };
+        if next.is_some() {
+            self.under_way -= 1;
+        }
+        next
+    }
+
     /// Whether [`Self::poll`] has something.
-    pub fn has_completions(&self) -> bool { todo!() }
+    pub fn has_completions(&self) -> bool {
+        !self.answers.is_empty() || !self.verdicts.is_empty()
+    }
+
     /// Commands and jobs handed over and not yet answered.
-    pub fn under_way(&self) -> usize { todo!() }
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
 }

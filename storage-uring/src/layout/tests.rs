@@ -24,7 +24,11 @@ fn pieces(spec: &LayoutSpec) -> impl Iterator<Item = PieceIndex> + use<> {
 fn refuses_what_would_leave_the_folder() {
     for path in ["", "/etc/passwd", "../up", "a/../../b", "."] {
         let bad = FileSpec { path: path.into(), len: 1, ..FileSpec::default() };
-        assert_eq!(LayoutSpec::new("/r".into(), vec![bad], 16), Err(LayoutError::Path(path.into())), "{path}");
+        assert_eq!(
+            LayoutSpec::new("/r".into(), vec![bad], 16),
+            Err(LayoutError::Path(path.into())),
+            "{path}"
+        );
     }
     assert_eq!(LayoutSpec::new("/r".into(), vec![file(1, false)], 0), Err(LayoutError::Sizes));
     let huge = vec![file(u64::MAX, false), file(1, false)];
@@ -34,8 +38,25 @@ fn refuses_what_would_leave_the_folder() {
 
 #[test]
 fn keeps_the_indices_of_the_torrent_file() {
-    use ccbt_protocol::bencode::Decoded as _;
-    let _ = std::any::type_name::<dyn std::fmt::Debug>();
+    let file = |attr: &str, len: u32, name: &str, rest: &str| {
+        format!("d4:attr{}:{attr}6:lengthi{len}e4:pathl{}:{name}e{rest}e", attr.len(), name.len())
+    };
+    let files = [
+        file("x", 100, "run", ""),
+        file("p", 28, "pad", ""),
+        file("l", 0, "link", "12:symlink pathl3:rune"),
+        file("", 50, "data", ""),
+    ]
+    .concat();
+    let hash = "h".repeat(20);
+    let info = format!("d5:filesl{files}e4:name1:t12:piece lengthi16384e6:pieces20:{hash}e");
+    let metainfo = Metainfo::parse(format!("d4:info{info}e").as_bytes()).unwrap();
+    let spec = LayoutSpec::from_metainfo("/out".into(), &metainfo).unwrap();
+    let seen: Vec<(u64, bool, bool)> =
+        spec.files().iter().map(|file| (file.len, file.pad, file.executable)).collect();
+    assert_eq!(seen, [(100, false, true), (28, true, false), (0, true, false), (50, false, false)]);
+    assert_eq!(spec.file_path(3), Path::new("/out/t/data"));
+    assert_eq!(spec.total_len(), 178);
 }
 
 #[test]

@@ -1,0 +1,331 @@
+//! The storage thread: its loop, and what it knows.
+//!
+//! Role: carries out [`StorageCmd`]s. Owner: itself; everything here is plain data of this one thread. Invariant: every
+//! command is answered once, with its buffer; a request ends when its last [`Part`](crate::schedule::Part) does; a sync
+//! starts when all earlier writes of its torrent have ended, a close when everything has. Started by
+//! [`crate::service`].
+//!
+//! One turn of the loop: take commands → open a few files → start what the devices may do → wake clients → submit (and
+//! sleep when there is nothing else to do) → take in what ended.
+
+mod barrier;
+mod handles;
+mod opening;
+mod ports;
+mod torrent;
+mod transfer;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ccbt_protocol::ids::TorrentKey;
+use crossbeam_channel::Receiver;
+use slab::Slab;
+
+use self::handles::Handles;
+use self::opening::Opening;
+pub(crate) use self::ports::NewClient;
+use self::ports::Ports;
+use self::torrent::Torrent;
+use self::transfer::Request;
+use crate::doorbell::Doorbell;
+use crate::error::{ErrorKind, Op, StorageError};
+use crate::messages::{OpenMode, StorageCmd, StorageDone};
+use crate::ring::{DiskRing, Done};
+use crate::schedule::{BLOCKING_MAX, Batch, DeviceQueue, Next};
+
+/// Kernel workers for blocking operations at most, however many devices there are.
+const WORKERS_MAX: u32 = 16;
+/// Operations carried out on this thread (file systems in memory) per device and turn.
+const INLINE_PER_TURN: usize = 8;
+
+/// A file system's device and its queue.
+#[derive(Debug)]
+struct Device {
+    /// `st_dev`.
+    number: u64,
+    /// Its data lives in memory: operations are done on this thread at once.
+    in_memory: bool,
+    /// Whether `O_DIRECT` works where the file system does not say; `None` = not tried.
+    direct_works: Option<bool>,
+    queue: DeviceQueue<Task>,
+}
+
+/// An operation that moves no piece data.
+#[derive(Debug)]
+enum Task {
+    /// Reserve the blocks of a file that was `had` bytes long.
+    Allocate { torrent: TorrentKey, file: u32, fd: Rc<OwnedFd>, had: u64 },
+    /// Make a file durable.
+    SyncFile { torrent: TorrentKey, file: u32 },
+    /// Make a folder's entries durable.
+    SyncFolder { torrent: TorrentKey, path: PathBuf },
+}
+
+/// An operation in flight.
+#[derive(Debug)]
+enum Running {
+    Batch { device: usize, batch: Batch },
+    Task { device: usize, task: Task },
+}
+
+/// All state of the storage thread.
+#[derive(Debug)]
+pub(crate) struct Core {
+    ring: DiskRing,
+    bell: Arc<Doorbell>,
+    stop: Arc<AtomicBool>,
+    ports: Ports,
+    torrents: HashMap<TorrentKey, Torrent>,
+    /// Torrents with files to open now.
+    opening: VecDeque<TorrentKey>,
+    requests: Slab<Request>,
+    running: Slab<Running>,
+    devices: Vec<Device>,
+    handles: Handles,
+    queue_depth: u32,
+    /// Which device is served first next time.
+    first_device: usize,
+}
+
+impl Core {
+    pub(crate) fn new(
+        ring: DiskRing,
+        bell: Arc<Doorbell>,
+        stop: Arc<AtomicBool>,
+        newcomers: Receiver<NewClient>,
+        queue_depth: u32,
+        max_open_files: usize,
+    ) -> Self {
+        Self {
+            ring,
+            bell,
+            stop,
+            ports: Ports::new(newcomers),
+            torrents: HashMap::new(),
+            opening: VecDeque::new(),
+            requests: Slab::new(),
+            running: Slab::new(),
+            devices: Vec::new(),
+            handles: Handles::new(max_open_files),
+            queue_depth,
+            first_device: 0,
+        }
+    }
+
+    /// Runs until asked to stop and nothing is left to do.
+    pub(crate) fn run(&mut self) {
+        let mut commands = Vec::new();
+        loop {
+            self.ports.take(&mut commands);
+            let mut busy = !commands.is_empty();
+            for (client, command) in commands.drain(..) {
+                self.command(client, command);
+            }
+            self.step_opening();
+            self.start_operations();
+            self.ports.ring();
+            busy |= self.work_left();
+            if busy {
+                self.ring.turn(false);
+            } else if !self.rest() {
+                return;
+            }
+            while let Some(done) = self.ring.next() {
+                self.operation_ended(done);
+            }
+        }
+    }
+
+    /// Sleeps until an operation ends or the bell rings; false when it is time to stop.
+    fn rest(&mut self) -> bool {
+        self.bell.announce_sleep();
+        let stop = self.stop.load(Ordering::Acquire);
+        if self.ports.waiting() {
+            self.bell.awake();
+            return true;
+        }
+        if stop && self.running.is_empty() {
+            return false;
+        }
+        self.ring.turn(true);
+        self.bell.awake();
+        true
+    }
+
+    fn command(&mut self, client: usize, command: StorageCmd) {
+        let key = torrent_of(&command);
+        let Some(torrent) = self.torrents.get_mut(&key) else {
+            return self.command_without_torrent(client, command);
+        };
+        if torrent.opening.is_some() || torrent.closing.is_some() {
+            torrent.waiting.push_back((client, command));
+            return;
+        }
+        match command {
+            StorageCmd::Open { .. } => panic!("torrent {} is open already", key.0),
+            StorageCmd::Write { piece, buf, .. } => self.begin_write(client, key, piece, buf),
+            StorageCmd::Read { tag, start, buf, .. } => self.begin_read(client, key, tag, start, buf),
+            StorageCmd::Sync { .. } => {
+                torrent.add_sync(client);
+                self.progress(key);
+            }
+            StorageCmd::Close { .. } => {
+                torrent.closing = Some(client);
+                self.progress(key);
+            }
+        }
+    }
+
+    fn command_without_torrent(&mut self, client: usize, command: StorageCmd) {
+        let torrent = torrent_of(&command);
+        let not_open = |op| Err(not_open(op, torrent));
+        let answer = match command {
+            StorageCmd::Open { spec, prealloc, mode, .. } => {
+                let opening = Opening::new(client, prealloc, spec.files().len());
+                self.torrents.insert(torrent, Torrent::new(spec, mode, opening));
+                self.opening.push_back(torrent);
+                return;
+            }
+            StorageCmd::Write { piece, buf, .. } => {
+                StorageDone::Written { torrent, piece, buf, result: not_open(Op::Write) }
+            }
+            StorageCmd::Read { tag, buf, .. } => {
+                StorageDone::ReadDone { torrent, tag, buf, result: not_open(Op::Read) }
+            }
+            StorageCmd::Sync { .. } => StorageDone::Synced { torrent, result: not_open(Op::Sync) },
+            StorageCmd::Close { .. } => StorageDone::Closed { torrent },
+        };
+        self.ports.answer(client, answer);
+    }
+
+    /// Whether something can be done without waiting for an operation or a command.
+    fn work_left(&self) -> bool {
+        let room = self.running.len() < self.handles.max();
+        !self.opening.is_empty() || room && self.devices.iter().any(|device| device.queue.ready())
+    }
+
+    /// Starts what the devices may do now.
+    fn start_operations(&mut self) {
+        let count = self.devices.len();
+        self.first_device += 1;
+        for turn in 0..count {
+            let device = (self.first_device + turn) % count;
+            let mut inline = 0;
+            // Each operation uses one descriptor, so below this bound one can always be closed for another.
+            while self.running.len() < self.handles.max() && inline < INLINE_PER_TURN {
+                match self.devices[device].queue.next() {
+                    None => break,
+                    Some(Next::Task(task)) => self.start_task(device, task),
+                    Some(Next::Batch(batch)) => {
+                        inline += usize::from(self.devices[device].in_memory);
+                        self.start_batch(device, batch);
+                    }
+                }
+            }
+        }
+    }
+
+    fn operation_ended(&mut self, done: Done) {
+        match self.running.remove(done.token as usize) {
+            Running::Batch { device, batch } => self.batch_ended(device, batch, done.result),
+            Running::Task { device, task } => self.task_ended(device, task, done.result),
+        }
+    }
+
+    fn start_task(&mut self, device: usize, task: Task) {
+        let fd = match &task {
+            Task::Allocate { fd, .. } => Ok(Rc::clone(fd)),
+            Task::SyncFile { torrent, file } => self.handle_to_sync(*torrent, *file),
+            Task::SyncFolder { path, .. } => {
+                self.handles.retrying(|| crate::files::open_to_sync(path)).map(Rc::new)
+            }
+        };
+        let fd = match fd {
+            Ok(fd) => fd,
+            Err(error) => {
+                self.devices[device].queue.task_ended();
+                return self.task_failed(task, error);
+            }
+        };
+        let entry = self.running.vacant_entry();
+        let token = entry.key() as u64;
+        match &task {
+            Task::Allocate { torrent, file, .. } => {
+                let len = self.torrents[torrent].spec.files()[*file as usize].len;
+                self.ring.allocate(&fd, len, token);
+            }
+            Task::SyncFile { .. } => self.ring.sync(&fd, true, token),
+            Task::SyncFolder { .. } => self.ring.sync(&fd, false, token),
+        }
+        entry.insert(Running::Task { device, task });
+    }
+
+    fn task_ended(&mut self, device: usize, task: Task, result: Result<u32, i32>) {
+        self.devices[device].queue.task_ended();
+        match (result, task) {
+            (Err(libc::EINTR | libc::EAGAIN), task) => self.devices[device].queue.push_task(task),
+            (result, Task::Allocate { torrent, file, fd, had }) => {
+                self.allocated(torrent, file, &fd, had, result)
+            }
+            (Ok(_), Task::SyncFile { torrent, .. } | Task::SyncFolder { torrent, .. }) => {
+                self.sync_part_ended(torrent, None);
+            }
+            (Err(errno), task) => {
+                let path = self.task_path(&task);
+                self.task_failed(task, StorageError::from_errno(Op::Sync, &path, errno));
+            }
+        }
+    }
+
+    fn task_path(&self, task: &Task) -> PathBuf {
+        match task {
+            Task::SyncFolder { path, .. } => path.clone(),
+            Task::SyncFile { torrent, file } | Task::Allocate { torrent, file, .. } => {
+                self.torrents[torrent].spec.file_path(*file)
+            }
+        }
+    }
+
+    /// The number of the device with `st_dev` `number`, which is new if it was not seen before.
+    fn device(&mut self, number: u64, in_memory: bool) -> u16 {
+        if let Some(known) = self.devices.iter().position(|device| device.number == number) {
+            return known as u16;
+        }
+        let queue = DeviceQueue::new(self.queue_depth);
+        self.devices.push(Device { number, in_memory, direct_works: None, queue });
+        self.ring.limit_workers((self.devices.len() as u32 * 2 * BLOCKING_MAX).min(WORKERS_MAX));
+        u16::try_from(self.devices.len() - 1).expect("fewer than 65536 devices")
+    }
+
+    /// Takes a torrent out, and what came for it meanwhile up again.
+    fn forget(&mut self, key: TorrentKey) {
+        self.handles.close_torrent(key);
+        let torrent = self.torrents.remove(&key).expect("a torrent to forget");
+        for (client, command) in torrent.waiting {
+            self.command(client, command);
+        }
+    }
+}
+
+fn torrent_of(command: &StorageCmd) -> TorrentKey {
+    match command {
+        StorageCmd::Open { torrent, .. }
+        | StorageCmd::Write { torrent, .. }
+        | StorageCmd::Read { torrent, .. }
+        | StorageCmd::Sync { torrent }
+        | StorageCmd::Close { torrent } => *torrent,
+    }
+}
+
+fn not_open(op: Op, torrent: TorrentKey) -> StorageError {
+    StorageError::new(op, format!("files of torrent {}", torrent.0).as_ref(), ErrorKind::NotOpen)
+}
+
+fn may_write(mode: OpenMode) -> bool {
+    mode == OpenMode::ReadWrite
+}

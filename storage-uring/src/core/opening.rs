@@ -1,0 +1,360 @@
+//! Opening a torrent, a few files per turn of the loop, so that other torrents go on meanwhile.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use ccbt_protocol::ids::TorrentKey;
+
+use super::torrent::FileState;
+use super::{Core, Task, may_write};
+use crate::error::{Op, StorageError};
+use crate::files::{self, Access, DirectIo, Facts};
+use crate::messages::{OpenReport, OpenedFile, Preallocate, StorageDone};
+
+/// Files looked at per turn.
+const FILES_PER_STEP: usize = 32;
+/// Reservations of one torrent under way at most; each holds a descriptor.
+const ALLOCATIONS_MAX: usize = 8;
+/// Files longer than they should be that are named in the notes; the rest is counted.
+const LONGER_NAMED_MAX: usize = 8;
+
+/// How far opening has come.
+#[derive(Debug)]
+pub(super) struct Opening {
+    client: usize,
+    prealloc: Preallocate,
+    /// The next file to look at.
+    next: usize,
+    report: OpenReport,
+    error: Option<StorageError>,
+    /// Reservations under way.
+    allocating: usize,
+    root: Option<Root>,
+    /// The folder of the last file; `None` inside when it is not there.
+    folder: Option<(PathBuf, Option<OwnedFd>)>,
+    longer: usize,
+    noted: Noted,
+}
+
+#[derive(Debug)]
+struct Root {
+    /// `None`: not there (read-only).
+    fd: Option<OwnedFd>,
+    in_memory: bool,
+}
+
+/// Fallbacks that were noted, each once.
+#[derive(Debug, Default)]
+struct Noted {
+    buffered: bool,
+    sparse: bool,
+}
+
+impl Opening {
+    pub(super) fn new(client: usize, prealloc: Preallocate, files: usize) -> Self {
+        let report = OpenReport { files: Vec::with_capacity(files), ..OpenReport::default() };
+        Self {
+            client,
+            prealloc,
+            next: 0,
+            report,
+            error: None,
+            allocating: 0,
+            root: None,
+            folder: None,
+            longer: 0,
+            noted: Noted::default(),
+        }
+    }
+
+    fn note_longer(&mut self, path: &Path, by: u64) {
+        self.longer += 1;
+        if self.longer <= LONGER_NAMED_MAX {
+            let path = path.display();
+            self.report
+                .notes
+                .push(format!("{path} is {by} bytes longer than the torrent says; the rest is left alone"));
+        }
+    }
+
+    fn finish_notes(&mut self) {
+        if self.longer > LONGER_NAMED_MAX {
+            let more = self.longer - LONGER_NAMED_MAX;
+            self.report.notes.push(format!("{more} more files are longer than the torrent says"));
+        }
+    }
+}
+
+/// What looking at one file needs to know of it.
+#[derive(Debug)]
+struct Target {
+    index: u32,
+    len: u64,
+    executable: bool,
+    name: PathBuf,
+    full: PathBuf,
+    write: bool,
+}
+
+impl Core {
+    /// Looks at some files of the torrent whose turn it is.
+    pub(super) fn step_opening(&mut self) {
+        let Some(key) = self.opening.pop_front() else { return };
+        let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
+        let mut opening = torrent.opening.take().expect("a torrent being opened");
+        for _ in 0..FILES_PER_STEP {
+            let all = self.torrents[&key].spec.files().len();
+            if opening.error.is_some() || opening.next == all || opening.allocating >= ALLOCATIONS_MAX {
+                break;
+            }
+            if let Err(error) = self.open_one(key, &mut opening) {
+                opening.error = Some(error);
+            }
+        }
+        self.settle(key, opening);
+    }
+
+    /// Decides what is next for a torrent being opened: its turn again, waiting for reservations, or the answer.
+    fn settle(&mut self, key: TorrentKey, mut opening: Box<Opening>) {
+        let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
+        let looked = opening.error.is_some() || opening.next == torrent.spec.files().len();
+        if !looked || opening.allocating > 0 {
+            if !looked && opening.allocating < ALLOCATIONS_MAX && !self.opening.contains(&key) {
+                self.opening.push_back(key);
+            }
+            torrent.opening = Some(opening);
+            return;
+        }
+        let client = opening.client;
+        if let Some(error) = opening.error {
+            self.ports.answer(client, StorageDone::Opened { torrent: key, result: Err(error) });
+            return self.forget(key);
+        }
+        opening.finish_notes();
+        self.ports.answer(client, StorageDone::Opened { torrent: key, result: Ok(opening.report) });
+        let waiting = std::mem::take(&mut self.torrents.get_mut(&key).expect("just opened").waiting);
+        for (client, command) in waiting {
+            self.command(client, command);
+        }
+    }
+
+    /// Looks at the next file, and makes it or gives it its length where that is wanted.
+    fn open_one(&mut self, key: TorrentKey, opening: &mut Opening) -> Result<(), StorageError> {
+        self.open_root(key, opening)?;
+        let torrent = &self.torrents[&key];
+        let index = opening.next;
+        let file = &torrent.spec.files()[index];
+        let (state, found) = if file.pad {
+            (FileState::default(), OpenedFile { existed: true, len: file.len })
+        } else {
+            let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
+            let target = Target {
+                index: index as u32,
+                len: file.len,
+                executable: file.executable,
+                name: file.path.file_name().map(OsStr::to_owned).unwrap_or_default().into(),
+                full: torrent.spec.file_path(index as u32),
+                write: may_write(torrent.mode),
+            };
+            self.open_folder(key, opening, folder, target.write)?;
+            self.open_target(key, opening, &target)?
+        };
+        opening.report.files.push(found);
+        self.torrents.get_mut(&key).expect("being opened").files.push(state);
+        opening.next += 1;
+        Ok(())
+    }
+
+    fn open_target(
+        &mut self,
+        key: TorrentKey,
+        opening: &mut Opening,
+        target: &Target,
+    ) -> Result<(FileState, OpenedFile), StorageError> {
+        // Taken out while it is used, for the borrow's sake.
+        let folder = opening.folder.take().expect("opened just now");
+        let (mut state, mut found) = Default::default();
+        if let Some(fd) = &folder.1 {
+            (state, found) = self.open_in_folder(key, opening, fd.as_fd(), target)?;
+        }
+        opening.folder = Some(folder);
+        opening.report.direct |= state.align > 0;
+        let buffered = state.align == 0 && target.len > 0 && (found.existed || target.write);
+        if buffered && !std::mem::replace(&mut opening.noted.buffered, true) {
+            let root = self.torrents[&key].spec.root().display();
+            opening.report.notes.push(format!("{root}: no O_DIRECT here, data goes through the page cache"));
+        }
+        Ok((state, found))
+    }
+
+    fn open_root(&mut self, key: TorrentKey, opening: &mut Opening) -> Result<(), StorageError> {
+        if opening.root.is_some() {
+            return Ok(());
+        }
+        let torrent = self.torrents.get_mut(&key).expect("being opened");
+        let mut made = Vec::new();
+        let (root, write) = (torrent.spec.root(), may_write(torrent.mode));
+        let fd = self.handles.retrying(|| files::open_root(root, write, &mut made))?;
+        torrent.new_folders.extend(made);
+        let in_memory = fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd()));
+        if fd.is_none() {
+            // Files that are not there need some device for the errors their reads will end in.
+            self.device(0, false);
+        }
+        opening.root = Some(Root { fd, in_memory });
+        Ok(())
+    }
+
+    fn open_folder(
+        &mut self,
+        key: TorrentKey,
+        opening: &mut Opening,
+        path: PathBuf,
+        write: bool,
+    ) -> Result<(), StorageError> {
+        if opening.folder.as_ref().is_some_and(|(known, _)| *known == path) {
+            return Ok(());
+        }
+        let torrent = self.torrents.get_mut(&key).expect("being opened");
+        let mut made = Vec::new();
+        let folder = match opening.root.as_ref().and_then(|root| root.fd.as_ref()) {
+            Some(root) => {
+                let at = torrent.spec.root();
+                let open = || files::open_folder(root.as_fd(), at, &path, write, &mut made);
+                self.handles.retrying(open)?
+            }
+            None => None,
+        };
+        torrent.new_folders.extend(made);
+        opening.folder = Some((path, folder));
+        Ok(())
+    }
+
+    fn open_in_folder(
+        &mut self,
+        key: TorrentKey,
+        opening: &mut Opening,
+        folder: BorrowedFd<'_>,
+        target: &Target,
+    ) -> Result<(FileState, OpenedFile), StorageError> {
+        let in_memory = opening.root.as_ref().is_some_and(|root| root.in_memory);
+        let (facts, fd) = match files::look(folder, &target.name, &target.full)? {
+            None if !target.write => return Ok(Default::default()),
+            None => {
+                let create = || files::create(folder, &target.name, target.executable, &target.full);
+                let fd = self.handles.retrying(create)?;
+                let folder = target.full.parent().map(Path::to_path_buf);
+                let torrent = self.torrents.get_mut(&key).expect("being opened");
+                torrent.new_folders.extend(folder);
+                // Its length counts as data to be made durable.
+                torrent.dirty.insert(target.index);
+                (files::look_at(fd.as_fd(), &target.full)?, Some(fd))
+            }
+            Some(facts) => (facts, None),
+        };
+        let found = OpenedFile { existed: fd.is_none(), len: facts.len };
+        if facts.len > target.len {
+            opening.note_longer(&target.full, facts.len - target.len);
+        }
+        let device = self.device(facts.device, in_memory);
+        let align = self.alignment(device, facts, folder, target);
+        if target.write {
+            self.give_length(key, opening, folder, target, facts.len, device, fd)?;
+        }
+        Ok((FileState { device, align }, found))
+    }
+
+    /// What `O_DIRECT` asks of addresses for this file; 0 = it is not to be used.
+    fn alignment(&mut self, device: u16, facts: Facts, folder: BorrowedFd<'_>, target: &Target) -> u16 {
+        let device = &mut self.devices[usize::from(device)];
+        match facts.direct {
+            _ if device.in_memory => 0,
+            DirectIo::Aligned(align) => align as u16,
+            DirectIo::Never => 0,
+            DirectIo::Unknown => {
+                let works = *device.direct_works.get_or_insert_with(|| {
+                    let access = Access { write: false, direct: true };
+                    files::open_in(folder, &target.name, &target.full, access).is_ok()
+                });
+                if works { crate::arena::PAGE as u16 } else { 0 }
+            }
+        }
+    }
+
+    /// Makes a shorter file as long as it should be, as far as preallocation is wanted; checks that a file that is long
+    /// enough may be written.
+    #[allow(clippy::too_many_arguments)]
+    fn give_length(
+        &mut self,
+        key: TorrentKey,
+        opening: &mut Opening,
+        folder: BorrowedFd<'_>,
+        target: &Target,
+        had: u64,
+        device: u16,
+        fd: Option<OwnedFd>,
+    ) -> Result<(), StorageError> {
+        let new = fd.is_some();
+        let shorter = had < target.len && opening.prealloc != Preallocate::None;
+        if !new && !shorter {
+            return files::check_writable(folder, &target.name, &target.full);
+        }
+        if !shorter {
+            return Ok(());
+        }
+        let access = Access { write: true, direct: false };
+        let fd = match fd {
+            Some(fd) => fd,
+            None => self.handles.retrying(|| files::open_in(folder, &target.name, &target.full, access))?,
+        };
+        if opening.prealloc == Preallocate::Sparse {
+            self.torrents.get_mut(&key).expect("being opened").dirty.insert(target.index);
+            return files::set_len(fd.as_fd(), target.len, &target.full);
+        }
+        opening.allocating += 1;
+        let task = Task::Allocate { torrent: key, file: target.index, fd: Rc::new(fd), had };
+        self.devices[usize::from(device)].queue.push_task(task);
+        Ok(())
+    }
+
+    /// Takes the result of a reservation.
+    pub(super) fn allocated(
+        &mut self,
+        key: TorrentKey,
+        file: u32,
+        fd: &OwnedFd,
+        had: u64,
+        result: Result<u32, i32>,
+    ) {
+        let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
+        let mut opening = torrent.opening.take().expect("a torrent being opened");
+        opening.allocating -= 1;
+        torrent.dirty.insert(file);
+        let path = torrent.spec.file_path(file);
+        let outcome = match result {
+            Ok(_) => Ok(()),
+            Err(libc::EOPNOTSUPP | libc::ENOSYS) => {
+                if !std::mem::replace(&mut opening.noted.sparse, true) {
+                    let folder = torrent.spec.root().display();
+                    opening
+                        .report
+                        .notes
+                        .push(format!("{folder}: space cannot be reserved here, files are sparse"));
+                }
+                files::set_len(fd.as_fd(), torrent.spec.files()[file as usize].len, &path)
+            }
+            Err(errno) => {
+                // What was reserved before it failed would only keep the disk full.
+                if let Err(error) = files::set_len(fd.as_fd(), had, &path) {
+                    tracing::debug!(%error, "a reservation stays after it failed");
+                }
+                Err(StorageError::from_errno(Op::Allocate, &path, errno))
+            }
+        };
+        opening.error = opening.error.take().or(outcome.err());
+        self.settle(key, opening);
+    }
+}

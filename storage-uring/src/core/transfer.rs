@@ -1,0 +1,220 @@
+//! Reads and writes: from requests to parts, and from ended operations back to answers.
+
+use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+
+use super::{Core, Running, may_write, not_open};
+use crate::arena::PieceBuf;
+use crate::error::{ErrorKind, Op, StorageError};
+use crate::layout::Class;
+use crate::messages::StorageDone;
+use crate::ring::{BufKey, Direction, Range};
+use crate::schedule::{BATCH_BYTES_MAX, Batch, Part};
+
+/// Shorter reads all go through the page cache: one operation instead of up to three, and small reads cluster.
+const DIRECT_READ_MIN: u32 = 64 * 1024;
+/// How often the system may ask for another try of one part.
+const RETRIES_MAX: u8 = 64;
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    Write { piece: PieceIndex, epoch: u64 },
+    Read { tag: u64 },
+}
+
+/// A read or write under way.
+#[derive(Debug)]
+pub(super) struct Request {
+    client: usize,
+    torrent: TorrentKey,
+    purpose: Purpose,
+    buf: BufKey,
+    parts_left: u32,
+    error: Option<StorageError>,
+}
+
+impl Core {
+    pub(super) fn begin_write(&mut self, client: usize, key: TorrentKey, piece: PieceIndex, buf: PieceBuf) {
+        let torrent = self.torrents.get_mut(&key).expect("an open torrent");
+        let size = torrent.spec.piece_size(piece);
+        let error = if !may_write(torrent.mode) {
+            not_open(Op::Write, key)
+        } else if size == 0 || buf.len() != size as usize {
+            StorageError::new(Op::Write, torrent.spec.root(), ErrorKind::BadLayout)
+        } else {
+            let epoch = torrent.write_began();
+            let start = torrent.spec.piece_start(piece);
+            return self.begin(client, key, Purpose::Write { piece, epoch }, start, buf);
+        };
+        self.ports.answer(client, StorageDone::Written { torrent: key, piece, buf, result: Err(error) });
+    }
+
+    pub(super) fn begin_read(&mut self, client: usize, key: TorrentKey, tag: u64, start: u64, buf: PieceBuf) {
+        let spec = &self.torrents[&key].spec;
+        if start.checked_add(buf.len() as u64).is_none_or(|end| end > spec.total_len()) {
+            let result = Err(StorageError::new(Op::Read, spec.root(), ErrorKind::BadLayout));
+            return self.ports.answer(client, StorageDone::ReadDone { torrent: key, tag, buf, result });
+        }
+        self.begin(client, key, Purpose::Read { tag }, start, buf);
+    }
+
+    fn begin(&mut self, client: usize, key: TorrentKey, purpose: Purpose, start: u64, buf: PieceBuf) {
+        let torrent = self.torrents.get_mut(&key).expect("an open torrent");
+        torrent.requests += 1;
+        let (len, phase) = (buf.len() as u32, buf.phase());
+        let buf = self.ring.hold(buf);
+        let direction = match purpose {
+            Purpose::Write { .. } => Direction::Write,
+            Purpose::Read { .. } => Direction::Read,
+        };
+        // The one part more is the request itself until all are queued: some have none, being padding only.
+        let mut parts_left = 1;
+        let request = self.requests.vacant_key() as u32;
+        for extent in torrent.spec.extents(start, len) {
+            if torrent.spec.files()[extent.file as usize].pad {
+                if direction == Direction::Read {
+                    self.ring.zero(Range { buf, at: extent.at, len: extent.len });
+                }
+                continue;
+            }
+            let state = torrent.files[extent.file as usize];
+            let small = direction == Direction::Read && extent.len < DIRECT_READ_MIN;
+            let queue = &mut self.devices[usize::from(state.device)].queue;
+            for (class, span) in extent.spans(phase, state.align().filter(|_| !small)) {
+                for from in (0..span.len).step_by(BATCH_BYTES_MAX as usize) {
+                    parts_left += 1;
+                    queue.push(Part {
+                        request,
+                        torrent: key,
+                        file: span.file,
+                        offset: span.offset + u64::from(from),
+                        at: span.at + from,
+                        len: BATCH_BYTES_MAX.min(span.len - from),
+                        direction,
+                        class,
+                        solo: false,
+                        retries: 0,
+                    });
+                }
+            }
+        }
+        self.requests.insert(Request { client, torrent: key, purpose, buf, parts_left, error: None });
+        self.part_ended(request, None);
+    }
+
+    /// Starts a batch, or carries it out at once when the file system lives in memory.
+    pub(super) fn start_batch(&mut self, device: usize, batch: Batch) {
+        let head = *batch.head();
+        let fd = match self.handle(head.torrent, head.file, head.class == Class::Direct) {
+            Ok(fd) => fd,
+            Err(error) if error.errno() == Some(libc::EINVAL) && head.class == Class::Direct => {
+                return self.batch_ended(device, batch, Err(libc::EINVAL));
+            }
+            Err(error) => {
+                self.devices[device].queue.ended(&batch);
+                return self.fail(&batch.parts, &error);
+            }
+        };
+        let requests = &self.requests;
+        let range =
+            |part: &Part| Range { buf: requests[part.request as usize].buf, at: part.at, len: part.len };
+        if self.devices[device].in_memory {
+            let ranges: Vec<Range> = batch.parts.iter().map(range).collect();
+            let result = self.ring.transfer_now(head.direction, &fd, head.offset, &ranges);
+            return self.batch_ended(device, batch, result);
+        }
+        let entry = self.running.vacant_entry();
+        let token = entry.key() as u64;
+        self.ring.transfer(head.direction, &fd, head.offset, batch.parts.iter().map(range), token);
+        entry.insert(Running::Batch { device, batch });
+    }
+
+    /// Takes the result of a batch: what was moved is done, the rest goes on, and an error hits only the part it is of.
+    pub(super) fn batch_ended(&mut self, device: usize, batch: Batch, result: Result<u32, i32>) {
+        self.devices[device].queue.ended(&batch);
+        let head = *batch.head();
+        let torrent = self.torrents.get_mut(&head.torrent).expect("a request holds its torrent");
+        if head.direction == Direction::Write {
+            torrent.dirty.insert(head.file);
+        }
+        let many = batch.parts.len() > 1;
+        match result {
+            Ok(0) => {
+                let kind =
+                    if head.direction == Direction::Read { ErrorKind::ShortRead } else { ErrorKind::Io };
+                let error =
+                    StorageError::new(op_of(head.direction), &torrent.spec.file_path(head.file), kind);
+                self.fail(&batch.parts, &error);
+            }
+            Ok(moved) => self.moved(device, batch, moved),
+            Err(libc::EINVAL) if head.class == Class::Direct => {
+                // The file system wants more than it said, or changed its mind: the page cache takes everything.
+                torrent.files[head.file as usize].align = 0;
+                self.again(device, batch.parts, |part| Part { class: Class::Seam, ..part });
+            }
+            Err(libc::EINTR | libc::EAGAIN) if head.retries < RETRIES_MAX => {
+                self.again(device, batch.parts, |part| Part { retries: part.retries + 1, ..part });
+            }
+            Err(_) if many => self.again(device, batch.parts, |part| Part { solo: true, ..part }),
+            Err(errno) => {
+                let path = torrent.spec.file_path(head.file);
+                self.fail(&batch.parts, &StorageError::from_errno(op_of(head.direction), &path, errno));
+            }
+        }
+    }
+
+    /// `moved` bytes of the batch are done; the rest goes on through the page cache, since it may start anywhere.
+    fn moved(&mut self, device: usize, batch: Batch, mut moved: u32) {
+        for part in batch.parts {
+            let done = moved.min(part.len);
+            moved -= done;
+            if done == part.len {
+                self.part_ended(part.request, None);
+                continue;
+            }
+            let offset = part.offset + u64::from(done);
+            let rest = Part { offset, at: part.at + done, len: part.len - done, class: Class::Seam, ..part };
+            self.devices[device].queue.push(rest);
+        }
+    }
+
+    fn again(&mut self, device: usize, parts: Vec<Part>, change: impl Fn(Part) -> Part) {
+        parts.into_iter().for_each(|part| self.devices[device].queue.push(change(part)));
+    }
+
+    fn fail(&mut self, parts: &[Part], error: &StorageError) {
+        for part in parts {
+            self.part_ended(part.request, Some(error.clone()));
+        }
+    }
+
+    fn part_ended(&mut self, index: u32, error: Option<StorageError>) {
+        let request = &mut self.requests[index as usize];
+        request.parts_left -= 1;
+        request.error = request.error.take().or(error);
+        if request.parts_left > 0 {
+            return;
+        }
+        let request = self.requests.remove(index as usize);
+        let (key, buf) = (request.torrent, self.ring.release(request.buf));
+        let result = request.error.map_or(Ok(()), Err);
+        let torrent = self.torrents.get_mut(&key).expect("a request holds its torrent");
+        torrent.requests -= 1;
+        let answer = match request.purpose {
+            Purpose::Write { piece, epoch } => {
+                torrent.write_ended(epoch);
+                StorageDone::Written { torrent: key, piece, buf, result }
+            }
+            Purpose::Read { tag } => StorageDone::ReadDone { torrent: key, tag, buf, result },
+        };
+        self.ports.answer(request.client, answer);
+        self.progress(key);
+    }
+}
+
+fn op_of(direction: Direction) -> Op {
+    match direction {
+        Direction::Read => Op::Read,
+        Direction::Write => Op::Write,
+    }
+}
