@@ -420,7 +420,7 @@ fn config() -> impl proptest::strategy::Strategy<Value = PickerConfig> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn agrees_with_the_model_and_completes(
@@ -429,7 +429,7 @@ proptest! {
         memory in 1usize..5,
         config in config(),
         seed in any::<u64>(),
-        ops in prop::collection::vec((0u8..20, any::<u32>(), any::<u32>()), 0..250),
+        ops in prop::collection::vec((0u8..20, any::<u32>(), any::<u32>()), 0..600),
     ) {
         let mut model = Model::new(pieces, blocks, memory, config, seed);
         model.connect(false, u32::MAX >> 1);
