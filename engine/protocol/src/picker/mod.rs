@@ -195,12 +195,13 @@ impl Picker {
     }
 
     /// Begun pieces of which nothing is asked for now, those first whose loss costs least: skipped ones, then those
-    /// with the fewest blocks.
+    /// that no connected peer has, then those with the fewest blocks.
     pub fn idle_active(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         let idle = |active: &&active::Active| active.requested() == 0 && active.missing() > 0;
         let mut idle: Vec<_> = self.begun.iter().filter(idle).collect();
         idle.sort_by_key(|active| {
-            (self.priority(active.piece) != Priority::Skip, active.received(), active.rank)
+            let wanted = self.priority(active.piece) != Priority::Skip;
+            (wanted, self.copies(active.piece) > 0, active.received(), active.rank)
         });
         idle.into_iter().map(|active| active.piece)
     }
