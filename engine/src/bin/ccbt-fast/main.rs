@@ -1,1 +1,51 @@
-fn main() {}
+//! The command line of ccbt-fast: one file per command, and what they share.
+//!
+//! Exit codes are listed in [`args`]'s help text and decided in [`failure`].
+
+mod args;
+mod console;
+mod download;
+mod failure;
+mod goal;
+mod info;
+mod json;
+mod limits;
+mod lines;
+mod logging;
+mod seed;
+mod signals;
+mod transfer;
+mod units;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(args::with_default_command(std::env::args_os().collect()));
+    let outcome = match &cli.command {
+        Command::Download(args) => download::run(args),
+        Command::Seed(args) => seed::run(args),
+        Command::Info(args) => info::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, cli.command.tells_json());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn report(failure: &Failure, tells_json: bool) {
+    if tells_json && !failure.is_told() {
+        let message = &failure.to_string();
+        console::print_line(&json::to_line(&lines::Line::Error { message, retry: false }));
+    }
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr().lock(), "ccbt-fast: {failure}");
+}

@@ -1,0 +1,71 @@
+# What people and CI call. `make help` lists it.
+#
+# Commands that need more than a compiler run .ci/setup.sh first, which installs what is missing on Debian and Ubuntu.
+
+SHELL := /bin/bash
+# A rustup that .ci/setup.sh has just installed is not in the PATH of this make yet.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+FUZZ_SECONDS ?= 60
+DEMO_ARGS ?=
+BENCH_ARGS ?= transfer
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup-demo ## Make, share, download and compare 1 GiB on this machine (DEMO_ARGS="--size-mib 64")
+	cargo run --release --package ccbt-fast --bin ccbt-fast -- demo $(DEMO_ARGS)
+
+.PHONY: build
+build: setup-demo ## Build the optimised program: target/release/ccbt-fast
+	cargo build --release --package ccbt-fast
+
+.PHONY: test
+test: setup ## Run all tests
+	cargo test --workspace
+
+.PHONY: lint
+lint: setup-demo ## Check formatting, lints and documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+.PHONY: format
+format: setup-demo ## Format all code
+	cargo fmt --all
+
+.PHONY: bench
+bench: setup ## Compare throughput with other clients (BENCH_ARGS="transfer --help")
+	cargo build --release --package ccbt-fast
+	cargo run --release --package ccbt-bench -- $(BENCH_ARGS)
+
+.PHONY: fuzz
+fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
+	@cargo fuzz --version >/dev/null 2>&1 || { \
+		echo "fuzz: install it with: cargo install cargo-fuzz && rustup toolchain install nightly" >&2; exit 1; }
+	cd engine/protocol && for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+
+.PHONY: test-cov
+test-cov: setup ## Run all tests and show which lines they reach (needs cargo-llvm-cov)
+	@cargo llvm-cov --version >/dev/null 2>&1 || { \
+		echo "test-cov: install it with: cargo install cargo-llvm-cov" >&2; exit 1; }
+	cargo llvm-cov --workspace --summary-only
+
+.PHONY: pre-commit
+pre-commit: lint test ## What must pass before a commit
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	cargo clean
+	rm -rf .cache
+
+.PHONY: setup
+setup:
+	@.ci/setup.sh
+
+.PHONY: setup-demo
+setup-demo:
+	@.ci/setup.sh demo

@@ -1,0 +1,288 @@
+//! The command line: names, bounds and help texts.
+//!
+//! Role: text in, typed values out. Owner: `main`. Invariant: every option of a command reaches [`Settings`],
+//! [`AddOptions`] or the command itself; an option that would mean nothing for a command is not there.
+
+use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ccbt_fast::layout::Overrides;
+use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+use tracing::level_filters::LevelFilter;
+
+use crate::goal::Goal;
+
+/// Connections beyond the torrent's own: incoming ones that are still in their handshake.
+const HANDSHAKES_MAX: usize = 64;
+/// Largest limit in KiB/s: 4 TiB/s.
+const LIMIT_MAX_KIB: u64 = 1 << 32;
+
+/// A fast BitTorrent client for Linux (io_uring, one thread per core).
+#[derive(Debug, Parser)]
+#[command(name = "ccbt-fast", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "`ccbt-fast TORRENT` is short for `ccbt-fast download TORRENT`.
+
+Exit codes: 0 done; 1 failed while running (bad pieces, disk or network failure); 2 wrong usage, torrent or path;
+3 io_uring or lockable memory not available; 129, 130 or 143: stopped by SIGHUP, SIGINT or SIGTERM before the download was
+finished, or by a second signal at once. `seed`, and `download` while it seeds, stop with 0 on the first signal.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Download a torrent; ends when everything is verified and on disk
+    Download(DownloadArgs),
+    /// Serve a torrent whose data is there; nothing is written
+    Seed(SeedArgs),
+    /// Show what a torrent file says
+    Info(InfoArgs),
+}
+
+impl Command {
+    /// Whether the command's events are JSON lines.
+    pub fn tells_json(&self) -> bool {
+        match self {
+            Self::Download(args) => args.transfer.json,
+            Self::Seed(args) => args.transfer.json,
+            _ => false,
+        }
+    }
+}
+
+/// Options of `download` and `seed`.
+#[derive(Args, Clone, Debug)]
+pub struct TransferArgs {
+    /// Torrent file
+    #[arg(value_name = "TORRENT")]
+    pub torrent: PathBuf,
+    /// Folder that holds the torrent's file or folder
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Port to listen on; 0: any [default: the first free one of 6881-6889]
+    #[arg(short, long, value_name = "N")]
+    pub port: Option<u16>,
+    /// Address to listen on and to connect from [default: all]
+    #[arg(long, value_name = "ADDR")]
+    pub bind: Option<IpAddr>,
+    /// Peer to connect to; can be repeated
+    #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
+    pub peers: Vec<SocketAddr>,
+    /// Receive at most this many KiB per second; 0: no limit
+    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = value_parser!(u64).range(..=LIMIT_MAX_KIB))]
+    pub down_limit: u64,
+    /// Send at most this many KiB per second; 0: no limit
+    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = value_parser!(u64).range(..=LIMIT_MAX_KIB))]
+    pub up_limit: u64,
+    /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
+    pub shards: Option<u16>,
+    /// Seed until this many minutes have passed; with --seed-ratio, until either is reached
+    #[arg(long, value_name = "MIN", value_parser = minutes)]
+    pub seed_time: Option<Duration>,
+    /// Seed until this many times the torrent's size was sent
+    #[arg(long, value_name = "R", value_parser = ratio)]
+    pub seed_ratio: Option<f64>,
+    /// Ask no tracker: use --peer and incoming connections only
+    #[arg(long)]
+    pub no_tracker: bool,
+    /// Connections at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=65_000))]
+    pub max_peers: u32,
+    /// Memory for pieces at most
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = value_parser!(u32).range(16..=1 << 20))]
+    pub memory: u32,
+    /// Print one JSON object per event on standard output
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Options of `download`.
+#[derive(Args, Clone, Debug)]
+pub struct DownloadArgs {
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    /// How files get their length
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = PreallocateArg::Sparse)]
+    pub preallocate: PreallocateArg,
+    /// Order in which pieces are fetched
+    #[arg(long, value_name = "ORDER", value_enum, default_value_t = SelectionArg::RarestFirst)]
+    pub piece_selection: SelectionArg,
+    /// Peers asked for the same block at most, towards the end
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = value_parser!(u8).range(1..=16))]
+    pub endgame_duplicates: u8,
+}
+
+/// Options of `seed`.
+#[derive(Args, Clone, Debug)]
+pub struct SeedArgs {
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+}
+
+/// Options of `info`.
+#[derive(Args, Clone, Debug)]
+pub struct InfoArgs {
+    /// Torrent file
+    #[arg(value_name = "TORRENT")]
+    pub torrent: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of every command that logs.
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// How much is logged to standard error
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
+    pub log_level: LogLevel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PreallocateArg {
+    /// Reserve the blocks, so that a full disk shows at once
+    Full,
+    /// Set the length only
+    Sparse,
+    /// Let files grow as pieces arrive
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum SelectionArg {
+    /// Pieces with the fewest copies first
+    RarestFirst,
+    /// From the first to the last
+    Sequential,
+    /// Rising, going on behind the piece that was begun last
+    RoundRobin,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::OFF,
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+impl TransferArgs {
+    /// What the session is started with when this process may open `descriptors` files and sockets.
+    pub fn settings(&self, descriptors: usize) -> Settings {
+        let defaults = Settings::default();
+        Settings {
+            layout: Overrides { shards: self.shards.map(usize::from), ..Overrides::default() },
+            port: self.port,
+            bind: self.bind,
+            memory_bytes: (self.memory as usize) << 20,
+            max_connections: self.max_peers as usize + HANDSHAKES_MAX,
+            max_open_files: defaults.max_open_files.min(descriptors / 4).max(1),
+            down_limit: self.down_limit << 10,
+            up_limit: self.up_limit << 10,
+            ..defaults
+        }
+    }
+
+    /// When seeding ends.
+    pub fn goal(&self) -> Goal {
+        Goal { time: self.seed_time, ratio: self.seed_ratio }
+    }
+
+    fn add_options(&self) -> AddOptions {
+        AddOptions {
+            peers: self.peers.clone(),
+            use_trackers: !self.no_tracker,
+            max_peers: self.max_peers as usize,
+            ..AddOptions::new(&self.output)
+        }
+    }
+}
+
+impl DownloadArgs {
+    /// How the torrent runs.
+    pub fn add_options(&self) -> AddOptions {
+        let preallocate = match self.preallocate {
+            PreallocateArg::Full => Preallocate::Full,
+            PreallocateArg::Sparse => Preallocate::Sparse,
+            PreallocateArg::None => Preallocate::None,
+        };
+        let strategy = match self.piece_selection {
+            SelectionArg::RarestFirst => Strategy::RarestFirst,
+            SelectionArg::Sequential => Strategy::Sequential,
+            SelectionArg::RoundRobin => Strategy::RoundRobin,
+        };
+        let endgame_duplicates = usize::from(self.endgame_duplicates);
+        let picker = PickerConfig { strategy, endgame_duplicates, ..PickerConfig::default() };
+        AddOptions { preallocate, picker, ..self.transfer.add_options() }
+    }
+}
+
+impl SeedArgs {
+    /// How the torrent runs.
+    pub fn add_options(&self) -> AddOptions {
+        AddOptions { seed_only: true, ..self.transfer.add_options() }
+    }
+}
+
+fn peer_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "must be IP:PORT, such as 192.0.2.7:6881 or [2001:db8::7]:6881".to_owned())?;
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err("nobody can be reached at this address".to_owned());
+    }
+    Ok(address)
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes: f64 = text.parse().map_err(|_| "must be a number of minutes".to_owned())?;
+    Duration::try_from_secs_f64(minutes * 60.0)
+        .map_err(|_| "must be a number of minutes from 0 on".to_owned())
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if ratio.is_finite() && ratio >= 0.0 { Ok(ratio) } else { Err("must be a number from 0 on".to_owned()) }
+}
+
+/// Puts the command `download` in front of arguments that name no command.
+pub fn with_default_command(mut args: Vec<OsString>) -> Vec<OsString> {
+    let is_known = |first: &OsStr| {
+        let first = first.to_string_lossy();
+        matches!(&*first, "-h" | "--help" | "-V" | "--version" | "help")
+            || Cli::command().get_subcommands().any(|command| command.get_name() == first)
+    };
+    if args.get(1).is_some_and(|first| !is_known(first)) {
+        args.insert(1, "download".into());
+    }
+    args
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

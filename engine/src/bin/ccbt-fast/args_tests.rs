@@ -1,0 +1,111 @@
+use super::*;
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    let args = ["ccbt-fast"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect();
+    Cli::try_parse_from(with_default_command(args)).map(|cli| cli.command)
+}
+
+fn download(line: &str) -> DownloadArgs {
+    match parse(line) {
+        Ok(Command::Download(args)) => args,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn seed(line: &str) -> SeedArgs {
+    match parse(line) {
+        Ok(Command::Seed(args)) => args,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn definitions_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn a_torrent_alone_is_downloaded() {
+    assert_eq!(download("a.torrent").transfer.torrent, PathBuf::from("a.torrent"));
+    assert_eq!(download("--output d a.torrent --json").transfer.output, PathBuf::from("d"));
+    assert_eq!(download("download a.torrent").transfer.output, PathBuf::from("."));
+    assert!(matches!(parse("info a.torrent --json"), Ok(Command::Info(InfoArgs { json: true, .. }))));
+    for help in ["", "--help", "-V", "help seed", "seed --help"] {
+        let error = parse(help).expect_err("help is no command");
+        assert!(
+            matches!(
+                error.kind(),
+                clap::error::ErrorKind::DisplayHelp
+                    | clap::error::ErrorKind::DisplayVersion
+                    | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ),
+            "{help}: {error}"
+        );
+    }
+}
+
+#[test]
+fn every_transfer_option_reaches_the_engine() {
+    let line = "seed a.torrent --output d --port 7 --bind 127.0.0.1 --peer 192.0.2.1:5 --peer [2001:db8::1]:6 \
+                --down-limit 3 --up-limit 4 --shards 2 --seed-time 1.5 --seed-ratio 2 --no-tracker --max-peers 9 \
+                --memory 32 --log-level debug";
+    let args = seed(line);
+    let settings = args.transfer.settings(1 << 20);
+    assert_eq!((settings.port, settings.bind), (Some(7), Some("127.0.0.1".parse().unwrap())));
+    assert_eq!((settings.down_limit, settings.up_limit), (3 << 10, 4 << 10));
+    assert_eq!((settings.layout.shards, settings.memory_bytes), (Some(2), 32 << 20));
+    assert_eq!((settings.max_connections, settings.max_open_files), (9 + HANDSHAKES_MAX, 512));
+    assert_eq!(args.transfer.settings(64).max_open_files, 16, "few descriptors leave room for sockets");
+    let goal = args.transfer.goal();
+    assert_eq!((goal.time, goal.ratio), (Some(Duration::from_secs(90)), Some(2.0)));
+    assert_eq!(LevelFilter::from(args.transfer.log.log_level), LevelFilter::DEBUG);
+    let options = args.add_options();
+    assert_eq!(options.peers.len(), 2);
+    assert_eq!((options.output, options.max_peers), (PathBuf::from("d"), 9));
+    assert!(options.seed_only && !options.use_trackers);
+}
+
+#[test]
+fn download_options_reach_the_engine() {
+    let options =
+        download("a --preallocate full --piece-selection round_robin --endgame-duplicates 5").add_options();
+    assert_eq!(options.preallocate, Preallocate::Full);
+    assert_eq!((options.picker.strategy, options.picker.endgame_duplicates), (Strategy::RoundRobin, 5));
+    assert!(options.use_trackers && !options.seed_only);
+    assert_eq!(download("a --preallocate none").add_options().preallocate, Preallocate::None);
+    assert_eq!(
+        download("a --piece-selection sequential").add_options().picker.strategy,
+        Strategy::Sequential
+    );
+    let defaults = download("a").add_options();
+    assert_eq!((defaults.preallocate, defaults.picker), (Preallocate::Sparse, PickerConfig::default()));
+}
+
+#[test]
+fn nonsense_is_refused() {
+    for line in [
+        "download",
+        "a b",
+        "a --peer localhost:1",
+        "a --peer 192.0.2.1:0",
+        "a --peer 0.0.0.0:5",
+        "a --port 65536",
+        "a --bind nowhere",
+        "a --down-limit -1",
+        "a --down-limit 99999999999",
+        "a --shards 0",
+        "a --seed-time -1",
+        "a --seed-time nan",
+        "a --seed-ratio inf",
+        "a --seed-ratio x",
+        "a --memory 1",
+        "a --max-peers 0",
+        "a --endgame-duplicates 0",
+        "a --preallocate some",
+        "seed a --preallocate full",
+        "a --log-level loud",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Why a command fails, and its exit code.
+
+use std::io;
+use std::path::PathBuf;
+
+use ccbt_fast::{AddError, LoadError, ShutdownError, StartError};
+
+/// A command that does not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The torrent file is unreadable or wrong.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Options or paths that cannot be meant.
+    #[error("{0}")]
+    Usage(String),
+    /// The engine does not start.
+    #[error("{source}{}", advice(.source))]
+    Start {
+        #[from]
+        source: StartError,
+    },
+    /// The torrent is not taken.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// The torrent cannot go on.
+    #[error("{0}")]
+    Torrent(String),
+    /// Nothing that was checked is good.
+    #[error(
+        "there is nothing to seed: no piece is good; --output must name the folder that holds the torrent's file or folder"
+    )]
+    NothingToSeed,
+    /// The demonstration went wrong.
+    #[error("the demo failed: {0}")]
+    Demo(String),
+    /// The engine's threads died.
+    #[error("the engine stopped by itself; the log above says why, and what was verified and synced is safe")]
+    EngineLost,
+    /// The engine's threads hang.
+    #[error(transparent)]
+    Shutdown(#[from] ShutdownError),
+    /// The system refuses something.
+    #[error("cannot {what}: {source}")]
+    System {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    /// A signal came before the work was done.
+    #[error("stopped by {} before the download was finished; run the same command to go on", signal_name(*.0))]
+    Interrupted(i32),
+}
+
+impl Failure {
+    /// For `map_err`: `what` completes "cannot …".
+    pub fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::System { what, source }
+    }
+
+    /// A folder that cannot be used.
+    pub fn folder(path: &std::path::Path, problem: &str) -> Self {
+        let shown =
+            PathBuf::from(ccbt_protocol::metainfo::escape_for_terminal(&path.to_string_lossy()).as_ref());
+        Self::Usage(format!("--output {}: {problem}", shown.display()))
+    }
+
+    /// Whether the events of a transfer have told it already.
+    pub fn is_told(&self) -> bool {
+        matches!(self, Self::Torrent(_) | Self::NothingToSeed | Self::EngineLost | Self::Interrupted(_))
+    }
+
+    /// What the process exits with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Load(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
+            Self::Start { source: StartError::IoUring(_) | StartError::Resources(_) } => 3,
+            Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
+            _ => 1,
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
+}
+
+/// What to change when the engine does not start, from the error and the state of the system.
+fn advice(error: &StartError) -> String {
+    match error {
+        StartError::IoUring(source) => {
+            let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+            format!("\n{}", io_uring_advice(source, sysctl.trim()))
+        }
+        StartError::Resources(_) | StartError::Listen { .. } => String::new(),
+    }
+}
+
+fn io_uring_advice(error: &io::Error, sysctl: &str) -> &'static str {
+    match (error.kind(), sysctl) {
+        (_, "1" | "2") => {
+            "the system administrator switched io_uring off: `sysctl -w kernel.io_uring_disabled=0` allows it"
+        }
+        (io::ErrorKind::OutOfMemory, _) => {
+            "too little memory may be locked: raise it with `ulimit -l 65536` (or LimitMEMLOCK=64M in a systemd unit)"
+        }
+        (io::ErrorKind::PermissionDenied, _) => {
+            "a seccomp filter forbids it, as in most containers: allow io_uring_setup, io_uring_enter and \
+             io_uring_register (docker run --security-opt seccomp=unconfined)"
+        }
+        _ => "the kernel is too old or built without it: Linux 6.1 or newer with CONFIG_IO_URING is needed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn io_uring(errno: i32) -> Failure {
+        StartError::IoUring(io::Error::from_raw_os_error(errno)).into()
+    }
+
+    #[test]
+    fn exit_codes_tell_the_kinds_apart() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let listen = StartError::Listen { addr, source: io::ErrorKind::AddrInUse.into() };
+        let codes = [
+            (Failure::Usage("x".into()), 2),
+            (io_uring(1), 3),
+            (StartError::Resources(io::ErrorKind::OutOfMemory.into()).into(), 3),
+            (listen.into(), 1),
+            (Failure::Torrent("x".into()), 1),
+            (Failure::EngineLost, 1),
+            (Failure::Interrupted(2), 130),
+            (Failure::Interrupted(15), 143),
+        ];
+        for (failure, code) in codes {
+            assert_eq!(failure.exit_code(), code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn missing_io_uring_names_what_to_change() {
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        assert!(io_uring_advice(&error(1), "2").contains("kernel.io_uring_disabled"));
+        assert!(io_uring_advice(&error(1), "0").contains("seccomp"));
+        assert!(io_uring_advice(&error(12), "").contains("ulimit -l"));
+        assert!(io_uring_advice(&error(38), "").contains("CONFIG_IO_URING"));
+    }
+
+    #[test]
+    fn messages_cannot_drive_a_terminal() {
+        let text = Failure::folder(std::path::Path::new("a\x1b[2J"), "it is a file").to_string();
+        assert_eq!(text, "--output a\\u{1b}[2J: it is a file");
+        assert!(Failure::Interrupted(2).to_string().starts_with("stopped by SIGINT"));
+    }
+}

@@ -1,0 +1,277 @@
+//! What `download` and `seed` tell: the JSON events, and the same in words.
+//!
+//! Role: the vocabulary that programs read with `--json`; names and fields are a promise. Invariant: whatever a stranger
+//! named (faults, reasons, URLs) is escaped in words here and in JSON by [`crate::json`].
+
+use std::net::{IpAddr, SocketAddr};
+
+use ccbt_fast::{State, TorrentEvent, TorrentStatus};
+use ccbt_protocol::metainfo::escape_for_terminal;
+use serde::{Deserialize, Serialize};
+
+use crate::units;
+
+/// One line of output.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Line<'a> {
+    /// The port that is listened on; the first event.
+    Listening { port: u16, info_hash: String, name: &'a str },
+    /// How it goes, about four times a second while something changes, and once before `finished` and `stopped`.
+    Progress(Progress),
+    /// Existing data was looked at: so many pieces are good.
+    Checked { good: u32, total: u32 },
+    /// Everything is verified and on disk.
+    Finished,
+    /// Others are served from now on and nothing is fetched.
+    Seeding,
+    /// It cannot go on; with `retry` it tries again by itself.
+    Error { message: &'a str, retry: bool },
+    /// It goes on after an error.
+    Recovered,
+    /// Worth knowing.
+    Note { message: &'a str },
+    /// An address sent corrupt data and is avoided.
+    Banned { ip: IpAddr },
+    /// A connection was ended because of what the peer did.
+    PeerFault { addr: SocketAddr, fault: &'a str },
+    /// A tracker failed.
+    Tracker { url: &'a str, reason: &'a str },
+    /// Output was too slow: so many `note`, `banned`, `peer_fault` and `tracker` events are missing.
+    Missed { events: u64 },
+    /// The engine has stopped; the last event.
+    Stopped,
+}
+
+/// Numbers of a torrent. Bytes, bytes per second, and counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub state: StateName,
+    pub pieces_done: u32,
+    pub pieces_total: u32,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    pub downloaded: u64,
+    pub uploaded: u64,
+    pub wasted: u64,
+    pub hash_failures: u64,
+    pub banned: u64,
+    pub down_rate: u64,
+    pub up_rate: u64,
+    pub peers: usize,
+    pub candidates: usize,
+}
+
+impl From<&TorrentStatus> for Progress {
+    fn from(status: &TorrentStatus) -> Self {
+        Self {
+            state: status.state.into(),
+            pieces_done: status.pieces_done,
+            pieces_total: status.pieces_total,
+            bytes_done: status.bytes_done,
+            bytes_total: status.bytes_total,
+            downloaded: status.stats.downloaded,
+            uploaded: status.stats.uploaded,
+            wasted: status.stats.wasted,
+            hash_failures: status.stats.hash_failures,
+            banned: status.stats.banned,
+            down_rate: status.down_rate,
+            up_rate: status.up_rate,
+            peers: status.peers.len(),
+            candidates: status.candidates,
+        }
+    }
+}
+
+/// [`State`] as programs see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateName {
+    Opening,
+    Checking,
+    Downloading,
+    Seeding,
+    Paused,
+}
+
+impl From<State> for StateName {
+    fn from(state: State) -> Self {
+        match state {
+            State::Opening => Self::Opening,
+            State::Checking => Self::Checking,
+            State::Downloading => Self::Downloading,
+            State::Seeding => Self::Seeding,
+            State::Paused => Self::Paused,
+        }
+    }
+}
+
+impl Progress {
+    /// Pieces looked at or there, in words: `45.2 %  463.0 MiB of 1.00 GiB`.
+    fn done(&self) -> String {
+        let percent = f64::from(self.pieces_done) * 100.0 / f64::from(self.pieces_total.max(1));
+        // 100 % is a promise.
+        let percent = if self.pieces_done < self.pieces_total { percent.min(99.9) } else { percent };
+        format!(
+            "{percent:.1} %  {} of {}  pieces {}/{}",
+            units::bytes(self.bytes_done),
+            units::bytes(self.bytes_total),
+            self.pieces_done,
+            self.pieces_total
+        )
+    }
+
+    /// Everything a person watches, on one line.
+    pub fn words(&self) -> String {
+        let peers = match self.peers {
+            1 => "1 peer".to_owned(),
+            many => format!("{many} peers"),
+        };
+        let (down, up) = (units::rate(self.down_rate), units::rate(self.up_rate));
+        match self.state {
+            StateName::Opening => "opening files".to_owned(),
+            StateName::Checking => format!("checking  {}", self.done()),
+            StateName::Seeding => format!("seeding  up {up}  sent {}  {peers}", units::bytes(self.uploaded)),
+            StateName::Downloading | StateName::Paused => {
+                let state = if self.state == StateName::Paused { "paused" } else { "downloading" };
+                let left = self.bytes_total.saturating_sub(self.bytes_done);
+                let eta = units::eta(left, self.down_rate).map_or_else(|| "-".to_owned(), units::duration);
+                format!("{state}  {}  down {down}  up {up}  {peers}  ETA {eta}", self.done())
+            }
+        }
+    }
+}
+
+impl<'a> Line<'a> {
+    /// The line for what a shard told; `None` for what only the engine cares about.
+    pub fn of(event: &'a TorrentEvent) -> Option<Self> {
+        Some(match event {
+            TorrentEvent::Note(message) => Self::Note { message },
+            TorrentEvent::Checked { good, total } => Self::Checked { good: *good, total: *total },
+            TorrentEvent::Finished => Self::Finished,
+            TorrentEvent::Failed { message, retry } => Self::Error { message, retry: *retry },
+            TorrentEvent::Recovered => Self::Recovered,
+            TorrentEvent::Banned(ip) => Self::Banned { ip: *ip },
+            TorrentEvent::PeerFault { addr, fault } => Self::PeerFault { addr: *addr, fault },
+            TorrentEvent::Tracker { url, reason } => Self::Tracker { url, reason },
+            TorrentEvent::Removed => return None,
+        })
+    }
+
+    /// The line for people; `None` for what goes to the log (`peer_fault`) or the progress display.
+    pub fn words(&self) -> Option<String> {
+        let text = match self {
+            Self::Listening { port: 0, name, .. } => format!("{name} (not listening)"),
+            Self::Listening { port, name, .. } => format!("{name} (listening on port {port})"),
+            Self::Checked { good, total } => format!("checked: {good} of {total} pieces are good"),
+            Self::Finished => "finished: everything is verified and on disk".to_owned(),
+            Self::Seeding => "seeding; press Ctrl-C to stop".to_owned(),
+            Self::Error { message, retry: true } => {
+                format!("paused: {message}; goes on by itself when it can")
+            }
+            Self::Error { message, retry: false } => format!("stopped: {message}"),
+            Self::Recovered => "going on".to_owned(),
+            Self::Note { message } => format!("note: {message}"),
+            Self::Banned { ip } => format!("{ip} sent corrupt data and is avoided from now on"),
+            Self::Tracker { url, reason } => format!("tracker {url}: {reason}"),
+            Self::Missed { events } => format!("{events} messages were left out: the output is too slow"),
+            Self::PeerFault { .. } | Self::Progress(_) | Self::Stopped => return None,
+        };
+        Some(escape_for_terminal(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Progress {
+        Progress {
+            state: StateName::Downloading,
+            pieces_done: 5,
+            pieces_total: 10,
+            bytes_done: 5 << 20,
+            bytes_total: 10 << 20,
+            downloaded: 5 << 20,
+            uploaded: 3,
+            wasted: 0,
+            hash_failures: 0,
+            banned: 0,
+            down_rate: 1 << 20,
+            up_rate: 0,
+            peers: 1,
+            candidates: 4,
+        }
+    }
+
+    #[test]
+    fn json_events_keep_their_names_and_fields() {
+        let json = |line: &Line<'_>| serde_json::to_value(line).expect("serialises");
+        let listening = Line::Listening { port: 5, info_hash: "ab".into(), name: "n" };
+        assert_eq!(json(&listening)["event"], "listening");
+        assert_eq!(json(&listening)["port"], 5);
+        let value = json(&Line::Progress(progress()));
+        assert_eq!(value["event"], "progress");
+        let fields = [
+            ("pieces_done", 5),
+            ("pieces_total", 10),
+            ("bytes_done", 5 << 20),
+            ("bytes_total", 10 << 20),
+            ("downloaded", 5 << 20),
+            ("uploaded", 3),
+            ("wasted", 0),
+            ("down_rate", 1 << 20),
+            ("up_rate", 0),
+            ("peers", 1),
+        ];
+        for (field, number) in fields {
+            assert_eq!(value[field].as_u64(), Some(number), "{field}");
+        }
+        assert_eq!(value["state"], "downloading");
+        let expected = r#"{"event":"peer_fault","addr":"[::1]:5","fault":"x"}"#;
+        let fault = Line::PeerFault { addr: "[::1]:5".parse().unwrap(), fault: "x" };
+        assert_eq!(crate::json::to_line(&fault), expected);
+        assert_eq!(crate::json::to_line(&Line::Finished), r#"{"event":"finished"}"#);
+        let error = Line::Error { message: "full", retry: true };
+        assert_eq!(crate::json::to_line(&error), r#"{"event":"error","message":"full","retry":true}"#);
+    }
+
+    #[test]
+    fn every_event_has_its_line() {
+        let ip: IpAddr = "192.0.2.1".parse().unwrap();
+        let named = [
+            (TorrentEvent::Note("x".into()), "note"),
+            (TorrentEvent::Checked { good: 1, total: 2 }, "checked"),
+            (TorrentEvent::Finished, "finished"),
+            (TorrentEvent::Failed { message: "m".into(), retry: false }, "error"),
+            (TorrentEvent::Recovered, "recovered"),
+            (TorrentEvent::Banned(ip), "banned"),
+            (TorrentEvent::PeerFault { addr: SocketAddr::new(ip, 1), fault: "f".into() }, "peer_fault"),
+            (TorrentEvent::Tracker { url: "u".into(), reason: "r".into() }, "tracker"),
+        ];
+        for (event, name) in named {
+            let line = Line::of(&event).expect("told");
+            assert_eq!(serde_json::to_value(line).unwrap()["event"], name);
+        }
+        assert!(Line::of(&TorrentEvent::Removed).is_none());
+    }
+
+    #[test]
+    fn words_cannot_drive_a_terminal() {
+        let line = Line::Tracker { url: "http://x/\x1b[2J", reason: "no\r\u{202e}" };
+        assert_eq!(line.words().unwrap(), "tracker http://x/\\u{1b}[2J: no\\r\\u{202e}");
+    }
+
+    #[test]
+    fn progress_in_words() {
+        assert_eq!(
+            progress().words(),
+            "downloading  50.0 %  5.00 MiB of 10.0 MiB  pieces 5/10  down 1.00 MiB/s  up 0 B/s  1 peer  ETA 5s"
+        );
+        let nearly =
+            Progress { pieces_done: 99_999, pieces_total: 100_000, down_rate: 0, peers: 2, ..progress() };
+        assert!(nearly.words().contains("99.9 %") && nearly.words().ends_with("2 peers  ETA -"));
+        let seeding = Progress { state: StateName::Seeding, ..progress() };
+        assert_eq!(seeding.words(), "seeding  up 0 B/s  sent 3 B  1 peer");
+    }
+}

@@ -1,0 +1,73 @@
+use super::*;
+
+const MINUTE: Goal = Goal { time: Some(Duration::from_secs(60)), ratio: None };
+
+fn checked(good: u32) -> TorrentEvent {
+    TorrentEvent::Checked { good, total: 10 }
+}
+
+#[test]
+fn a_download_ends_when_it_is_finished() {
+    let now = Instant::now();
+    let mut course = Course::new(Kind::Download, Goal::default(), now);
+    assert!(!course.note_event(&checked(0), now).unwrap() && !course.is_done(now));
+    assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap());
+    assert!(course.is_done(now));
+}
+
+#[test]
+fn a_download_seeds_until_the_goal() {
+    let now = Instant::now();
+    let mut course = Course::new(Kind::Download, MINUTE, now);
+    assert!(course.note_event(&TorrentEvent::Finished, now).unwrap(), "seeding begins");
+    assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap(), "and begins once");
+    assert!(!course.is_done(now + Duration::from_secs(59)));
+    assert!(course.is_done(now + Duration::from_secs(60)));
+    assert!(course.interrupted(2).is_ok(), "it is finished");
+}
+
+#[test]
+fn zero_minutes_are_no_seeding() {
+    let now = Instant::now();
+    let goal = Goal { time: Some(Duration::ZERO), ratio: None };
+    let mut course = Course::new(Kind::Download, goal, now);
+    assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap(), "no seeding is told");
+    assert!(course.is_done(now));
+}
+
+#[test]
+fn a_seed_goes_on_until_the_goal_or_for_ever() {
+    let now = Instant::now();
+    let hours = now + Duration::from_secs(1 << 20);
+    let mut course = Course::new(Kind::Seed, Goal::default(), now);
+    assert!(course.note_event(&checked(3), now).unwrap());
+    assert!(!course.is_done(hours));
+    let mut course = Course::new(Kind::Seed, Goal { time: None, ratio: Some(2.0) }, now);
+    assert!(!course.is_done(hours), "not before the check");
+    course.note_event(&checked(10), now).unwrap();
+    (course.uploaded, course.size) = (199, 100);
+    assert!(!course.is_done(hours));
+    course.uploaded = 200;
+    assert!(course.is_done(now));
+}
+
+#[test]
+fn failures_end_it_and_retries_do_not() {
+    let now = Instant::now();
+    let mut course = Course::new(Kind::Download, Goal::default(), now);
+    let failed = |retry| TorrentEvent::Failed { message: "disk full".into(), retry };
+    assert!(!course.note_event(&failed(true), now).unwrap());
+    assert!(
+        matches!(course.note_event(&failed(false), now), Err(Failure::Torrent(text)) if text == "disk full")
+    );
+    let mut seed = Course::new(Kind::Seed, Goal::default(), now);
+    assert!(matches!(seed.note_event(&checked(0), now), Err(Failure::NothingToSeed)));
+}
+
+#[test]
+fn a_signal_fails_only_an_unfinished_download() {
+    let now = Instant::now();
+    assert!(Course::new(Kind::Seed, Goal::default(), now).interrupted(15).is_ok());
+    let unfinished = Course::new(Kind::Download, MINUTE, now).interrupted(15);
+    assert!(matches!(unfinished, Err(Failure::Interrupted(15))));
+}
