@@ -71,7 +71,7 @@ pub struct ServiceConfig {
 pub enum StartError {
     /// The storage thread cannot run: io_uring cannot be used.
     #[error("cannot start the storage thread: {0}; is io_uring allowed (sysctl kernel.io_uring_disabled=0)?")]
-    Storage(#[source] std::io::Error),
+    IoUring(#[source] std::io::Error),
     /// Memory or descriptors are not to be had.
     #[error("cannot get the memory or descriptors that are needed: {0}; raise `ulimit -l` and `ulimit -n`, or lower the memory ceiling")]
     Resources(#[source] std::io::Error),
@@ -101,7 +101,7 @@ impl Service {
     pub fn start(config: ServiceConfig) -> Result<Self, StartError> {
         let count = config.shard_cpus.len().max(1);
         let (listeners, port) = listen(&config.listen)?;
-        let storage = Arc::new(StorageService::start(config.storage.clone()).map_err(StartError::Storage)?);
+        let storage = Arc::new(StorageService::start(config.storage.clone()).map_err(StartError::IoUring)?);
         let (control, events) = bounded(EVENTS_MAX);
         let mut bells = Vec::new();
         let mut inboxes = Vec::new();

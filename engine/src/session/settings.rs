@@ -6,7 +6,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ccbt_protocol::choker::ChokerConfig;
 use ccbt_protocol::ids::{PeerId, TorrentKey};

@@ -161,10 +161,20 @@ impl SocketRing {
         drop(queue);
         if !idle {
             self.enters += 1;
-            tolerate(self.ring.submit())?;
+            tolerate(self.enter())?;
         }
         self.reap();
         Ok(())
+    }
+
+    /// Submits and lets the kernel post what has completed. Deferred completions are posted only by an enter that asks
+    /// for events, which `IoUring::submit` is not; and while one is pending unposted, the eventfd is not written again.
+    fn enter(&mut self) -> io::Result<usize> {
+        /// `IORING_ENTER_GETEVENTS`
+        const GETEVENTS: u32 = 1;
+        let queued = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed, and the queued entries are sound as `push` explains.
+        unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None) }
     }
 
     /// Submits what is queued and waits until something completes or `timeout` passes.
