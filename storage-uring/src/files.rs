@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, accessat, fcntl_setfl, fstatfs,
+    Advice, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, accessat, fadvise, fcntl_setfl, fstatfs,
     ftruncate, mkdirat, openat, openat2, statx,
 };
 use rustix::io::Errno;
@@ -151,8 +151,23 @@ fn facts(stat: &Statx, path: &Path) -> Result<Facts, StorageError> {
             _ => DirectIo::Never,
         }
     };
-    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
-    Ok(Facts { len: stat.stx_size, device, direct })
+    Ok(Facts { len: stat.stx_size, device: device(stat), direct })
+}
+
+/// Device number of the file system that holds the folder `path`.
+pub fn device_of(folder: BorrowedFd<'_>, path: &Path) -> Result<u64, StorageError> {
+    statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map(|stat| device(&stat)).map_err(failed(path))
+}
+
+fn device(stat: &Statx) -> u64 {
+    u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
+}
+
+/// Keeps the kernel from reading pages into its cache that were not asked for: beside direct writes they would be
+/// thrown out again at once.
+pub fn no_read_ahead(file: &OwnedFd) {
+    // A hint: without it everything works, somewhat slower.
+    let _ = fadvise(file, 0, None, Advice::Random);
 }
 
 /// Whether the file system behind `fd` keeps its data in memory only.
@@ -221,7 +236,7 @@ pub fn set_len(file: BorrowedFd<'_>, len: u64, path: &Path) -> Result<(), Storag
 fn beneath(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
-        match openat2(folder, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve) {
+        match openat2(folder, path, flags | OFlags::CLOEXEC, mode, resolve) {
             // EAGAIN: a rename elsewhere made the kernel unsure about "..", of which there is none here.
             Err(Errno::INTR | Errno::AGAIN) => {}
             other => return other,

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,7 +71,8 @@ struct InFlight {
     token: u64,
     _fd: Rc<OwnedFd>,
     iovecs: Vec<libc::iovec>,
-    ranges: Vec<BufKey>,
+    /// The buffers the iovecs lead into.
+    keys: Vec<BufKey>,
 }
 
 /// The ring, the buffers lent to it and its operations.
@@ -149,17 +150,10 @@ impl DiskRing {
         ranges: impl Iterator<Item = Range>,
         token: u64,
     ) {
-        let (mut iovecs, mut keys) = self.spare.pop().unwrap_or_default();
-        for range in ranges {
-            let held = &mut self.bufs[range.buf.0 as usize];
-            assert!(range.at as usize + range.len as usize <= held.buf.len(), "{range:?} leaves its buffer");
-            held.users += 1;
-            // SAFETY: `at` lies in the buffer, checked above.
-            let base = unsafe { held.buf.as_mut_ptr().add(range.at as usize) };
-            iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: range.len as usize });
-            keys.push(range.buf);
+        let (iovecs, keys) = self.point_at(ranges);
+        for key in &keys {
+            self.bufs[key.0 as usize].users += 1;
         }
-        assert!(!iovecs.is_empty(), "a transfer of nothing");
         let file = types::Fd(fd.as_raw_fd());
         let entry = match (direction, &iovecs[..]) {
             (Direction::Read, [one]) => {
@@ -175,7 +169,7 @@ impl DiskRing {
                 opcode::Writev::new(file, many.as_ptr(), many.len() as u32).offset(offset).build()
             }
         };
-        self.start(entry, InFlight { token, _fd: Rc::clone(fd), iovecs, ranges: keys });
+        self.start(entry, InFlight { token, _fd: Rc::clone(fd), iovecs, keys });
     }
 
     /// As [`Self::transfer`], but done when it returns, on this thread: for file systems that live in memory, where a
@@ -185,45 +179,45 @@ impl DiskRing {
         direction: Direction,
         fd: &OwnedFd,
         offset: u64,
-        ranges: &[Range],
+        ranges: impl Iterator<Item = Range>,
     ) -> Result<u32, i32> {
-        loop {
-            let result = match direction {
-                Direction::Write => {
-                    let slices: Vec<IoSlice<'_>> =
-                        ranges.iter().map(|range| IoSlice::new(self.bytes(*range))).collect();
-                    rustix::io::pwritev(fd, &slices, offset)
+        let (mut iovecs, mut keys) = self.point_at(ranges);
+        let (fd, count, offset) = (fd.as_raw_fd(), iovecs.len() as i32, offset as i64);
+        let result = loop {
+            // SAFETY: the iovecs lead into buffers that `self` owns and that nobody else looks at during the call.
+            let moved = unsafe {
+                match direction {
+                    Direction::Read => libc::preadv(fd, iovecs.as_ptr(), count, offset),
+                    Direction::Write => libc::pwritev(fd, iovecs.as_ptr(), count, offset),
                 }
-                Direction::Read => self.read_now(fd, offset, ranges),
             };
-            match result {
-                Ok(bytes) => return Ok(bytes as u32),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.raw_os_error()),
+            match u32::try_from(moved) {
+                Ok(moved) => break Ok(moved),
+                Err(_) => match io::Error::last_os_error().raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    errno => break Err(errno.unwrap_or(libc::EIO)),
+                },
             }
-        }
+        };
+        iovecs.clear();
+        keys.clear();
+        self.spare.push((iovecs, keys));
+        result
     }
 
-    fn bytes(&self, range: Range) -> &[u8] {
-        &self.bufs[range.buf.0 as usize].buf.as_slice()[range.at as usize..][..range.len as usize]
-    }
-
-    fn read_now(&mut self, fd: &OwnedFd, offset: u64, ranges: &[Range]) -> rustix::io::Result<usize> {
-        // One range at a time: two ranges may lie in one buffer, which cannot be borrowed twice.
-        let mut total = 0;
+    /// The ranges as the kernel takes them, and whose they are. Panics when a range leaves its buffer or there is none.
+    fn point_at(&mut self, ranges: impl Iterator<Item = Range>) -> (Vec<libc::iovec>, Vec<BufKey>) {
+        let (mut iovecs, mut keys) = self.spare.pop().unwrap_or_default();
         for range in ranges {
             let buf = &mut self.bufs[range.buf.0 as usize].buf;
-            let into = &mut buf.as_mut_slice()[range.at as usize..][..range.len as usize];
-            match rustix::io::preadv(fd, &mut [IoSliceMut::new(into)], offset + total as u64) {
-                Ok(bytes) => total += bytes,
-                Err(errno) if total == 0 => return Err(errno),
-                Err(_) => break,
-            }
-            if total < ranges_len(ranges, range) {
-                break;
-            }
+            assert!(range.at as usize + range.len as usize <= buf.len(), "{range:?} leaves its buffer");
+            // SAFETY: `at` lies in the buffer, checked above.
+            let base = unsafe { buf.as_mut_ptr().add(range.at as usize) };
+            iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: range.len as usize });
+            keys.push(range.buf);
         }
-        Ok(total)
+        assert!(!iovecs.is_empty(), "a transfer of nothing");
+        (iovecs, keys)
     }
 
     /// Starts making the file's data durable (and, unless `data_only`, all its attributes).
@@ -301,15 +295,15 @@ impl DiskRing {
                 continue;
             }
             let mut op = self.ops.remove(entry.user_data() as usize);
-            for key in op.ranges.drain(..) {
+            for key in op.keys.drain(..) {
                 self.bufs[key.0 as usize].users -= 1;
-            }
-            op.iovecs.clear();
-            if op.iovecs.capacity() > 0 && self.spare.len() < ENTRIES as usize {
-                self.spare.push((op.iovecs, op.ranges));
             }
             let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
             self.done.push_back(Done { token: op.token, result });
+            if op.iovecs.capacity() > 0 && self.spare.len() < ENTRIES as usize {
+                op.iovecs.clear();
+                self.spare.push((op.iovecs, op.keys));
+            }
         }
     }
 
@@ -331,20 +325,8 @@ impl DiskRing {
 
 impl InFlight {
     fn bare(token: u64, fd: &Rc<OwnedFd>) -> Self {
-        Self { token, _fd: Rc::clone(fd), iovecs: Vec::new(), ranges: Vec::new() }
+        Self { token, _fd: Rc::clone(fd), iovecs: Vec::new(), keys: Vec::new() }
     }
-}
-
-/// Bytes of `ranges` up to and including `last`, which is one of them.
-fn ranges_len(ranges: &[Range], last: &Range) -> usize {
-    let mut total = 0;
-    for range in ranges {
-        total += range.len as usize;
-        if std::ptr::eq(range, last) {
-            break;
-        }
-    }
-    total
 }
 
 impl Drop for DiskRing {
@@ -359,6 +341,19 @@ impl Drop for DiskRing {
         while !self.ops.is_empty() {
             self.enter(1);
         }
+    }
+}
+
+/// Lets a write beyond the process's file size limit (`ulimit -f`) fail with `EFBIG` on the calling thread, instead of
+/// ending the process with `SIGXFSZ`.
+pub fn survive_file_size_limit() {
+    // SAFETY: `set` is initialised by `sigemptyset` before it is used, and the mask is the calling thread's own.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGXFSZ);
+        let result = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        assert_eq!(result, 0, "blocking one signal cannot fail");
     }
 }
 
@@ -467,7 +462,7 @@ mod tests {
         ring.turn(true);
         assert_eq!(ring.next(), Some(Done { token: 7, result: Ok(8192) }));
         ring.zero(Range { buf: key, at: 0, len: 8192 });
-        assert_eq!(ring.transfer_now(Direction::Read, &fd, 10, &halves), Ok(8192));
+        assert_eq!(ring.transfer_now(Direction::Read, &fd, 10, halves.into_iter()), Ok(8192));
         ring.transfer(Direction::Read, &fd, 8192 + 10, halves.into_iter(), 8);
         ring.sync(&fd, true, 9);
         let mut seen = Vec::new();

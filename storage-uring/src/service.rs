@@ -15,7 +15,7 @@ use crate::core::{Core, NewClient};
 use crate::doorbell::Doorbell;
 use crate::hash::{HashPool, PoolJob};
 use crate::messages::{HashJob, HashVerdict, StorageCmd, StorageDone};
-use crate::ring::DiskRing;
+use crate::ring::{DiskRing, survive_file_size_limit};
 
 /// Clients that may wait to be taken in; more would wait for the storage thread's next turn.
 const NEWCOMERS: usize = 16;
@@ -90,6 +90,7 @@ impl StorageService {
                 {
                     tracing::warn!(cpu, "the storage thread cannot be pinned to its CPU and runs anywhere");
                 }
+                survive_file_size_limit();
                 // The ring belongs to the thread that makes it.
                 let ring = match DiskRing::new(Arc::clone(&bell)) {
                     Ok(ring) => ring,

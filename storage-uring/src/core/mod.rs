@@ -292,12 +292,12 @@ impl Core {
     }
 
     /// The number of the device with `st_dev` `number`, which is new if it was not seen before.
-    fn device(&mut self, number: u64, in_memory: bool) -> u16 {
+    fn device(&mut self, number: u64, in_memory: impl FnOnce() -> bool) -> u16 {
         if let Some(known) = self.devices.iter().position(|device| device.number == number) {
             return known as u16;
         }
         let queue = DeviceQueue::new(self.queue_depth);
-        self.devices.push(Device { number, in_memory, direct_works: None, queue });
+        self.devices.push(Device { number, in_memory: in_memory(), direct_works: None, queue });
         self.ring.limit_workers((self.devices.len() as u32 * 2 * BLOCKING_MAX).min(WORKERS_MAX));
         u16::try_from(self.devices.len() - 1).expect("fewer than 65536 devices")
     }

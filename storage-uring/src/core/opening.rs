@@ -31,18 +31,12 @@ pub(super) struct Opening {
     error: Option<StorageError>,
     /// Reservations under way.
     allocating: usize,
-    root: Option<Root>,
+    /// The torrent's folder once it was looked for; `None` inside when it is not there.
+    root: Option<Option<OwnedFd>>,
     /// The folder of the last file; `None` inside when it is not there.
     folder: Option<(PathBuf, Option<OwnedFd>)>,
     longer: usize,
     noted: Noted,
-}
-
-#[derive(Debug)]
-struct Root {
-    /// `None`: not there (read-only).
-    fd: Option<OwnedFd>,
-    in_memory: bool,
 }
 
 /// Fallbacks that were noted, each once.
@@ -147,7 +141,7 @@ impl Core {
         let index = opening.next;
         let file = &torrent.spec.files()[index];
         let (state, found) = if file.pad {
-            (FileState::default(), OpenedFile { existed: true, len: file.len })
+            (FileState { device: torrent.home, align: 0 }, OpenedFile { existed: true, len: file.len })
         } else {
             let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
@@ -176,7 +170,8 @@ impl Core {
     ) -> Result<(FileState, OpenedFile), StorageError> {
         // Taken out while it is used, for the borrow's sake.
         let folder = opening.folder.take().expect("opened just now");
-        let (mut state, mut found) = Default::default();
+        let (mut state, mut found) = (FileState::default(), OpenedFile::default());
+        state.device = self.torrents[&key].home;
         if let Some(fd) = &folder.1 {
             (state, found) = self.open_in_folder(key, opening, fd.as_fd(), target)?;
         }
@@ -199,12 +194,11 @@ impl Core {
         let (root, write) = (torrent.spec.root(), may_write(torrent.mode));
         let fd = self.handles.retrying(|| files::open_root(root, write, &mut made))?;
         torrent.new_folders.extend(made);
-        let in_memory = fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd()));
-        if fd.is_none() {
-            // Files that are not there need some device for the errors their reads will end in.
-            self.device(0, false);
-        }
-        opening.root = Some(Root { fd, in_memory });
+        // Files that are not there need some device too, for the errors their reads will end in.
+        let number = fd.as_ref().map_or(Ok(0), |fd| files::device_of(fd.as_fd(), root))?;
+        let home = self.device(number, || fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd())));
+        self.torrents.get_mut(&key).expect("being opened").home = home;
+        opening.root = Some(fd);
         Ok(())
     }
 
@@ -220,7 +214,7 @@ impl Core {
         }
         let torrent = self.torrents.get_mut(&key).expect("being opened");
         let mut made = Vec::new();
-        let folder = match opening.root.as_ref().and_then(|root| root.fd.as_ref()) {
+        let folder = match opening.root.as_ref().and_then(Option::as_ref) {
             Some(root) => {
                 let at = torrent.spec.root();
                 let open = || files::open_folder(root.as_fd(), at, &path, write, &mut made);
@@ -240,17 +234,17 @@ impl Core {
         folder: BorrowedFd<'_>,
         target: &Target,
     ) -> Result<(FileState, OpenedFile), StorageError> {
-        let in_memory = opening.root.as_ref().is_some_and(|root| root.in_memory);
         let (facts, fd) = match files::look(folder, &target.name, &target.full)? {
-            None if !target.write => return Ok(Default::default()),
+            None if !target.write => {
+                let device = self.torrents[&key].home;
+                return Ok((FileState { device, align: 0 }, OpenedFile::default()));
+            }
             None => {
                 let create = || files::create(folder, &target.name, target.executable, &target.full);
                 let fd = self.handles.retrying(create)?;
                 let folder = target.full.parent().map(Path::to_path_buf);
                 let torrent = self.torrents.get_mut(&key).expect("being opened");
                 torrent.new_folders.extend(folder);
-                // Its length counts as data to be made durable.
-                torrent.dirty.insert(target.index);
                 (files::look_at(fd.as_fd(), &target.full)?, Some(fd))
             }
             Some(facts) => (facts, None),
@@ -259,7 +253,7 @@ impl Core {
         if facts.len > target.len {
             opening.note_longer(&target.full, facts.len - target.len);
         }
-        let device = self.device(facts.device, in_memory);
+        let device = self.device(facts.device, || files::in_memory(folder));
         let align = self.alignment(device, facts, folder, target);
         if target.write {
             self.give_length(key, opening, folder, target, facts.len, device, fd)?;
@@ -311,7 +305,6 @@ impl Core {
             None => self.handles.retrying(|| files::open_in(folder, &target.name, &target.full, access))?,
         };
         if opening.prealloc == Preallocate::Sparse {
-            self.torrents.get_mut(&key).expect("being opened").dirty.insert(target.index);
             return files::set_len(fd.as_fd(), target.len, &target.full);
         }
         opening.allocating += 1;
@@ -332,7 +325,6 @@ impl Core {
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let mut opening = torrent.opening.take().expect("a torrent being opened");
         opening.allocating -= 1;
-        torrent.dirty.insert(file);
         let path = torrent.spec.file_path(file);
         let outcome = match result {
             Ok(_) => Ok(()),

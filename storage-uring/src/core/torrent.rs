@@ -42,6 +42,8 @@ pub(super) struct Torrent {
     pub(super) spec: Arc<LayoutSpec>,
     pub(super) mode: OpenMode,
     pub(super) files: Vec<FileState>,
+    /// Index of the device of its folder.
+    pub(super) home: u16,
     /// While it is being opened.
     pub(super) opening: Option<Box<Opening>>,
     /// The client that asked to close it.
@@ -65,6 +67,7 @@ impl Torrent {
             files: Vec::with_capacity(spec.files().len()),
             spec,
             mode,
+            home: 0,
             opening: Some(Box::new(opening)),
             closing: None,
             waiting: VecDeque::new(),

@@ -3,15 +3,15 @@
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 
 use super::{Core, Running, may_write, not_open};
-use crate::arena::PieceBuf;
+use crate::arena::{PAGE, PieceBuf};
 use crate::error::{ErrorKind, Op, StorageError};
 use crate::layout::Class;
 use crate::messages::StorageDone;
 use crate::ring::{BufKey, Direction, Range};
 use crate::schedule::{BATCH_BYTES_MAX, Batch, Part};
 
-/// Shorter reads all go through the page cache: one operation instead of up to three, and small reads cluster.
-const DIRECT_READ_MIN: u32 = 64 * 1024;
+/// Shorter reads with ragged ends go through the page cache as a whole: one operation instead of up to three.
+const RAGGED_DIRECT_READ_MIN: u32 = 64 * 1024;
 /// How often the system may ask for another try of one part.
 const RETRIES_MAX: u8 = 64;
 
@@ -78,7 +78,8 @@ impl Core {
                 continue;
             }
             let state = torrent.files[extent.file as usize];
-            let small = direction == Direction::Read && extent.len < DIRECT_READ_MIN;
+            let ragged = (extent.offset | u64::from(extent.len)) % PAGE as u64 != 0;
+            let small = direction == Direction::Read && ragged && extent.len < RAGGED_DIRECT_READ_MIN;
             let queue = &mut self.devices[usize::from(state.device)].queue;
             for (class, span) in extent.spans(phase, state.align().filter(|_| !small)) {
                 for from in (0..span.len).step_by(BATCH_BYTES_MAX as usize) {
@@ -119,8 +120,7 @@ impl Core {
         let range =
             |part: &Part| Range { buf: requests[part.request as usize].buf, at: part.at, len: part.len };
         if self.devices[device].in_memory {
-            let ranges: Vec<Range> = batch.parts.iter().map(range).collect();
-            let result = self.ring.transfer_now(head.direction, &fd, head.offset, &ranges);
+            let result = self.ring.transfer_now(head.direction, &fd, head.offset, batch.parts.iter().map(range));
             return self.batch_ended(device, batch, result);
         }
         let entry = self.running.vacant_entry();
