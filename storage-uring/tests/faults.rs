@@ -81,7 +81,10 @@ fn a_full_disk_stops_only_what_does_not_fit_and_goes_on_when_there_is_space() {
         }
         for piece in all.iter().filter(|piece| !failed.contains_key(piece)) {
             let (start, len) = (spec.piece_start(PieceIndex(*piece)), spec.piece_size(PieceIndex(*piece)));
-            assert!(rig.read(1, &spec, start, len).unwrap() == expected(1, &spec, start, len), "kept: {piece}");
+            assert!(
+                rig.read(1, &spec, start, len).unwrap() == expected(1, &spec, start, len),
+                "kept: {piece}"
+            );
         }
         std::fs::remove_file(&ballast).unwrap();
         let mut again: Vec<u32> = failed.into_keys().collect();
@@ -179,12 +182,19 @@ fn a_file_cut_or_gone_behind_our_back_is_noticed() {
         std::fs::OpenOptions::new().write(true).open(spec.file_path(0)).unwrap().set_len(cut).unwrap();
         let error = rig.read(1, &spec, 0, 2 * direct_sized as u32).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ShortRead, "{error}");
-        assert!(rig.read(1, &spec, 0, cut as u32).unwrap() == expected(1, &spec, 0, cut as u32), "what is left");
+        assert!(
+            rig.read(1, &spec, 0, cut as u32).unwrap() == expected(1, &spec, 0, cut as u32),
+            "what is left"
+        );
         std::fs::remove_file(spec.file_path(0)).unwrap();
         rig.read(1, &spec, 2 * direct_sized, 100).unwrap();
         let error = rig.read(1, &spec, 0, 100).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
-        assert_eq!(rig.write(1, &spec, 0).unwrap_err().kind(), ErrorKind::Missing, "never made again unasked");
+        assert_eq!(
+            rig.write(1, &spec, 0).unwrap_err().kind(),
+            ErrorKind::Missing,
+            "never made again unasked"
+        );
         assert!(!spec.file_path(0).exists());
         rig.close(1);
         rig.service.stop();
@@ -209,11 +219,10 @@ fn read_only_makes_and_changes_nothing() {
     rig.close(2);
     std::fs::remove_file(spec.file_path(0)).unwrap();
     let report = rig.open(3, &spec, Preallocate::Full, OpenMode::ReadOnly).unwrap();
-    assert_eq!(report.files.iter().map(|file| (file.existed, file.len)).collect::<Vec<_>>()[..], [
-        (false, 0),
-        (true, 28),
-        (true, 100_000)
-    ]);
+    assert_eq!(
+        report.files.iter().map(|file| (file.existed, file.len)).collect::<Vec<_>>()[..],
+        [(false, 0), (true, 28), (true, 100_000)]
+    );
     assert_eq!(rig.write(3, &spec, 0).unwrap_err().kind(), ErrorKind::NotOpen);
     assert!(rig.read(3, &spec, 100, 5000).unwrap() == expected(2, &spec, 100, 5000));
     rig.sync(3).unwrap();
@@ -226,7 +235,8 @@ fn read_only_makes_and_changes_nothing() {
 fn shorter_files_are_made_longer_and_longer_ones_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let spec = layout(folder.path(), vec![file("short", 10_000), file("long", 10), file("right", 5)], 1024);
-    for (key, prealloc, len) in [(1, Preallocate::None, 3), (2, Preallocate::Sparse, 10_000), (3, Preallocate::Full, 10_000)]
+    for (key, prealloc, len) in
+        [(1, Preallocate::None, 3), (2, Preallocate::Sparse, 10_000), (3, Preallocate::Full, 10_000)]
     {
         std::fs::write(spec.file_path(0), b"abc").unwrap();
         std::fs::write(spec.file_path(1), b"longer than ten").unwrap();
@@ -234,7 +244,11 @@ fn shorter_files_are_made_longer_and_longer_ones_left_alone() {
         let mut rig = rig();
         let report = rig.open(key, &spec, prealloc, OpenMode::ReadWrite).unwrap();
         assert_eq!(report.files.iter().map(|file| file.len).collect::<Vec<_>>(), [3, 15, 5]);
-        assert!(report.notes.iter().any(|note| note.contains("long is 5 bytes longer")), "{:?}", report.notes);
+        assert!(
+            report.notes.iter().any(|note| note.contains("long is 5 bytes longer")),
+            "{:?}",
+            report.notes
+        );
         assert_eq!(std::fs::metadata(spec.file_path(0)).unwrap().len(), len);
         assert_eq!(std::fs::read(spec.file_path(1)).unwrap(), b"longer than ten");
         use std::os::unix::fs::MetadataExt as _;

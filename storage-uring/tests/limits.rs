@@ -52,7 +52,9 @@ fn file_size_and_descriptor_limits_are_errors_and_no_end() {
         // None at all: an error that says so.
         rig.open(3, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
         let failed = with_limit(Resource::Nofile, 3, || rig.write_all(3, &spec, &all));
-        assert!(failed.len() == all.len() && failed.values().all(|error| error.kind() == ErrorKind::Exhausted));
+        assert!(
+            failed.len() == all.len() && failed.values().all(|error| error.kind() == ErrorKind::Exhausted)
+        );
         assert_eq!(rig.write_all(3, &spec, &all), Default::default());
         rig.close(3);
         rig.service.stop();

@@ -44,7 +44,10 @@ fn a_sync_is_answered_after_all_earlier_writes_and_a_close_after_everything() {
                 StorageDone::Synced { result, .. } => {
                     result.unwrap();
                     syncs += 1;
-                    assert!((0..syncs * 10).all(|piece| written.contains(&piece)), "sync {syncs} came too early");
+                    assert!(
+                        (0..syncs * 10).all(|piece| written.contains(&piece)),
+                        "sync {syncs} came too early"
+                    );
                 }
                 StorageDone::ReadDone { buf, result, .. } => {
                     result.unwrap();
@@ -199,8 +202,8 @@ fn hash_jobs_come_back_through_the_same_client() {
     let mut buf = rig.memory.alloc(3, 0).unwrap();
     buf.as_mut_slice().copy_from_slice(b"abc");
     let expected = [
-        0xa9, 0x99, 0x3e, 0x36, 0x47, 0x06, 0x81, 0x6a, 0xba, 0x3e, 0x25, 0x71, 0x78, 0x50, 0xc2, 0x6c, 0x9c, 0xd0,
-        0xd8, 0x9d,
+        0xa9, 0x99, 0x3e, 0x36, 0x47, 0x06, 0x81, 0x6a, 0xba, 0x3e, 0x25, 0x71, 0x78, 0x50, 0xc2, 0x6c, 0x9c,
+        0xd0, 0xd8, 0x9d,
     ];
     rig.client.hash(ccbt_storage::messages::HashJob { torrent: KEY, piece: PieceIndex(0), expected, buf });
     rig.client.submit(StorageCmd::Sync { torrent: KEY });

@@ -80,7 +80,8 @@ fn pieces_over_many_files_in_any_order() {
     }
 }
 
-/// Random files, piece length, order of pieces, preallocation, limits, and where reads and syncs come in between.
+/// Random files, piece length, order of pieces, preallocation, limits, and where reads and syncs come in
+/// between.
 #[derive(Debug, Clone)]
 struct Story {
     files: Vec<(u64, bool)>,
@@ -136,7 +137,8 @@ fn take(rig: &mut Rig, spec: &LayoutSpec, written: &mut Vec<u32>) {
 
 fn tell(story: &Story, root: &Path) {
     let files = story.files.iter().enumerate();
-    let files = files.map(|(at, &(len, is_pad))| if is_pad { pad(len) } else { file(&format!("d{}/f{at}", at % 3), len) });
+    let files = files
+        .map(|(at, &(len, is_pad))| if is_pad { pad(len) } else { file(&format!("d{}/f{at}", at % 3), len) });
     let spec = layout(root, files.collect(), story.piece_len);
     let config = StorageConfig {
         queue_depth: story.queue_depth,
@@ -149,13 +151,13 @@ fn tell(story: &Story, root: &Path) {
     for (step, piece) in shuffled(&spec, story.seed).into_iter().enumerate() {
         let chance = story.between[step % story.between.len()];
         // Now and then a buffer at a phase that does not fit: slower, and just as right.
-        let phase = (chance % 5 == 0).then_some(u32::from(chance) * 7);
+        let phase = chance.is_multiple_of(5).then_some(u32::from(chance) * 7);
         assert!(rig.submit_write(1, &spec, piece, phase));
-        if chance % 3 == 0 {
+        if chance.is_multiple_of(3) {
             take(&mut rig, &spec, &mut written);
         }
         if let Some(&done) = written.last()
-            && chance % 2 == 0
+            && chance.is_multiple_of(2)
         {
             let start = spec.piece_start(PieceIndex(done));
             let len = spec.piece_size(PieceIndex(done));
@@ -163,7 +165,7 @@ fn tell(story: &Story, root: &Path) {
             let tag = start + u64::from(skip);
             rig.submit_read(1, &spec, tag, len - skip, tag);
         }
-        if chance % 11 == 0 {
+        if chance.is_multiple_of(11) {
             let torrent = ccbt_protocol::ids::TorrentKey(1);
             rig.client.submit(ccbt_storage::messages::StorageCmd::Sync { torrent });
         }
@@ -182,7 +184,7 @@ fn tell(story: &Story, root: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_order_any_limits_any_sizes(story in stories()) {
         for folder in folders() {

@@ -17,6 +17,8 @@ use crate::messages::{OpenReport, OpenedFile, Preallocate, StorageDone};
 const FILES_PER_STEP: usize = 32;
 /// Reservations of one torrent under way at most; each holds a descriptor.
 const ALLOCATIONS_MAX: usize = 8;
+/// Smaller files are reserved at once on this thread: handing them to a worker takes longer. Units: bytes.
+const INLINE_ALLOCATION_MAX: u64 = 256 * 1024;
 /// Files longer than they should be that are named in the notes; the rest is counted.
 const LONGER_NAMED_MAX: usize = 8;
 
@@ -31,6 +33,8 @@ pub(super) struct Opening {
     error: Option<StorageError>,
     /// Reservations under way.
     allocating: usize,
+    /// Whether it stands in the line of torrents to be opened.
+    queued: bool,
     /// The torrent's folder once it was looked for; `None` inside when it is not there.
     root: Option<Option<OwnedFd>>,
     /// The folder of the last file; `None` inside when it is not there.
@@ -56,6 +60,7 @@ impl Opening {
             report,
             error: None,
             allocating: 0,
+            queued: true,
             root: None,
             folder: None,
             longer: 0,
@@ -98,6 +103,7 @@ impl Core {
         let Some(key) = self.opening.pop_front() else { return };
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let mut opening = torrent.opening.take().expect("a torrent being opened");
+        opening.queued = false;
         for _ in 0..FILES_PER_STEP {
             let all = self.torrents[&key].spec.files().len();
             if opening.error.is_some() || opening.next == all || opening.allocating >= ALLOCATIONS_MAX {
@@ -110,12 +116,14 @@ impl Core {
         self.settle(key, opening);
     }
 
-    /// Decides what is next for a torrent being opened: its turn again, waiting for reservations, or the answer.
+    /// Decides what is next for a torrent being opened: its turn again, waiting for reservations, or the
+    /// answer.
     fn settle(&mut self, key: TorrentKey, mut opening: Box<Opening>) {
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let looked = opening.error.is_some() || opening.next == torrent.spec.files().len();
         if !looked || opening.allocating > 0 {
-            if !looked && opening.allocating < ALLOCATIONS_MAX && !self.opening.contains(&key) {
+            if !looked && opening.allocating < ALLOCATIONS_MAX && !opening.queued {
+                opening.queued = true;
                 self.opening.push_back(key);
             }
             torrent.opening = Some(opening);
@@ -278,8 +286,8 @@ impl Core {
         }
     }
 
-    /// Makes a shorter file as long as it should be, as far as preallocation is wanted; checks that a file that is long
-    /// enough may be written.
+    /// Makes a shorter file as long as it should be, as far as preallocation is wanted; checks that a file
+    /// that is long enough may be written.
     #[allow(clippy::too_many_arguments)]
     fn give_length(
         &mut self,
@@ -307,13 +315,17 @@ impl Core {
         if opening.prealloc == Preallocate::Sparse {
             return files::set_len(fd.as_fd(), target.len, &target.full);
         }
+        if target.len <= INLINE_ALLOCATION_MAX {
+            let result = files::allocate(fd.as_fd(), target.len);
+            return self.take_allocation(key, opening, target.index, &fd, had, result);
+        }
         opening.allocating += 1;
         let task = Task::Allocate { torrent: key, file: target.index, fd: Rc::new(fd), had };
         self.devices[usize::from(device)].queue.push_task(task);
         Ok(())
     }
 
-    /// Takes the result of a reservation.
+    /// Takes the result of a reservation that was made through the ring.
     pub(super) fn allocated(
         &mut self,
         key: TorrentKey,
@@ -325,28 +337,41 @@ impl Core {
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let mut opening = torrent.opening.take().expect("a torrent being opened");
         opening.allocating -= 1;
-        let path = torrent.spec.file_path(file);
-        let outcome = match result {
-            Ok(_) => Ok(()),
+        let outcome = self.take_allocation(key, &mut opening, file, fd, had, result.map(drop));
+        opening.error = opening.error.take().or(outcome.err());
+        self.settle(key, opening);
+    }
+
+    fn take_allocation(
+        &self,
+        key: TorrentKey,
+        opening: &mut Opening,
+        file: u32,
+        fd: &OwnedFd,
+        had: u64,
+        result: Result<(), i32>,
+    ) -> Result<(), StorageError> {
+        let spec = &self.torrents[&key].spec;
+        let path = || spec.file_path(file);
+        match result {
+            Ok(()) => Ok(()),
             Err(libc::EOPNOTSUPP | libc::ENOSYS) => {
                 if !std::mem::replace(&mut opening.noted.sparse, true) {
-                    let folder = torrent.spec.root().display();
+                    let root = spec.root().display();
                     opening
                         .report
                         .notes
-                        .push(format!("{folder}: space cannot be reserved here, files are sparse"));
+                        .push(format!("{root}: space cannot be reserved here, files are sparse"));
                 }
-                files::set_len(fd.as_fd(), torrent.spec.files()[file as usize].len, &path)
+                files::set_len(fd.as_fd(), spec.files()[file as usize].len, &path())
             }
             Err(errno) => {
                 // What was reserved before it failed would only keep the disk full.
-                if let Err(error) = files::set_len(fd.as_fd(), had, &path) {
+                if let Err(error) = files::set_len(fd.as_fd(), had, &path()) {
                     tracing::debug!(%error, "a reservation stays after it failed");
                 }
-                Err(StorageError::from_errno(Op::Allocate, &path, errno))
+                Err(StorageError::from_errno(Op::Allocate, &path(), errno))
             }
-        };
-        opening.error = opening.error.take().or(outcome.err());
-        self.settle(key, opening);
+        }
     }
 }

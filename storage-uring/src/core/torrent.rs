@@ -1,7 +1,7 @@
 //! What the storage thread knows of a torrent.
 //!
-//! Invariant: `epochs` has one entry more than there are syncs waiting: writes are counted in the epoch they began in,
-//! and the sync at the front starts when the first epoch has none left.
+//! Invariant: `epochs` has one entry more than there are syncs waiting: writes are counted in the epoch they
+//! began in, and the sync at the front starts when the first epoch has none left.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;

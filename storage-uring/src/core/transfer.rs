@@ -120,7 +120,8 @@ impl Core {
         let range =
             |part: &Part| Range { buf: requests[part.request as usize].buf, at: part.at, len: part.len };
         if self.devices[device].in_memory {
-            let result = self.ring.transfer_now(head.direction, &fd, head.offset, batch.parts.iter().map(range));
+            let result =
+                self.ring.transfer_now(head.direction, &fd, head.offset, batch.parts.iter().map(range));
             return self.batch_ended(device, batch, result);
         }
         let entry = self.running.vacant_entry();
@@ -129,7 +130,8 @@ impl Core {
         entry.insert(Running::Batch { device, batch });
     }
 
-    /// Takes the result of a batch: what was moved is done, the rest goes on, and an error hits only the part it is of.
+    /// Takes the result of a batch: what was moved is done, the rest goes on, and an error hits only the part
+    /// it is of.
     pub(super) fn batch_ended(&mut self, device: usize, batch: Batch, result: Result<u32, i32>) {
         self.devices[device].queue.ended(&batch);
         let head = *batch.head();
@@ -148,7 +150,8 @@ impl Core {
             }
             Ok(moved) => self.moved(device, batch, moved),
             Err(libc::EINVAL) if head.class == Class::Direct => {
-                // The file system wants more than it said, or changed its mind: the page cache takes everything.
+                // The file system wants more than it said, or changed its mind: the page cache takes
+                // everything.
                 torrent.files[head.file as usize].align = 0;
                 self.again(device, batch.parts, |part| Part { class: Class::Seam, ..part });
             }
@@ -163,7 +166,8 @@ impl Core {
         }
     }
 
-    /// `moved` bytes of the batch are done; the rest goes on through the page cache, since it may start anywhere.
+    /// `moved` bytes of the batch are done; the rest goes on through the page cache, since it may start
+    /// anywhere.
     fn moved(&mut self, device: usize, batch: Batch, mut moved: u32) {
         for part in batch.parts {
             let done = moved.min(part.len);
