@@ -329,3 +329,6 @@ fn not_open(op: Op, torrent: TorrentKey) -> StorageError {
 fn may_write(mode: OpenMode) -> bool {
     mode == OpenMode::ReadWrite
 }
+
+#[cfg(test)]
+mod tests;
