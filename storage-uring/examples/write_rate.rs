@@ -88,6 +88,7 @@ fn main() {
         let mut next = 0;
         while done < pieces {
             while next < pieces
+                && client.under_way() < WINDOW
                 && let Some(mut buf) =
                     memory.alloc(spec.piece_size(PieceIndex(next)), spec.phase(PieceIndex(next)))
             {

@@ -1,7 +1,8 @@
 //! What can go wrong with files, in words that tell the user what to do.
 //!
-//! Role: one error type for every disk operation. Invariant: cloneable (one failed vectored write fails several
-//! pieces), so it keeps the errno and not an `io::Error`. Built by the storage thread and [`crate::files`].
+//! Role: one error type for every disk operation. Invariant: cloneable (one failed vectored write fails
+//! several pieces), so it keeps the errno and not an `io::Error`. Built by the storage thread and
+//! [`crate::files`].
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,15 +1,15 @@
 //! Files and folders below a torrent's root, looked at, made and opened safely.
 //!
-//! Role: the system calls with paths. Owner: the storage thread; nothing is kept here. Invariant: below the root no
-//! symbolic link is followed and no path leads out (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`), and only
-//! regular files are opened. Called by [`crate::core`].
+//! Role: the system calls with paths. Owner: the storage thread; nothing is kept here. Invariant: below the
+//! root no symbolic link is followed and no path leads out (`openat2` with `RESOLVE_BENEATH |
+//! RESOLVE_NO_SYMLINKS`), and only regular files are opened. Called by [`crate::core`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, accessat, fcntl_setfl, fstatfs,
-    ftruncate, mkdirat, openat, openat2, statx,
+    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, accessat,
+    fadvise, fallocate, fcntl_setfl, fstatfs, ftruncate, mkdirat, openat, openat2, statx,
 };
 use rustix::io::Errno;
 
@@ -22,7 +22,8 @@ const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 /// What the file system says about `O_DIRECT` on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DirectIo {
-    /// Buffers must be aligned to so many bytes (a power of two, at most a page); offsets and lengths to a page at most.
+    /// Buffers must be aligned to so many bytes (a power of two, at most a page); offsets and lengths to a
+    /// page at most.
     Aligned(u32),
     /// Not possible.
     Never,
@@ -54,8 +55,8 @@ fn failed(path: &Path) -> impl Fn(Errno) -> StorageError + '_ {
     move |errno| StorageError::from_errno(Op::Open, path, errno.raw_os_error())
 }
 
-/// Opens the folder `root`, which may be reached through links. With `create`, makes it and the folders above it, and
-/// adds what must be synced for that to last (the folders and the one that was there) to `made`.
+/// Opens the folder `root`, which may be reached through links. With `create`, makes it and the folders above
+/// it, and adds what must be synced for that to last (the folders and the one that was there) to `made`.
 /// `None`: it is not there.
 pub fn open_root(
     root: &Path,
@@ -83,8 +84,8 @@ pub fn open_root(
     openat(CWD, here, flags, Mode::empty()).map(Some).map_err(failed(here))
 }
 
-/// Opens the folder `path` below `root`, where `at` is the root's own path. With `create`, makes what is missing and
-/// adds what must be synced for that to last to `made`. `None`: it is not there.
+/// Opens the folder `path` below `root`, where `at` is the root's own path. With `create`, makes what is
+/// missing and adds what must be synced for that to last to `made`. `None`: it is not there.
 pub fn open_folder(
     root: BorrowedFd<'_>,
     at: &Path,
@@ -117,7 +118,8 @@ pub fn open_folder(
     Ok(Some(folder))
 }
 
-/// What is at `name` in `folder`; `None` when nothing is. `path` is for errors. Refuses what is no regular file.
+/// What is at `name` in `folder`; `None` when nothing is. `path` is for errors. Refuses what is no regular
+/// file.
 pub fn look(folder: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Option<Facts>, StorageError> {
     let mask = StatxFlags::BASIC_STATS | StatxFlags::DIOALIGN;
     match statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, mask) {
@@ -145,14 +147,34 @@ fn facts(stat: &Statx, path: &Path) -> Result<Facts, StorageError> {
         DirectIo::Unknown
     } else {
         match (stat.stx_dio_mem_align, stat.stx_dio_offset_align) {
-            (1.., 1..) if page % stat.stx_dio_offset_align == 0 && page % stat.stx_dio_mem_align == 0 => {
+            (1.., 1..)
+                if page.is_multiple_of(stat.stx_dio_offset_align)
+                    && page.is_multiple_of(stat.stx_dio_mem_align) =>
+            {
                 DirectIo::Aligned(stat.stx_dio_mem_align)
             }
             _ => DirectIo::Never,
         }
     };
-    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
-    Ok(Facts { len: stat.stx_size, device, direct })
+    Ok(Facts { len: stat.stx_size, device: device(stat), direct })
+}
+
+/// Device number of the file system that holds the folder `path`.
+pub fn device_of(folder: BorrowedFd<'_>, path: &Path) -> Result<u64, StorageError> {
+    statx(folder, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        .map(|stat| device(&stat))
+        .map_err(failed(path))
+}
+
+fn device(stat: &Statx) -> u64 {
+    u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
+}
+
+/// Keeps the kernel from reading pages into its cache that were not asked for: beside direct writes they
+/// would be thrown out again at once.
+pub fn no_read_ahead(file: &OwnedFd) {
+    // A hint: without it everything works, somewhat slower.
+    let _ = fadvise(file, 0, None, Advice::Random);
 }
 
 /// Whether the file system behind `fd` keeps its data in memory only.
@@ -172,8 +194,8 @@ pub fn create(
     beneath(folder, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map_err(failed(path))
 }
 
-/// Opens the file `path` below the folder `root`. Never makes anything, so a disk that was unmounted is not written
-/// beneath. `ErrorKind::Io` with `EINVAL`: no `O_DIRECT` here.
+/// Opens the file `path` below the folder `root`. Never makes anything, so a disk that was unmounted is not
+/// written beneath. `ErrorKind::Io` with `EINVAL`: no `O_DIRECT` here.
 pub fn open(root: &Path, path: &Path, access: Access) -> Result<OwnedFd, StorageError> {
     let full = root.join(path);
     let folder = open_root(root, false, &mut Vec::new())?
@@ -217,11 +239,22 @@ pub fn set_len(file: BorrowedFd<'_>, len: u64, path: &Path) -> Result<(), Storag
     ftruncate(file, len).map_err(|errno| StorageError::from_errno(Op::Allocate, path, errno.raw_os_error()))
 }
 
+/// Reserves the blocks of the file's first `len` bytes; it becomes that long if it was shorter. The error is
+/// the number.
+pub fn allocate(file: BorrowedFd<'_>, len: u64) -> Result<(), i32> {
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, len) {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(Errno::raw_os_error),
+        }
+    }
+}
+
 /// `openat2` that follows no link and does not leave `folder`.
 fn beneath(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     loop {
-        match openat2(folder, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, mode, resolve) {
+        match openat2(folder, path, flags | OFlags::CLOEXEC, mode, resolve) {
             // EAGAIN: a rename elsewhere made the kernel unsure about "..", of which there is none here.
             Err(Errno::INTR | Errno::AGAIN) => {}
             other => return other,

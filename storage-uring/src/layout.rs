@@ -1,10 +1,10 @@
 //! Pieces as ranges of files, and which of their pages may go past the page cache.
 //!
-//! Role: pure arithmetic from torrent offsets to file offsets. Owner: whoever holds the `Arc<LayoutSpec>`; nothing here
-//! changes after it was made. Invariant: the extents of a range tile it, in order, and a file page that lies wholly
-//! inside one extent is the only kind that [`Extent::spans`] calls [`Class::Direct`], so pages that two pieces share are
-//! written through the page cache and no page is written both ways. Called by the session (to build one), shards (for
-//! the phase of buffers) and the storage thread.
+//! Role: pure arithmetic from torrent offsets to file offsets. Owner: whoever holds the `Arc<LayoutSpec>`;
+//! nothing here changes after it was made. Invariant: the extents of a range tile it, in order, and a file
+//! page that lies wholly inside one extent is the only kind that [`Extent::spans`] calls [`Class::Direct`],
+//! so pages that two pieces share are written through the page cache and no page is written both ways. Called
+//! by the session (to build one), shards (for the phase of buffers) and the storage thread.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -74,8 +74,8 @@ pub enum Class {
 }
 
 impl LayoutSpec {
-    /// A torrent of `files` in pieces of `piece_len` bytes, all below the folder `root`, which may itself be reached
-    /// through symbolic links. Padding files need no path.
+    /// A torrent of `files` in pieces of `piece_len` bytes, all below the folder `root`, which may itself be
+    /// reached through symbolic links. Padding files need no path.
     pub fn new(root: PathBuf, files: Vec<FileSpec>, piece_len: u32) -> Result<Self, LayoutError> {
         if piece_len == 0 || u32::try_from(files.len()).is_err() {
             return Err(LayoutError::Sizes);
@@ -96,8 +96,8 @@ impl LayoutSpec {
         Ok(Self { root, files, starts, piece_len, total_len })
     }
 
-    /// The layout of a torrent file below the output folder `root`. Its files keep their indices; symbolic links
-    /// (BEP 47) have no bytes and are not made here: they count as padding of length 0.
+    /// The layout of a torrent file below the output folder `root`. Its files keep their indices; symbolic
+    /// links (BEP 47) have no bytes and are not made here: they count as padding of length 0.
     pub fn from_metainfo(root: PathBuf, metainfo: &Metainfo) -> Result<Self, LayoutError> {
         let files = metainfo.files.iter().map(|entry| FileSpec {
             path: entry.path.iter().collect(),
@@ -149,8 +149,8 @@ impl LayoutSpec {
         self.phase_at(self.piece_start(piece))
     }
 
-    /// Where in a page a buffer for a read from byte `start` of the torrent starts: the file offset of that byte, modulo
-    /// the page. 0 past the end.
+    /// Where in a page a buffer for a read from byte `start` of the torrent starts: the file offset of that
+    /// byte, modulo the page. 0 past the end.
     pub fn phase_at(&self, start: u64) -> u32 {
         self.file_at(start).map_or(0, |file| ((start - self.starts[file]) % PAGE_BYTES) as u32)
     }
@@ -164,8 +164,8 @@ impl LayoutSpec {
         Some(self.starts.partition_point(|&first| first <= start) - 1)
     }
 
-    /// The bytes `start..start + len` of the torrent as extents of files, padding included, in order. Bytes past the end
-    /// of the torrent are left out.
+    /// The bytes `start..start + len` of the torrent as extents of files, padding included, in order. Bytes
+    /// past the end of the torrent are left out.
     pub fn extents(&self, start: u64, len: u32) -> impl Iterator<Item = Extent> + '_ {
         let end = start.saturating_add(u64::from(len)).min(self.total_len);
         let mut file = self.file_at(start).unwrap_or(self.files.len());
@@ -188,15 +188,15 @@ impl LayoutSpec {
 }
 
 impl Extent {
-    /// The extent cut by page class: at most a ragged head, whole pages and a ragged tail. `phase` is the address of the
-    /// buffer's first byte modulo the page, `align` what `O_DIRECT` asks of memory addresses (a power of two, at most a
-    /// page), or `None` when the file has no `O_DIRECT`.
+    /// The extent cut by page class: at most a ragged head, whole pages and a ragged tail. `phase` is the
+    /// address of the buffer's first byte modulo the page, `align` what `O_DIRECT` asks of memory addresses
+    /// (a power of two, at most a page), or `None` when the file has no `O_DIRECT`.
     pub fn spans(self, phase: u32, align: Option<u32>) -> impl Iterator<Item = (Class, Extent)> {
         let end = self.offset + u64::from(self.len);
         let first = self.offset.next_multiple_of(PAGE_BYTES);
         let last = end - end % PAGE_BYTES;
         let (first, last) = match align {
-            Some(align) if first < last && self.address(phase, first) % u64::from(align) == 0 => {
+            Some(align) if first < last && self.address(phase, first).is_multiple_of(align.into()) => {
                 (first, last)
             }
             _ => (end, end),

@@ -1,8 +1,8 @@
 //! What shards, the storage thread and the hash pool say to each other.
 //!
-//! Role: the vocabulary only. Owner: a message belongs to the queue it is in, and a buffer to the message it is in.
-//! Invariant: every command is answered exactly once, and an answer brings back the buffer its command took, whatever
-//! the outcome. Built and matched by shards, the storage thread and the hash pool.
+//! Role: the vocabulary only. Owner: a message belongs to the queue it is in, and a buffer to the message it
+//! is in. Invariant: every command is answered exactly once, and an answer brings back the buffer its command
+//! took, whatever the outcome. Built and matched by shards, the storage thread and the hash pool.
 
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ pub enum StorageCmd {
     },
     /// Writes one verified piece. Answered by [`StorageDone::Written`].
     ///
-    /// `buf` holds exactly the piece. Give it [`LayoutSpec::phase`] when it is allocated, otherwise every byte takes
-    /// the slower buffered way.
+    /// `buf` holds exactly the piece. Give it [`LayoutSpec::phase`] when it is allocated, otherwise every
+    /// byte takes the slower buffered way.
     Write {
         /// The torrent.
         torrent: TorrentKey,
@@ -60,7 +60,8 @@ pub enum StorageCmd {
         buf: PieceBuf,
     },
     /// Reads `buf.len()` bytes of the torrent from byte `start` on (padding reads as zeros). Answered by
-    /// [`StorageDone::ReadDone`]. A phase of `start % 4096` of the first file's offset keeps the direct way open.
+    /// [`StorageDone::ReadDone`]. A phase of `start % 4096` of the first file's offset keeps the direct way
+    /// open.
     Read {
         /// The torrent.
         torrent: TorrentKey,
@@ -93,8 +94,8 @@ pub enum StorageDone {
         /// What was found.
         result: Result<OpenReport, StorageError>,
     },
-    /// Answer to [`StorageCmd::Write`]. `Ok` only when every byte of the piece was accepted by the file system; it is
-    /// durable after a later [`StorageDone::Synced`].
+    /// Answer to [`StorageCmd::Write`]. `Ok` only when every byte of the piece was accepted by the file
+    /// system; it is durable after a later [`StorageDone::Synced`].
     Written {
         /// The torrent.
         torrent: TorrentKey,

@@ -1,13 +1,13 @@
 //! The storage thread's io_uring ring.
 //!
-//! Role: every read, write, sync and reservation of disk space. Owner: the storage thread, which made it (the ring is
-//! `SINGLE_ISSUER`). Invariant: the kernel only ever gets pointers into [`PieceBuf`]s that live in this module, and one
-//! is let go only when no operation that names it is in flight; descriptors are held the same way. That makes the
-//! interface safe: callers name buffers by [`BufKey`] and never hand over a pointer.
+//! Role: every read, write, sync and reservation of disk space. Owner: the storage thread, which made it (the
+//! ring is `SINGLE_ISSUER`). Invariant: the kernel only ever gets pointers into [`PieceBuf`]s that live in
+//! this module, and one is let go only when no operation that names it is in flight; descriptors are held the
+//! same way. That makes the interface safe: callers name buffers by [`BufKey`] and never hand over a pointer.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use slab::Slab;
 use crate::arena::PieceBuf;
 use crate::doorbell::Doorbell;
 
-/// Submission entries. Never full for long: operations in flight are bounded by the queue depths of the devices, and a
-/// full queue is submitted.
+/// Submission entries. Never full for long: operations in flight are bounded by the queue depths of the
+/// devices, and a full queue is submitted.
 const ENTRIES: u32 = 256;
 
 /// `user_data` of the poll on the doorbell; operations have small numbers.
@@ -71,7 +71,8 @@ struct InFlight {
     token: u64,
     _fd: Rc<OwnedFd>,
     iovecs: Vec<libc::iovec>,
-    ranges: Vec<BufKey>,
+    /// The buffers the iovecs lead into.
+    keys: Vec<BufKey>,
 }
 
 /// The ring, the buffers lent to it and its operations.
@@ -95,7 +96,8 @@ impl std::fmt::Debug for DiskRing {
 }
 
 impl DiskRing {
-    /// A ring on the calling thread, which is woken by `bell`. Errors: what `io_uring_setup` says; [`probe`] explains.
+    /// A ring on the calling thread, which is woken by `bell`. Errors: what `io_uring_setup` says; [`probe`]
+    /// explains.
     pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
         let ring = setup()?;
         let mut this = Self {
@@ -113,7 +115,8 @@ impl DiskRing {
         Ok(this)
     }
 
-    /// Lets at most `workers` kernel threads wait for slow operations. Kernels before 5.15 have no such limit: no harm.
+    /// Lets at most `workers` kernel threads wait for slow operations. Kernels before 5.15 have no such
+    /// limit: no harm.
     pub fn limit_workers(&self, workers: u32) {
         if let Err(error) = self.ring.submitter().register_iowq_max_workers(&mut [workers, workers]) {
             tracing::debug!(%error, "io_uring workers stay unlimited");
@@ -139,8 +142,8 @@ impl DiskRing {
         held.buf.as_mut_slice()[range.at as usize..][..range.len as usize].fill(0);
     }
 
-    /// Starts moving `ranges`, one after the other, from or to `offset` of the file. Ends as a [`Done`] with `token`,
-    /// possibly with fewer bytes. Panics when a range leaves its buffer or there is none.
+    /// Starts moving `ranges`, one after the other, from or to `offset` of the file. Ends as a [`Done`] with
+    /// `token`, possibly with fewer bytes. Panics when a range leaves its buffer or there is none.
     pub fn transfer(
         &mut self,
         direction: Direction,
@@ -149,17 +152,10 @@ impl DiskRing {
         ranges: impl Iterator<Item = Range>,
         token: u64,
     ) {
-        let (mut iovecs, mut keys) = self.spare.pop().unwrap_or_default();
-        for range in ranges {
-            let held = &mut self.bufs[range.buf.0 as usize];
-            assert!(range.at as usize + range.len as usize <= held.buf.len(), "{range:?} leaves its buffer");
-            held.users += 1;
-            // SAFETY: `at` lies in the buffer, checked above.
-            let base = unsafe { held.buf.as_mut_ptr().add(range.at as usize) };
-            iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: range.len as usize });
-            keys.push(range.buf);
+        let (iovecs, keys) = self.point_at(ranges);
+        for key in &keys {
+            self.bufs[key.0 as usize].users += 1;
         }
-        assert!(!iovecs.is_empty(), "a transfer of nothing");
         let file = types::Fd(fd.as_raw_fd());
         let entry = match (direction, &iovecs[..]) {
             (Direction::Read, [one]) => {
@@ -175,55 +171,57 @@ impl DiskRing {
                 opcode::Writev::new(file, many.as_ptr(), many.len() as u32).offset(offset).build()
             }
         };
-        self.start(entry, InFlight { token, _fd: Rc::clone(fd), iovecs, ranges: keys });
+        self.start(entry, InFlight { token, _fd: Rc::clone(fd), iovecs, keys });
     }
 
-    /// As [`Self::transfer`], but done when it returns, on this thread: for file systems that live in memory, where a
-    /// worker would cost more than it hides. Signals are waited out.
+    /// As [`Self::transfer`], but done when it returns, on this thread: for file systems that live in memory,
+    /// where a worker would cost more than it hides. Signals are waited out.
     pub fn transfer_now(
         &mut self,
         direction: Direction,
         fd: &OwnedFd,
         offset: u64,
-        ranges: &[Range],
+        ranges: impl Iterator<Item = Range>,
     ) -> Result<u32, i32> {
-        loop {
-            let result = match direction {
-                Direction::Write => {
-                    let slices: Vec<IoSlice<'_>> =
-                        ranges.iter().map(|range| IoSlice::new(self.bytes(*range))).collect();
-                    rustix::io::pwritev(fd, &slices, offset)
+        let (mut iovecs, mut keys) = self.point_at(ranges);
+        let (fd, count, offset) = (fd.as_raw_fd(), iovecs.len() as i32, offset as i64);
+        let result = loop {
+            // SAFETY: the iovecs lead into buffers that `self` owns and that nobody else looks at during the
+            // call.
+            let moved = unsafe {
+                match direction {
+                    Direction::Read => libc::preadv(fd, iovecs.as_ptr(), count, offset),
+                    Direction::Write => libc::pwritev(fd, iovecs.as_ptr(), count, offset),
                 }
-                Direction::Read => self.read_now(fd, offset, ranges),
             };
-            match result {
-                Ok(bytes) => return Ok(bytes as u32),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.raw_os_error()),
+            match u32::try_from(moved) {
+                Ok(moved) => break Ok(moved),
+                Err(_) => match io::Error::last_os_error().raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    errno => break Err(errno.unwrap_or(libc::EIO)),
+                },
             }
-        }
+        };
+        iovecs.clear();
+        keys.clear();
+        self.spare.push((iovecs, keys));
+        result
     }
 
-    fn bytes(&self, range: Range) -> &[u8] {
-        &self.bufs[range.buf.0 as usize].buf.as_slice()[range.at as usize..][..range.len as usize]
-    }
-
-    fn read_now(&mut self, fd: &OwnedFd, offset: u64, ranges: &[Range]) -> rustix::io::Result<usize> {
-        // One range at a time: two ranges may lie in one buffer, which cannot be borrowed twice.
-        let mut total = 0;
+    /// The ranges as the kernel takes them, and whose they are. Panics when a range leaves its buffer or
+    /// there is none.
+    fn point_at(&mut self, ranges: impl Iterator<Item = Range>) -> (Vec<libc::iovec>, Vec<BufKey>) {
+        let (mut iovecs, mut keys) = self.spare.pop().unwrap_or_default();
         for range in ranges {
             let buf = &mut self.bufs[range.buf.0 as usize].buf;
-            let into = &mut buf.as_mut_slice()[range.at as usize..][..range.len as usize];
-            match rustix::io::preadv(fd, &mut [IoSliceMut::new(into)], offset + total as u64) {
-                Ok(bytes) => total += bytes,
-                Err(errno) if total == 0 => return Err(errno),
-                Err(_) => break,
-            }
-            if total < ranges_len(ranges, range) {
-                break;
-            }
+            assert!(range.at as usize + range.len as usize <= buf.len(), "{range:?} leaves its buffer");
+            // SAFETY: `at` lies in the buffer, checked above.
+            let base = unsafe { buf.as_mut_ptr().add(range.at as usize) };
+            iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: range.len as usize });
+            keys.push(range.buf);
         }
-        Ok(total)
+        assert!(!iovecs.is_empty(), "a transfer of nothing");
+        (iovecs, keys)
     }
 
     /// Starts making the file's data durable (and, unless `data_only`, all its attributes).
@@ -233,7 +231,8 @@ impl DiskRing {
         self.start(entry, InFlight::bare(token, fd));
     }
 
-    /// Starts reserving the blocks of the file's first `len` bytes; the file becomes that long if it was shorter.
+    /// Starts reserving the blocks of the file's first `len` bytes; the file becomes that long if it was
+    /// shorter.
     pub fn allocate(&mut self, fd: &Rc<OwnedFd>, len: u64, token: u64) {
         let entry = opcode::Fallocate::new(types::Fd(fd.as_raw_fd()), len).build();
         self.start(entry, InFlight::bare(token, fd));
@@ -254,9 +253,9 @@ impl DiskRing {
     /// Queues `entry`, entering the kernel first when the submission queue is full.
     fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: pointers in `entry` lead into iovecs owned by `self.ops` (heap memory that does not move with
-            // its vector's owner) and buffers owned by `self.bufs`; both stay until the completion was seen, or, in
-            // `drop`, for ever.
+            // SAFETY: pointers in `entry` lead into iovecs owned by `self.ops` (heap memory that does not
+            // move with its vector's owner) and buffers owned by `self.bufs`; both stay until the completion
+            // was seen, or, in `drop`, for ever.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -275,7 +274,8 @@ impl DiskRing {
         self.reap();
     }
 
-    /// Submits what was started and takes in what ended. With `wait`, sleeps until an operation ends or the bell rings.
+    /// Submits what was started and takes in what ended. With `wait`, sleeps until an operation ends or the
+    /// bell rings.
     pub fn turn(&mut self, wait: bool) {
         if self.rearm {
             self.arm_bell();
@@ -301,20 +301,20 @@ impl DiskRing {
                 continue;
             }
             let mut op = self.ops.remove(entry.user_data() as usize);
-            for key in op.ranges.drain(..) {
+            for key in op.keys.drain(..) {
                 self.bufs[key.0 as usize].users -= 1;
-            }
-            op.iovecs.clear();
-            if op.iovecs.capacity() > 0 && self.spare.len() < ENTRIES as usize {
-                self.spare.push((op.iovecs, op.ranges));
             }
             let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
             self.done.push_back(Done { token: op.token, result });
+            if op.iovecs.capacity() > 0 && self.spare.len() < ENTRIES as usize {
+                op.iovecs.clear();
+                self.spare.push((op.iovecs, op.keys));
+            }
         }
     }
 
     /// The next operation that ended; `None` when all are told.
-    pub fn next(&mut self) -> Option<Done> {
+    pub fn next_done(&mut self) -> Option<Done> {
         self.done.pop_front()
     }
 
@@ -331,20 +331,8 @@ impl DiskRing {
 
 impl InFlight {
     fn bare(token: u64, fd: &Rc<OwnedFd>) -> Self {
-        Self { token, _fd: Rc::clone(fd), iovecs: Vec::new(), ranges: Vec::new() }
+        Self { token, _fd: Rc::clone(fd), iovecs: Vec::new(), keys: Vec::new() }
     }
-}
-
-/// Bytes of `ranges` up to and including `last`, which is one of them.
-fn ranges_len(ranges: &[Range], last: &Range) -> usize {
-    let mut total = 0;
-    for range in ranges {
-        total += range.len as usize;
-        if std::ptr::eq(range, last) {
-            break;
-        }
-    }
-    total
 }
 
 impl Drop for DiskRing {
@@ -359,6 +347,20 @@ impl Drop for DiskRing {
         while !self.ops.is_empty() {
             self.enter(1);
         }
+    }
+}
+
+/// Lets a write beyond the process's file size limit (`ulimit -f`) fail with `EFBIG` on the calling thread,
+/// instead of ending the process with `SIGXFSZ`.
+pub fn survive_file_size_limit() {
+    // SAFETY: `set` is initialised by `sigemptyset` before it is used, and the mask is the calling thread's
+    // own.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGXFSZ);
+        let result = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        assert_eq!(result, 0, "blocking one signal cannot fail");
     }
 }
 
@@ -382,14 +384,14 @@ fn setup() -> io::Result<IoUring> {
 pub enum ProbeError {
     /// `EPERM` or `EACCES`.
     #[error(
-        "io_uring is not permitted: set `sysctl kernel.io_uring_disabled=0`, or allow io_uring_setup, io_uring_enter \
-         and io_uring_register in the container's seccomp profile"
+        "io_uring is not permitted: set `sysctl kernel.io_uring_disabled=0`, or allow io_uring_setup, \
+         io_uring_enter and io_uring_register in the container's seccomp profile"
     )]
     Forbidden,
     /// `ENOSYS`.
     #[error(
-        "this kernel offers no io_uring: Linux 5.13 or newer is needed, built with CONFIG_IO_URING and not blocked by a \
-         seccomp profile"
+        "this kernel offers no io_uring: Linux 5.13 or newer is needed, built with CONFIG_IO_URING and \
+         not blocked by a seccomp profile"
     )]
     Missing,
     /// `ENOMEM`.
@@ -437,92 +439,4 @@ pub fn probe() -> Result<(), ProbeError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arena::Partition;
-
-    #[test]
-    fn probes_and_explains() {
-        assert_eq!(probe(), Ok(()));
-        let of = |errno| ProbeError::from(io::Error::from_raw_os_error(errno)).to_string();
-        assert!(of(libc::EPERM).contains("kernel.io_uring_disabled"));
-        assert!(of(libc::ENOSYS).contains("seccomp"));
-        assert!(of(libc::ENOMEM).contains("ulimit -l"));
-        assert!(of(libc::EMFILE).contains("os error 24"));
-    }
-
-    #[test]
-    fn moves_bytes_both_ways_and_holds_what_the_kernel_uses() {
-        let bell = Doorbell::new().unwrap();
-        let mut ring = DiskRing::new(bell).unwrap();
-        let mut part = Partition::new(1 << 20).unwrap();
-        let fd = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
-        let mut buf = part.alloc(8192, 100).unwrap();
-        for (at, byte) in buf.as_mut_slice().iter_mut().enumerate() {
-            *byte = at as u8;
-        }
-        let key = ring.hold(buf);
-        let halves = [Range { buf: key, at: 4096, len: 4096 }, Range { buf: key, at: 0, len: 4096 }];
-        ring.transfer(Direction::Write, &fd, 10, halves.into_iter(), 7);
-        ring.turn(true);
-        assert_eq!(ring.next(), Some(Done { token: 7, result: Ok(8192) }));
-        ring.zero(Range { buf: key, at: 0, len: 8192 });
-        assert_eq!(ring.transfer_now(Direction::Read, &fd, 10, &halves), Ok(8192));
-        ring.transfer(Direction::Read, &fd, 8192 + 10, halves.into_iter(), 8);
-        ring.sync(&fd, true, 9);
-        let mut seen = Vec::new();
-        while seen.len() < 2 {
-            ring.turn(true);
-            seen.extend(std::iter::from_fn(|| ring.next()));
-        }
-        seen.sort_by_key(|done| done.token);
-        assert_eq!(
-            seen.iter().map(|done| done.result).collect::<Vec<_>>(),
-            [Ok(0), Ok(0)],
-            "the end of the file"
-        );
-        let buf = ring.release(key);
-        assert!(buf.as_slice().iter().enumerate().all(|(at, byte)| *byte == at as u8));
-        part.free(buf);
-    }
-
-    #[test]
-    #[should_panic(expected = "in flight")]
-    fn a_buffer_in_flight_cannot_be_taken() {
-        let mut ring = DiskRing::new(Doorbell::new().unwrap()).unwrap();
-        let mut part = Partition::new(1 << 16).unwrap();
-        let fd = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
-        let key = ring.hold(part.alloc(4096, 0).unwrap());
-        ring.transfer(Direction::Write, &fd, 0, [Range { buf: key, at: 0, len: 4096 }].into_iter(), 0);
-        ring.release(key);
-    }
-
-    #[test]
-    fn the_bell_wakes_a_sleeper_every_time() {
-        let bell = Doorbell::new().unwrap();
-        let mut ring = DiskRing::new(Arc::clone(&bell)).unwrap();
-        let (sender, receiver) = crossbeam_channel::bounded::<u32>(1);
-        let pusher = std::thread::spawn({
-            let bell = Arc::clone(&bell);
-            move || {
-                for n in 0..2000 {
-                    sender.send(n).unwrap();
-                    bell.ring();
-                }
-            }
-        });
-        for n in 0..2000 {
-            loop {
-                if let Ok(got) = receiver.try_recv() {
-                    assert_eq!(got, n);
-                    break;
-                }
-                bell.announce_sleep();
-                let sleep = receiver.is_empty();
-                ring.turn(sleep);
-                bell.awake();
-            }
-        }
-        pusher.join().unwrap();
-    }
-}
+mod tests;

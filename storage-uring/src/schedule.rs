@@ -1,9 +1,10 @@
 //! Which disk operation comes next.
 //!
-//! Role: one [`DeviceQueue`] per device puts waiting parts into rising file order, joins neighbours into one vectored
-//! operation, and shares the device between reads, writes and slow tasks. Pure: no descriptor, clock or thread. Owner:
-//! the storage thread. Invariant: every part pushed comes out exactly once, in one [`Batch`]; parts of a batch are
-//! contiguous in one file and take one way; and no kind of work waits for ever while another goes on.
+//! Role: one [`DeviceQueue`] per device puts waiting parts into rising file order, joins neighbours into one
+//! vectored operation, and shares the device between reads, writes and slow tasks. Pure: no descriptor, clock
+//! or thread. Owner: the storage thread. Invariant: every part pushed comes out exactly once, in one
+//! [`Batch`]; parts of a batch are contiguous in one file and take one way; and no kind of work waits for
+//! ever while another goes on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -17,9 +18,12 @@ use crate::ring::Direction;
 pub const BATCH_BYTES_MAX: u32 = 4 << 20;
 /// Parts joined into one operation at most; well under the kernel's `IOV_MAX` of 1024.
 pub const BATCH_PARTS_MAX: usize = 256;
-/// Operations of one device that may block a kernel worker thread at the same time (buffered writes, syncs,
-/// reservations): few, so a slow device leaves workers to the others.
-pub const BLOCKING_MAX: u32 = 2;
+/// Buffered writes of one device in flight: they may block a kernel worker each, and a slow device must leave
+/// workers to the others.
+pub const SEAMS_MAX: u32 = 2;
+/// Tasks (syncs, reservations) of one device in flight; each blocks a kernel worker. Some more, since file
+/// systems make several syncs with one journal commit.
+pub const TASKS_MAX: u32 = 4;
 /// Reads started in a row while writes wait.
 const READ_STREAK_MAX: u32 = 4;
 
@@ -120,7 +124,7 @@ impl<T> DeviceQueue<T> {
         Self {
             read: sorted(share),
             direct: sorted(share),
-            seam: sorted(BLOCKING_MAX),
+            seam: sorted(SEAMS_MAX),
             tasks: VecDeque::new(),
             tasks_in_flight: 0,
             depth,
@@ -142,11 +146,11 @@ impl<T> DeviceQueue<T> {
     }
 
     /// What to start now; `None` when nothing waits or the device has enough to do.
-    pub fn next(&mut self) -> Option<Next<T>> {
+    pub fn next_work(&mut self) -> Option<Next<T>> {
         if self.in_flight() >= self.depth {
             return None;
         }
-        if self.tasks_in_flight < BLOCKING_MAX
+        if self.tasks_in_flight < TASKS_MAX
             && let Some(task) = self.tasks.pop_front()
         {
             self.tasks_in_flight += 1;
@@ -159,9 +163,9 @@ impl<T> DeviceQueue<T> {
         Some(Next::Batch(sorted.take()))
     }
 
-    /// Whether [`Self::next`] would give something out.
+    /// Whether [`Self::next_work`] would give something out.
     pub fn ready(&self) -> bool {
-        let task = self.tasks_in_flight < BLOCKING_MAX && !self.tasks.is_empty();
+        let task = self.tasks_in_flight < TASKS_MAX && !self.tasks.is_empty();
         self.in_flight() < self.depth && (task || self.choose().is_some())
     }
 
@@ -180,7 +184,7 @@ impl<T> DeviceQueue<T> {
         }
     }
 
-    /// Reports the end of an operation that [`Self::next`] gave out, whatever came of it.
+    /// Reports the end of an operation that [`Self::next_work`] gave out, whatever came of it.
     pub fn ended(&mut self, batch: &Batch) {
         self.lane(batch.lane()).in_flight -= 1;
     }

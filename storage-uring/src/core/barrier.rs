@@ -44,7 +44,7 @@ impl Core {
         let sync = &mut torrent.syncs[0];
         sync.started = true;
         sync.left = files.len() + folders.len();
-        let home = torrent.files.first().map_or(0, |file| usize::from(file.device));
+        let home = usize::from(torrent.home);
         for file in files {
             let device = usize::from(torrent.files[file as usize].device);
             self.devices[device].queue.push_task(Task::SyncFile { torrent: key, file });
@@ -110,9 +110,13 @@ impl Core {
             return Ok(fd);
         }
         let torrent = &self.torrents[&torrent];
+        let mixed = !direct && torrent.files[file as usize].align > 0;
         let access = Access { write: may_write(torrent.mode), direct };
         let path = &torrent.spec.files()[file as usize].path;
         let fd = self.handles.retrying(|| files::open(torrent.spec.root(), path, access))?;
+        if mixed {
+            files::no_read_ahead(&fd);
+        }
         Ok(self.handles.insert(key, fd))
     }
 }

@@ -1,8 +1,8 @@
 //! Open descriptors, a bounded number of them.
 //!
-//! Role: a torrent of 100,000 files never has all of them open. Owner: the storage thread. Invariant: at most `max`
-//! descriptors, as long as fewer than `max` operations are in flight; a descriptor with operations in flight (another
-//! holder of its `Rc`) is never closed.
+//! Role: a torrent of 100,000 files never has all of them open. Owner: the storage thread. Invariant: at most
+//! `max` descriptors, as long as fewer than `max` operations are in flight; a descriptor with operations in
+//! flight (another holder of its `Rc`) is never closed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -83,8 +83,8 @@ impl Handles {
         self.open.retain(|key, _| key.0 != torrent);
     }
 
-    /// Runs `open`, and when it says that descriptors or memory are exhausted, closes some that are idle and tries again,
-    /// a few times.
+    /// Runs `open`, and when it says that descriptors or memory are exhausted, closes some that are idle and
+    /// tries again, a few times.
     pub(super) fn retrying<R>(
         &mut self,
         mut open: impl FnMut() -> Result<R, StorageError>,

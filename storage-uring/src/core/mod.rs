@@ -1,12 +1,12 @@
 //! The storage thread: its loop, and what it knows.
 //!
-//! Role: carries out [`StorageCmd`]s. Owner: itself; everything here is plain data of this one thread. Invariant: every
-//! command is answered once, with its buffer; a request ends when its last [`Part`](crate::schedule::Part) does; a sync
-//! starts when all earlier writes of its torrent have ended, a close when everything has. Started by
-//! [`crate::service`].
+//! Role: carries out [`StorageCmd`]s. Owner: itself; everything here is plain data of this one thread.
+//! Invariant: every command is answered once, with its buffer; a request ends when its last
+//! [`Part`](crate::schedule::Part) does; a sync starts when all earlier writes of its torrent have ended, a
+//! close when everything has. Started by [`crate::service`].
 //!
-//! One turn of the loop: take commands → open a few files → start what the devices may do → wake clients → submit (and
-//! sleep when there is nothing else to do) → take in what ended.
+//! One turn of the loop: take commands → open a few files → start what the devices may do → wake clients →
+//! submit (and sleep when there is nothing else to do) → take in what ended.
 
 mod barrier;
 mod handles;
@@ -36,10 +36,10 @@ use crate::doorbell::Doorbell;
 use crate::error::{ErrorKind, Op, StorageError};
 use crate::messages::{OpenMode, StorageCmd, StorageDone};
 use crate::ring::{DiskRing, Done};
-use crate::schedule::{BLOCKING_MAX, Batch, DeviceQueue, Next};
+use crate::schedule::{Batch, DeviceQueue, Next, SEAMS_MAX, TASKS_MAX};
 
 /// Kernel workers for blocking operations at most, however many devices there are.
-const WORKERS_MAX: u32 = 16;
+const WORKERS_MAX: u32 = 32;
 /// Operations carried out on this thread (file systems in memory) per device and turn.
 const INLINE_PER_TURN: usize = 8;
 
@@ -135,7 +135,7 @@ impl Core {
             } else if !self.rest() {
                 return;
             }
-            while let Some(done) = self.ring.next() {
+            while let Some(done) = self.ring.next_done() {
                 self.operation_ended(done);
             }
         }
@@ -218,7 +218,7 @@ impl Core {
             let mut inline = 0;
             // Each operation uses one descriptor, so below this bound one can always be closed for another.
             while self.running.len() < self.handles.max() && inline < INLINE_PER_TURN {
-                match self.devices[device].queue.next() {
+                match self.devices[device].queue.next_work() {
                     None => break,
                     Some(Next::Task(task)) => self.start_task(device, task),
                     Some(Next::Batch(batch)) => {
@@ -292,13 +292,13 @@ impl Core {
     }
 
     /// The number of the device with `st_dev` `number`, which is new if it was not seen before.
-    fn device(&mut self, number: u64, in_memory: bool) -> u16 {
+    fn device(&mut self, number: u64, in_memory: impl FnOnce() -> bool) -> u16 {
         if let Some(known) = self.devices.iter().position(|device| device.number == number) {
             return known as u16;
         }
         let queue = DeviceQueue::new(self.queue_depth);
-        self.devices.push(Device { number, in_memory, direct_works: None, queue });
-        self.ring.limit_workers((self.devices.len() as u32 * 2 * BLOCKING_MAX).min(WORKERS_MAX));
+        self.devices.push(Device { number, in_memory: in_memory(), direct_works: None, queue });
+        self.ring.limit_workers((self.devices.len() as u32 * (SEAMS_MAX + TASKS_MAX)).min(WORKERS_MAX));
         u16::try_from(self.devices.len() - 1).expect("fewer than 65536 devices")
     }
 
@@ -329,3 +329,6 @@ fn not_open(op: Op, torrent: TorrentKey) -> StorageError {
 fn may_write(mode: OpenMode) -> bool {
     mode == OpenMode::ReadWrite
 }
+
+#[cfg(test)]
+mod tests;

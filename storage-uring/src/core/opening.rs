@@ -17,6 +17,8 @@ use crate::messages::{OpenReport, OpenedFile, Preallocate, StorageDone};
 const FILES_PER_STEP: usize = 32;
 /// Reservations of one torrent under way at most; each holds a descriptor.
 const ALLOCATIONS_MAX: usize = 8;
+/// Smaller files are reserved at once on this thread: handing them to a worker takes longer. Units: bytes.
+const INLINE_ALLOCATION_MAX: u64 = 256 * 1024;
 /// Files longer than they should be that are named in the notes; the rest is counted.
 const LONGER_NAMED_MAX: usize = 8;
 
@@ -31,18 +33,14 @@ pub(super) struct Opening {
     error: Option<StorageError>,
     /// Reservations under way.
     allocating: usize,
-    root: Option<Root>,
+    /// Whether it stands in the line of torrents to be opened.
+    queued: bool,
+    /// The torrent's folder once it was looked for; `None` inside when it is not there.
+    root: Option<Option<OwnedFd>>,
     /// The folder of the last file; `None` inside when it is not there.
     folder: Option<(PathBuf, Option<OwnedFd>)>,
     longer: usize,
     noted: Noted,
-}
-
-#[derive(Debug)]
-struct Root {
-    /// `None`: not there (read-only).
-    fd: Option<OwnedFd>,
-    in_memory: bool,
 }
 
 /// Fallbacks that were noted, each once.
@@ -62,6 +60,7 @@ impl Opening {
             report,
             error: None,
             allocating: 0,
+            queued: true,
             root: None,
             folder: None,
             longer: 0,
@@ -104,6 +103,7 @@ impl Core {
         let Some(key) = self.opening.pop_front() else { return };
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let mut opening = torrent.opening.take().expect("a torrent being opened");
+        opening.queued = false;
         for _ in 0..FILES_PER_STEP {
             let all = self.torrents[&key].spec.files().len();
             if opening.error.is_some() || opening.next == all || opening.allocating >= ALLOCATIONS_MAX {
@@ -116,12 +116,14 @@ impl Core {
         self.settle(key, opening);
     }
 
-    /// Decides what is next for a torrent being opened: its turn again, waiting for reservations, or the answer.
+    /// Decides what is next for a torrent being opened: its turn again, waiting for reservations, or the
+    /// answer.
     fn settle(&mut self, key: TorrentKey, mut opening: Box<Opening>) {
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let looked = opening.error.is_some() || opening.next == torrent.spec.files().len();
         if !looked || opening.allocating > 0 {
-            if !looked && opening.allocating < ALLOCATIONS_MAX && !self.opening.contains(&key) {
+            if !looked && opening.allocating < ALLOCATIONS_MAX && !opening.queued {
+                opening.queued = true;
                 self.opening.push_back(key);
             }
             torrent.opening = Some(opening);
@@ -147,7 +149,7 @@ impl Core {
         let index = opening.next;
         let file = &torrent.spec.files()[index];
         let (state, found) = if file.pad {
-            (FileState::default(), OpenedFile { existed: true, len: file.len })
+            (FileState { device: torrent.home, align: 0 }, OpenedFile { existed: true, len: file.len })
         } else {
             let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
@@ -176,7 +178,8 @@ impl Core {
     ) -> Result<(FileState, OpenedFile), StorageError> {
         // Taken out while it is used, for the borrow's sake.
         let folder = opening.folder.take().expect("opened just now");
-        let (mut state, mut found) = Default::default();
+        let (mut state, mut found) = (FileState::default(), OpenedFile::default());
+        state.device = self.torrents[&key].home;
         if let Some(fd) = &folder.1 {
             (state, found) = self.open_in_folder(key, opening, fd.as_fd(), target)?;
         }
@@ -199,12 +202,11 @@ impl Core {
         let (root, write) = (torrent.spec.root(), may_write(torrent.mode));
         let fd = self.handles.retrying(|| files::open_root(root, write, &mut made))?;
         torrent.new_folders.extend(made);
-        let in_memory = fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd()));
-        if fd.is_none() {
-            // Files that are not there need some device for the errors their reads will end in.
-            self.device(0, false);
-        }
-        opening.root = Some(Root { fd, in_memory });
+        // Files that are not there need some device too, for the errors their reads will end in.
+        let number = fd.as_ref().map_or(Ok(0), |fd| files::device_of(fd.as_fd(), root))?;
+        let home = self.device(number, || fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd())));
+        self.torrents.get_mut(&key).expect("being opened").home = home;
+        opening.root = Some(fd);
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl Core {
         }
         let torrent = self.torrents.get_mut(&key).expect("being opened");
         let mut made = Vec::new();
-        let folder = match opening.root.as_ref().and_then(|root| root.fd.as_ref()) {
+        let folder = match opening.root.as_ref().and_then(Option::as_ref) {
             Some(root) => {
                 let at = torrent.spec.root();
                 let open = || files::open_folder(root.as_fd(), at, &path, write, &mut made);
@@ -240,17 +242,17 @@ impl Core {
         folder: BorrowedFd<'_>,
         target: &Target,
     ) -> Result<(FileState, OpenedFile), StorageError> {
-        let in_memory = opening.root.as_ref().is_some_and(|root| root.in_memory);
         let (facts, fd) = match files::look(folder, &target.name, &target.full)? {
-            None if !target.write => return Ok(Default::default()),
+            None if !target.write => {
+                let device = self.torrents[&key].home;
+                return Ok((FileState { device, align: 0 }, OpenedFile::default()));
+            }
             None => {
                 let create = || files::create(folder, &target.name, target.executable, &target.full);
                 let fd = self.handles.retrying(create)?;
                 let folder = target.full.parent().map(Path::to_path_buf);
                 let torrent = self.torrents.get_mut(&key).expect("being opened");
                 torrent.new_folders.extend(folder);
-                // Its length counts as data to be made durable.
-                torrent.dirty.insert(target.index);
                 (files::look_at(fd.as_fd(), &target.full)?, Some(fd))
             }
             Some(facts) => (facts, None),
@@ -259,7 +261,7 @@ impl Core {
         if facts.len > target.len {
             opening.note_longer(&target.full, facts.len - target.len);
         }
-        let device = self.device(facts.device, in_memory);
+        let device = self.device(facts.device, || files::in_memory(folder));
         let align = self.alignment(device, facts, folder, target);
         if target.write {
             self.give_length(key, opening, folder, target, facts.len, device, fd)?;
@@ -284,8 +286,8 @@ impl Core {
         }
     }
 
-    /// Makes a shorter file as long as it should be, as far as preallocation is wanted; checks that a file that is long
-    /// enough may be written.
+    /// Makes a shorter file as long as it should be, as far as preallocation is wanted; checks that a file
+    /// that is long enough may be written.
     #[allow(clippy::too_many_arguments)]
     fn give_length(
         &mut self,
@@ -311,8 +313,11 @@ impl Core {
             None => self.handles.retrying(|| files::open_in(folder, &target.name, &target.full, access))?,
         };
         if opening.prealloc == Preallocate::Sparse {
-            self.torrents.get_mut(&key).expect("being opened").dirty.insert(target.index);
             return files::set_len(fd.as_fd(), target.len, &target.full);
+        }
+        if target.len <= INLINE_ALLOCATION_MAX {
+            let result = files::allocate(fd.as_fd(), target.len);
+            return self.take_allocation(key, opening, target.index, &fd, had, result);
         }
         opening.allocating += 1;
         let task = Task::Allocate { torrent: key, file: target.index, fd: Rc::new(fd), had };
@@ -320,7 +325,7 @@ impl Core {
         Ok(())
     }
 
-    /// Takes the result of a reservation.
+    /// Takes the result of a reservation that was made through the ring.
     pub(super) fn allocated(
         &mut self,
         key: TorrentKey,
@@ -332,29 +337,41 @@ impl Core {
         let torrent = self.torrents.get_mut(&key).expect("a torrent being opened");
         let mut opening = torrent.opening.take().expect("a torrent being opened");
         opening.allocating -= 1;
-        torrent.dirty.insert(file);
-        let path = torrent.spec.file_path(file);
-        let outcome = match result {
-            Ok(_) => Ok(()),
+        let outcome = self.take_allocation(key, &mut opening, file, fd, had, result.map(drop));
+        opening.error = opening.error.take().or(outcome.err());
+        self.settle(key, opening);
+    }
+
+    fn take_allocation(
+        &self,
+        key: TorrentKey,
+        opening: &mut Opening,
+        file: u32,
+        fd: &OwnedFd,
+        had: u64,
+        result: Result<(), i32>,
+    ) -> Result<(), StorageError> {
+        let spec = &self.torrents[&key].spec;
+        let path = || spec.file_path(file);
+        match result {
+            Ok(()) => Ok(()),
             Err(libc::EOPNOTSUPP | libc::ENOSYS) => {
                 if !std::mem::replace(&mut opening.noted.sparse, true) {
-                    let folder = torrent.spec.root().display();
+                    let root = spec.root().display();
                     opening
                         .report
                         .notes
-                        .push(format!("{folder}: space cannot be reserved here, files are sparse"));
+                        .push(format!("{root}: space cannot be reserved here, files are sparse"));
                 }
-                files::set_len(fd.as_fd(), torrent.spec.files()[file as usize].len, &path)
+                files::set_len(fd.as_fd(), spec.files()[file as usize].len, &path())
             }
             Err(errno) => {
                 // What was reserved before it failed would only keep the disk full.
-                if let Err(error) = files::set_len(fd.as_fd(), had, &path) {
+                if let Err(error) = files::set_len(fd.as_fd(), had, &path()) {
                     tracing::debug!(%error, "a reservation stays after it failed");
                 }
-                Err(StorageError::from_errno(Op::Allocate, &path, errno))
+                Err(StorageError::from_errno(Op::Allocate, &path(), errno))
             }
-        };
-        opening.error = opening.error.take().or(outcome.err());
-        self.settle(key, opening);
+        }
     }
 }

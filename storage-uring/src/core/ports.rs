@@ -1,8 +1,8 @@
 //! The clients of the storage thread, as it sees them.
 //!
-//! Role: takes their commands and gives their answers. Owner: the storage thread. Invariant: a client's answers fit into
-//! its channel (capacity: its `max_jobs`, which bounds what it has under way), so sending never waits; its bell is rung
-//! at most once per turn of the loop.
+//! Role: takes their commands and gives their answers. Owner: the storage thread. Invariant: a client's
+//! answers fit into its channel (capacity: its `max_jobs`, which bounds what it has under way), so sending
+//! never waits; its bell is rung at most once per turn of the loop.
 
 use std::sync::Arc;
 

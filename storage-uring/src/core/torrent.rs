@@ -1,7 +1,7 @@
 //! What the storage thread knows of a torrent.
 //!
-//! Invariant: `epochs` has one entry more than there are syncs waiting: writes are counted in the epoch they began in,
-//! and the sync at the front starts when the first epoch has none left.
+//! Invariant: `epochs` has one entry more than there are syncs waiting: writes are counted in the epoch they
+//! began in, and the sync at the front starts when the first epoch has none left.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -42,6 +42,8 @@ pub(super) struct Torrent {
     pub(super) spec: Arc<LayoutSpec>,
     pub(super) mode: OpenMode,
     pub(super) files: Vec<FileState>,
+    /// Index of the device of its folder.
+    pub(super) home: u16,
     /// While it is being opened.
     pub(super) opening: Option<Box<Opening>>,
     /// The client that asked to close it.
@@ -65,6 +67,7 @@ impl Torrent {
             files: Vec::with_capacity(spec.files().len()),
             spec,
             mode,
+            home: 0,
             opening: Some(Box::new(opening)),
             closing: None,
             waiting: VecDeque::new(),

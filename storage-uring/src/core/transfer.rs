@@ -3,15 +3,15 @@
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 
 use super::{Core, Running, may_write, not_open};
-use crate::arena::PieceBuf;
+use crate::arena::{PAGE, PieceBuf};
 use crate::error::{ErrorKind, Op, StorageError};
 use crate::layout::Class;
 use crate::messages::StorageDone;
 use crate::ring::{BufKey, Direction, Range};
 use crate::schedule::{BATCH_BYTES_MAX, Batch, Part};
 
-/// Shorter reads all go through the page cache: one operation instead of up to three, and small reads cluster.
-const DIRECT_READ_MIN: u32 = 64 * 1024;
+/// Shorter reads with ragged ends go through the page cache as a whole: one operation instead of up to three.
+const RAGGED_DIRECT_READ_MIN: u32 = 64 * 1024;
 /// How often the system may ask for another try of one part.
 const RETRIES_MAX: u8 = 64;
 
@@ -78,7 +78,8 @@ impl Core {
                 continue;
             }
             let state = torrent.files[extent.file as usize];
-            let small = direction == Direction::Read && extent.len < DIRECT_READ_MIN;
+            let ragged = (extent.offset | u64::from(extent.len)) % PAGE as u64 != 0;
+            let small = direction == Direction::Read && ragged && extent.len < RAGGED_DIRECT_READ_MIN;
             let queue = &mut self.devices[usize::from(state.device)].queue;
             for (class, span) in extent.spans(phase, state.align().filter(|_| !small)) {
                 for from in (0..span.len).step_by(BATCH_BYTES_MAX as usize) {
@@ -119,8 +120,8 @@ impl Core {
         let range =
             |part: &Part| Range { buf: requests[part.request as usize].buf, at: part.at, len: part.len };
         if self.devices[device].in_memory {
-            let ranges: Vec<Range> = batch.parts.iter().map(range).collect();
-            let result = self.ring.transfer_now(head.direction, &fd, head.offset, &ranges);
+            let result =
+                self.ring.transfer_now(head.direction, &fd, head.offset, batch.parts.iter().map(range));
             return self.batch_ended(device, batch, result);
         }
         let entry = self.running.vacant_entry();
@@ -129,7 +130,8 @@ impl Core {
         entry.insert(Running::Batch { device, batch });
     }
 
-    /// Takes the result of a batch: what was moved is done, the rest goes on, and an error hits only the part it is of.
+    /// Takes the result of a batch: what was moved is done, the rest goes on, and an error hits only the part
+    /// it is of.
     pub(super) fn batch_ended(&mut self, device: usize, batch: Batch, result: Result<u32, i32>) {
         self.devices[device].queue.ended(&batch);
         let head = *batch.head();
@@ -148,7 +150,8 @@ impl Core {
             }
             Ok(moved) => self.moved(device, batch, moved),
             Err(libc::EINVAL) if head.class == Class::Direct => {
-                // The file system wants more than it said, or changed its mind: the page cache takes everything.
+                // The file system wants more than it said, or changed its mind: the page cache takes
+                // everything.
                 torrent.files[head.file as usize].align = 0;
                 self.again(device, batch.parts, |part| Part { class: Class::Seam, ..part });
             }
@@ -163,7 +166,8 @@ impl Core {
         }
     }
 
-    /// `moved` bytes of the batch are done; the rest goes on through the page cache, since it may start anywhere.
+    /// `moved` bytes of the batch are done; the rest goes on through the page cache, since it may start
+    /// anywhere.
     fn moved(&mut self, device: usize, batch: Batch, mut moved: u32) {
         for part in batch.parts {
             let done = moved.min(part.len);

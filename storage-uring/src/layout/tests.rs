@@ -98,7 +98,10 @@ proptest! {
     }
 
     #[test]
-    fn no_page_is_written_both_ways(spec in layouts(), align in prop::option::of(prop::sample::select(vec![4u32, 512, 4096]))) {
+    fn no_page_is_written_both_ways(
+        spec in layouts(),
+        align in prop::option::of(prop::sample::select(vec![4u32, 512, 4096])),
+    ) {
         let mut ways: HashMap<(u32, u64), (Class, u32)> = HashMap::new();
         let mut written = vec![0u64; spec.files().len()];
         for piece in pieces(&spec) {

@@ -1,0 +1,306 @@
+//! What the disk and other programs can do to us: every fault is an error of the one command it concerns.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_storage::StorageConfig;
+use ccbt_storage::messages::{ErrorKind, OpenMode, Preallocate, StorageCmd, StorageDone};
+use common::*;
+
+fn rig() -> Rig {
+    Rig::new(StorageConfig::default())
+}
+
+/// A small file system of its own, unmounted on drop.
+struct Mount {
+    folder: tempfile::TempDir,
+}
+
+impl Mount {
+    /// `None`, with the reason printed, where mounting is not allowed.
+    fn new(prepare: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("mnt")).unwrap();
+        let arguments = prepare(folder.path());
+        let status = Command::new("mount").args(&arguments).arg(folder.path().join("mnt")).status();
+        if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            eprintln!("skipped: mount {arguments:?} is not possible here ({status:?}); needs root");
+            return None;
+        }
+        Some(Self { folder })
+    }
+
+    fn tmpfs(mib: u32) -> Option<Self> {
+        Self::new(|_| vec!["-t".into(), "tmpfs".into(), "-o".into(), format!("size={mib}m"), "none".into()])
+    }
+
+    fn ext4(mib: u32) -> Option<Self> {
+        Self::new(|folder| {
+            let image = folder.join("image");
+            std::fs::File::create(&image).unwrap().set_len(u64::from(mib) << 20).unwrap();
+            let _ = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).status();
+            vec!["-o".into(), "loop".into(), image.to_str().unwrap().into()]
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("mnt")
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_stops_only_what_does_not_fit_and_goes_on_when_there_is_space() {
+    for mount in [Mount::tmpfs(16), Mount::ext4(32)].into_iter().flatten() {
+        let mut rig = rig();
+        let ballast = mount.path().join("ballast");
+        std::fs::write(&ballast, vec![1; 10 << 20]).unwrap();
+        let spec = layout(&mount.path().join("t"), vec![file("a", 1 << 20), file("b", 12 << 20)], 65_536);
+        let all: Vec<u32> = (0..piece_count(&spec)).collect();
+        let prealloc = Preallocate::Sparse;
+        rig.open(1, &spec, prealloc, OpenMode::ReadWrite).unwrap();
+        // On the larger file system more has to be in the way.
+        let free = rustix::fs::statvfs(mount.path()).unwrap();
+        let spare = free.f_bavail * free.f_frsize;
+        if spare > 8 << 20 {
+            std::fs::write(mount.path().join("ballast2"), vec![1; (spare - (6 << 20)) as usize]).unwrap();
+        }
+        let failed = rig.write_all(1, &spec, &all);
+        assert!(!failed.is_empty() && failed.len() < all.len(), "{} of {}", failed.len(), all.len());
+        for error in failed.values() {
+            assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+            assert!(error.path().starts_with(mount.path()), "{error}");
+        }
+        for piece in all.iter().filter(|piece| !failed.contains_key(piece)) {
+            let (start, len) = (spec.piece_start(PieceIndex(*piece)), spec.piece_size(PieceIndex(*piece)));
+            assert!(
+                rig.read(1, &spec, start, len).unwrap() == expected(1, &spec, start, len),
+                "kept: {piece}"
+            );
+        }
+        std::fs::remove_file(&ballast).unwrap();
+        let mut again: Vec<u32> = failed.into_keys().collect();
+        again.sort_unstable();
+        assert_eq!(rig.write_all(1, &spec, &again), Default::default());
+        rig.sync(1).unwrap();
+        rig.close(1);
+        check_files(1, &spec);
+        rig.service.stop();
+    }
+}
+
+#[test]
+fn full_preallocation_shows_a_full_disk_at_once_and_gives_the_space_back() {
+    for mount in [Mount::tmpfs(16), Mount::ext4(32)].into_iter().flatten() {
+        let mut rig = rig();
+        let spec = layout(&mount.path().join("t"), vec![file("a", 1 << 20), file("b", 64 << 20)], 65_536);
+        let error = rig.open(1, &spec, Preallocate::Full, OpenMode::ReadWrite).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert_eq!(error.path(), spec.file_path(1));
+        assert_eq!(std::fs::metadata(spec.file_path(1)).unwrap().len(), 0);
+        assert_eq!(rig.sync(1).unwrap_err().kind(), ErrorKind::NotOpen);
+        // The space is there for others, and the same torrent opens sparse.
+        rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+        rig.write(1, &spec, 17).unwrap();
+        rig.close(1);
+        rig.service.stop();
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("x"), b"precious").unwrap();
+    std::fs::create_dir_all(root.join("dir")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_bits_truncate(0o666),
+        0,
+    )
+    .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    std::fs::write(root.join("file"), b"").unwrap();
+    std::os::unix::fs::symlink(outside.path().join("x"), root.join("link")).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.join("dangling")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), root.join("away")).unwrap();
+    std::os::unix::fs::symlink("dir", root.join("inside")).unwrap();
+    let table = [
+        ("dir", ErrorKind::NotAFile),
+        ("fifo", ErrorKind::NotAFile),
+        ("socket", ErrorKind::NotAFile),
+        ("file/below", ErrorKind::NotAFile),
+        ("link", ErrorKind::OutsideRoot),
+        ("dangling", ErrorKind::OutsideRoot),
+        ("away/x", ErrorKind::OutsideRoot),
+        ("away/new/x", ErrorKind::OutsideRoot),
+        ("inside/x", ErrorKind::OutsideRoot),
+    ];
+    let mut rig = rig();
+    for mode in [OpenMode::ReadWrite, OpenMode::ReadOnly] {
+        for (path, kind) in table {
+            let spec = layout(root, vec![file("ok", 10), file(path, 100)], 64);
+            let error = rig.open(1, &spec, Preallocate::Full, mode).unwrap_err();
+            assert_eq!(error.kind(), kind, "{path}: {error}");
+            assert!(error.path().starts_with(root), "{path}: {error}");
+        }
+    }
+    assert_eq!(std::fs::read(outside.path().join("x")).unwrap(), b"precious");
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+    // The root itself may be a link.
+    let linked = root.join("inside");
+    let spec = layout(&linked, vec![file("fine", 100)], 64);
+    rig.open(2, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.write_all(2, &spec, &[0, 1]), Default::default());
+    check_files(2, &spec);
+    rig.service.stop();
+}
+
+#[test]
+fn a_file_cut_or_gone_behind_our_back_is_noticed() {
+    for direct_sized in [1 << 20, 5000] {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = layout(folder.path(), vec![file("a", 2 * direct_sized), file("b", 100)], 1 << 20);
+        // One descriptor: reading b closes a.
+        let mut rig = Rig::new(StorageConfig { max_open_files: 1, ..StorageConfig::default() });
+        rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+        let all: Vec<u32> = (0..piece_count(&spec)).collect();
+        assert_eq!(rig.write_all(1, &spec, &all), Default::default());
+        rig.sync(1).unwrap();
+        let cut = direct_sized + 10;
+        std::fs::OpenOptions::new().write(true).open(spec.file_path(0)).unwrap().set_len(cut).unwrap();
+        let error = rig.read(1, &spec, 0, 2 * direct_sized as u32).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ShortRead, "{error}");
+        assert!(
+            rig.read(1, &spec, 0, cut as u32).unwrap() == expected(1, &spec, 0, cut as u32),
+            "what is left"
+        );
+        std::fs::remove_file(spec.file_path(0)).unwrap();
+        rig.read(1, &spec, 2 * direct_sized, 100).unwrap();
+        let error = rig.read(1, &spec, 0, 100).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        assert_eq!(
+            rig.write(1, &spec, 0).unwrap_err().kind(),
+            ErrorKind::Missing,
+            "never made again unasked"
+        );
+        assert!(!spec.file_path(0).exists());
+        rig.close(1);
+        rig.service.stop();
+    }
+}
+
+#[test]
+fn read_only_makes_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("not/there");
+    let spec = layout(&root, vec![file("a", 100), pad(28), file("d/b", 100_000)], 1024);
+    let mut rig = rig();
+    let report = rig.open(1, &spec, Preallocate::Full, OpenMode::ReadOnly).unwrap();
+    assert_eq!(report.files.iter().map(|file| file.existed).collect::<Vec<_>>(), [false, true, false]);
+    assert!(!folder.path().join("not").exists());
+    assert_eq!(rig.read(1, &spec, 0, 10).unwrap_err().kind(), ErrorKind::Missing);
+    rig.close(1);
+
+    rig.open(2, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    let all: Vec<u32> = (0..piece_count(&spec)).collect();
+    assert_eq!(rig.write_all(2, &spec, &all), Default::default());
+    rig.close(2);
+    std::fs::remove_file(spec.file_path(0)).unwrap();
+    let report = rig.open(3, &spec, Preallocate::Full, OpenMode::ReadOnly).unwrap();
+    assert_eq!(
+        report.files.iter().map(|file| (file.existed, file.len)).collect::<Vec<_>>()[..],
+        [(false, 0), (true, 28), (true, 100_000)]
+    );
+    assert_eq!(rig.write(3, &spec, 0).unwrap_err().kind(), ErrorKind::NotOpen);
+    assert!(rig.read(3, &spec, 100, 5000).unwrap() == expected(2, &spec, 100, 5000));
+    rig.sync(3).unwrap();
+    rig.close(3);
+    assert!(!spec.file_path(0).exists());
+    rig.service.stop();
+}
+
+#[test]
+fn shorter_files_are_made_longer_and_longer_ones_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = layout(folder.path(), vec![file("short", 10_000), file("long", 10), file("right", 5)], 1024);
+    for (key, prealloc, len) in
+        [(1, Preallocate::None, 3), (2, Preallocate::Sparse, 10_000), (3, Preallocate::Full, 10_000)]
+    {
+        std::fs::write(spec.file_path(0), b"abc").unwrap();
+        std::fs::write(spec.file_path(1), b"longer than ten").unwrap();
+        std::fs::write(spec.file_path(2), b"right").unwrap();
+        let mut rig = rig();
+        let report = rig.open(key, &spec, prealloc, OpenMode::ReadWrite).unwrap();
+        assert_eq!(report.files.iter().map(|file| file.len).collect::<Vec<_>>(), [3, 15, 5]);
+        assert!(
+            report.notes.iter().any(|note| note.contains("long is 5 bytes longer")),
+            "{:?}",
+            report.notes
+        );
+        assert_eq!(std::fs::metadata(spec.file_path(0)).unwrap().len(), len);
+        assert_eq!(std::fs::read(spec.file_path(1)).unwrap(), b"longer than ten");
+        use std::os::unix::fs::MetadataExt as _;
+        let blocks = std::fs::metadata(spec.file_path(0)).unwrap().blocks();
+        assert_eq!(blocks * 512 >= 10_000, prealloc == Preallocate::Full, "{prealloc:?}: {blocks} blocks");
+        rig.close(key);
+        rig.service.stop();
+    }
+}
+
+#[test]
+fn impossible_commands_are_answered_with_their_buffers() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = layout(folder.path(), vec![file("a", 1000)], 600);
+    let mut rig = rig();
+    assert_eq!(rig.write(9, &spec, 0).unwrap_err().kind(), ErrorKind::NotOpen);
+    assert_eq!(rig.read(9, &spec, 0, 5).unwrap_err().kind(), ErrorKind::NotOpen);
+    assert_eq!(rig.sync(9).unwrap_err().kind(), ErrorKind::NotOpen);
+    rig.close(9);
+    rig.open(9, &spec, Preallocate::None, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.read(9, &spec, 999, 2).unwrap_err().kind(), ErrorKind::BadLayout);
+    assert_eq!(rig.read(9, &spec, u64::MAX, 2).unwrap_err().kind(), ErrorKind::BadLayout);
+    let buf = rig.memory.alloc(600, 0).unwrap();
+    rig.client.submit(StorageCmd::Write { torrent: TorrentKey(9), piece: PieceIndex(1), buf });
+    match rig.wait() {
+        StorageDone::Written { buf, result, .. } => {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::BadLayout, "the last piece is shorter");
+            rig.memory.free(buf);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(rig.memory.used(), 0);
+    rig.service.stop();
+}
+
+#[test]
+fn a_folder_we_may_not_use_is_named() {
+    // Root passes every permission check, so the read-only file system stands for both.
+    let Some(mount) = Mount::tmpfs(1) else { return };
+    std::fs::write(mount.path().join("old"), b"12345").unwrap();
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(mount.path()).status().unwrap();
+    assert!(remount.success());
+    let mut rig = rig();
+    for path in ["old", "new", "d/new"] {
+        let spec = layout(&mount.path(), vec![file(path, 5)], 64);
+        let error = rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ReadOnly, "{path}: {error}");
+        assert!(error.path().starts_with(mount.path()), "{error}");
+    }
+    let spec = layout(&mount.path(), vec![file("old", 5)], 64);
+    rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadOnly).unwrap();
+    assert_eq!(rig.read(1, &spec, 0, 5).unwrap(), b"12345");
+    rig.close(1);
+    rig.service.stop();
+}
