@@ -7,36 +7,41 @@
 
 use std::time::{Duration, Instant};
 
-use crate::executor::{PREEMPT, Sleeper};
+use crate::executor::{SLICE, Sleeper};
 use crate::shard::Shard;
 
 /// Empty waits in the ring before the loop parks in the executor.
 const SPINS: u32 = 4;
+/// How long each of them lasts, and how often rate limits are looked at.
+const SPIN: Duration = Duration::from_millis(1);
 /// Second's granularity of timers.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs `shard` until it is told to stop and has nothing left to do.
 pub async fn run(mut shard: Shard) {
-    let sleeper = Sleeper::new(shard.ring.park_fd()).unwrap_or_else(|error| panic!("shard: {error}"));
+    let sleeper = Sleeper::new(shard.bell.park_fd()).unwrap_or_else(|error| panic!("shard: {error}"));
     let mut slice = Instant::now();
     let mut idle = 0;
     while !shard.is_done() {
         let progress = shard.turn();
-        if slice.elapsed() >= PREEMPT {
-            glommio::executor().yield_task_queue_now().await;
+        if slice.elapsed() >= SLICE {
+            sleeper.give_way().await.unwrap_or_else(|error| panic!("shard's eventfd: {error}"));
             slice = Instant::now();
         }
         if progress {
             idle = 0;
             continue;
         }
-        shard.bell.announce_sleep();
-        if !shard.has_input() {
-            let timeout = shard.next_deadline();
-            if idle < SPINS {
-                idle += 1;
-                shard.ring.wait(timeout.min(PREEMPT)).unwrap_or_else(|error| panic!("shard's ring: {error}"));
-            } else {
+        let timeout = shard.next_deadline();
+        if idle < SPINS {
+            idle += 1;
+            shard.bell.announce_sleep();
+            if !shard.has_input() {
+                shard.ring.wait(timeout.min(SPIN)).unwrap_or_else(|error| panic!("shard's ring: {error}"));
+            }
+        } else {
+            shard.bell.announce_park();
+            if !shard.has_input() {
                 park(&mut shard, &sleeper, timeout).await;
                 slice = Instant::now();
             }
@@ -128,7 +133,7 @@ impl Shard {
         }
         let mut wait = deadline.saturating_duration_since(self.now);
         if !self.throttled.is_empty() || !self.up_throttled.is_empty() {
-            wait = wait.min(PREEMPT);
+            wait = wait.min(SPIN);
         }
         wait.max(Duration::from_micros(50))
     }

@@ -1,22 +1,27 @@
 //! A shard's thread: pinned, running one glommio executor, able to sleep on a foreign eventfd.
 //!
 //! Role: everything about glommio that needs care. Called by [`crate::service`], one call per shard.
-//! Why it looks like this (glommio 0.9.0): `Placement::Fixed` unwraps sysfs topology that containers hide, so we pin
-//! with `core_affinity` and stay `Unbound`; the only public way to wait for a descriptor of our own is to read it as a
-//! [`BufferedFile`]; the preempt timer must be short, as control tasks share the thread with the drive loop.
+//! Why it looks like this (glommio 0.9.0):
+//! * `Placement::Fixed` unwraps sysfs topology that containers hide, so we pin with `core_affinity` and stay `Unbound`;
+//! * the only public way to wait for a descriptor of our own is to read it as a [`BufferedFile`];
+//! * when its preempt timer has fired before it looks at its queues, it parks although tasks could run, perhaps for
+//!   ever. A thread that loses its CPU for the timer's length at that point is enough. So the timer is set to an age, and
+//!   whoever runs for long gives way with [`Sleeper::give_way`], which waits for a real (and ready) descriptor.
 #![allow(unsafe_code)]
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use glommio::{LocalExecutorBuilder, Placement};
 
-/// How long control tasks may have to wait for their turn, and the drive loop for its.
-pub const PREEMPT: Duration = Duration::from_millis(1);
+/// How long control tasks (trackers) may have to wait for their turn while a shard is busy.
+pub const SLICE: Duration = Duration::from_millis(5);
+/// Never, see the module. Not longer, as glommio computes with it.
+const PREEMPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Entries of each of glommio's rings; trackers and timers only, so little will do.
 const RING_DEPTH: usize = 64;
 
@@ -57,14 +62,23 @@ where
 /// Sleeps on an eventfd inside the executor.
 pub struct Sleeper {
     file: BufferedFile,
+    /// The same descriptor, to write.
+    bell: OwnedFd,
 }
 
 impl Sleeper {
     /// For the eventfd `fd`, which must be in blocking mode; it is duplicated. Call on the executor's thread.
     pub fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let own = fd.try_clone_to_owned()?.into_raw_fd();
+        let bell = fd.try_clone_to_owned()?;
+        let own = bell.try_clone()?.into_raw_fd();
         // SAFETY: `own` is a fresh duplicate that nobody else closes; BufferedFile takes it over.
-        Ok(Self { file: unsafe { BufferedFile::from_raw_fd(own) } })
+        Ok(Self { file: unsafe { BufferedFile::from_raw_fd(own) }, bell })
+    }
+
+    /// Lets every other task of the executor go on as far as it can, then returns.
+    pub async fn give_way(&self) -> io::Result<()> {
+        rustix::io::write(&self.bell, &1u64.to_ne_bytes())?;
+        self.sleep().await
     }
 
     /// Returns once the eventfd has been written, and resets it. Other tasks of the executor run meanwhile.

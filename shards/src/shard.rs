@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -201,7 +201,7 @@ impl Shard {
     /// Builds the shard on its own thread. Errors: the ring or the memory could not be had.
     pub fn new(mut config: ShardConfig, links: Links, storage: &StorageService) -> std::io::Result<Self> {
         let now = Instant::now();
-        let mut ring = SocketRing::new(links.bell.as_fd())?;
+        let mut ring = SocketRing::new(links.bell.clone())?;
         for listener in config.listeners.drain(..) {
             ring.listen(listener);
         }

@@ -8,25 +8,37 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 /// A wake-up for one sleeping thread. Any number of threads may ring it.
 ///
-/// Order of calls for the owner: `announce_sleep`, look at the queues once more, then block on the descriptor (or call
+/// There are two descriptors, and the owner announces by which it sleeps: one to poll, one to read in blocking mode.
+/// They must not be chained (an io_uring ring that polls one and is told to write the other): Linux 6.18 defers a
+/// signal that is raised within the write of another eventfd, and after the first time loses it.
+///
+/// Order of calls for the owner: `announce_sleep` or `announce_park`, look at the queues once more, then block on the descriptor (or call
 /// `awake` when there was something), and after waking `awake` and `drain`.
 #[derive(Debug)]
 pub struct Doorbell {
     eventfd: OwnedFd,
-    sleeping: AtomicBool,
+    /// In blocking mode, for owners that sleep in a read.
+    park: OwnedFd,
+    sleeping: AtomicU8,
 }
+
+/// Where the owner sleeps, and so what a ring writes.
+const AWAKE: u8 = 0;
+const IN_POLL: u8 = 1;
+const IN_READ: u8 = 2;
 
 impl Doorbell {
     /// A new bell whose owner is awake. Fails when the process has no descriptor left (`EMFILE`, `ENFILE`).
     pub fn new() -> io::Result<Arc<Self>> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(Self { eventfd, sleeping: AtomicBool::new(false) }))
+        let park = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
+        Ok(Arc::new(Self { eventfd, park, sleeping: AtomicU8::new(AWAKE) }))
     }
 
     /// Wakes the owner if it has announced that it sleeps; otherwise costs one fence. Call it after the push.
@@ -34,20 +46,36 @@ impl Doorbell {
         // Pairs with the fence of `announce_sleep`: of the two threads at least one sees what the other wrote before
         // its fence (the pushed message or the announcement), so no wake-up is lost.
         fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
-            self.write();
+        if self.sleeping.load(Ordering::Relaxed) == AWAKE {
+            return;
+        }
+        match self.sleeping.swap(AWAKE, Ordering::AcqRel) {
+            IN_POLL => write(&self.eventfd),
+            IN_READ => write(&self.park),
+            _ => {}
         }
     }
 
     /// The owner is about to block. It must look at its queues once more after this call, and only then block.
     pub fn announce_sleep(&self) {
-        self.sleeping.store(true, Ordering::SeqCst);
+        self.sleeping.store(IN_POLL, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+    }
+
+    /// As [`Self::announce_sleep`], for an owner that will block in a read of [`Self::park_fd`].
+    pub fn announce_park(&self) {
+        self.sleeping.store(IN_READ, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The eventfd in blocking mode, written when the owner has announced that it parks. A read empties it.
+    pub fn park_fd(&self) -> BorrowedFd<'_> {
+        self.park.as_fd()
     }
 
     /// The owner withdraws its announcement: later rings cost it nothing.
     pub fn awake(&self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.sleeping.store(AWAKE, Ordering::SeqCst);
     }
 
     /// Takes all rings so far off the eventfd, without blocking.
@@ -66,15 +94,15 @@ impl Doorbell {
     pub fn as_raw_fd(&self) -> RawFd {
         self.eventfd.as_raw_fd()
     }
+}
 
-    fn write(&self) {
-        loop {
-            match rustix::io::write(&self.eventfd, &1u64.to_ne_bytes()) {
-                // EAGAIN: the counter is at its maximum, so the descriptor is readable anyway.
-                Ok(_) | Err(rustix::io::Errno::AGAIN) => return,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => panic!("eventfd of a doorbell cannot be written: {error}"),
-            }
+fn write(eventfd: &OwnedFd) {
+    loop {
+        match rustix::io::write(eventfd, &1u64.to_ne_bytes()) {
+            // EAGAIN: the counter is at its maximum, so the descriptor is readable anyway.
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => return,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("eventfd of a doorbell cannot be written: {error}"),
         }
     }
 }
@@ -112,6 +140,18 @@ mod tests {
         bell.awake();
         bell.ring();
         assert!(!readable(&bell));
+    }
+
+    #[test]
+    fn a_parked_owner_is_woken_by_the_other_descriptor() {
+        let bell = Doorbell::new().unwrap();
+        bell.announce_park();
+        bell.ring();
+        bell.ring();
+        assert!(!readable(&bell), "nothing to poll");
+        let mut count = [0; 8];
+        assert_eq!(rustix::io::read(bell.park_fd(), &mut count), Ok(8));
+        assert_eq!(u64::from_ne_bytes(count), 1);
     }
 
     #[test]

@@ -26,9 +26,11 @@ pub use socket::SocketKey;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use ccbt_storage::doorbell::Doorbell;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
@@ -66,8 +68,7 @@ pub struct SocketRing {
     sockets: Slab<Box<Socket>>,
     generation: u32,
     listeners: Vec<OwnedFd>,
-    bell: OwnedFd,
-    park: OwnedFd,
+    bell: Arc<Doorbell>,
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
@@ -79,20 +80,17 @@ pub struct SocketRing {
 }
 
 impl SocketRing {
-    /// A ring that also watches `bell`, the eventfd other threads ring. Errors: what `io_uring_setup` says; the caller
+    /// A ring that also watches `bell` and, while parked, writes its park descriptor at completions. Errors: what `io_uring_setup` says; the caller
     /// has probed before and explains.
-    pub fn new(bell: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
         let ring = setup()?;
-        let park = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        ring.submitter().register_eventfd(park.as_raw_fd())?;
-        let bell = bell.try_clone_to_owned()?;
+        ring.submitter().register_eventfd(bell.park_fd().as_raw_fd())?;
         let mut this = Self {
             ring,
             sockets: Slab::new(),
             generation: 0,
             listeners: Vec::new(),
             bell,
-            park,
             completions: VecDeque::new(),
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
@@ -103,12 +101,6 @@ impl SocketRing {
         this.ring.completion().disable_eventfd();
         this.arm_bell();
         Ok(this)
-    }
-
-    /// The eventfd that is written when a completion arrives while [`SocketRing::set_parked`] is on.
-    pub fn park_fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        self.park.as_fd()
     }
 
     /// Turns writing of the park eventfd on or off. Off while the loop runs: each write costs what a wake-up costs.

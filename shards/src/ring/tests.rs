@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +62,7 @@ impl Sink for Taker<'_> {
 }
 
 fn ring() -> SocketRing {
-    SocketRing::new(Doorbell::new().unwrap().as_fd()).unwrap()
+    SocketRing::new(Doorbell::new().unwrap()).unwrap()
 }
 
 fn next(ring: &mut SocketRing) -> Event {
@@ -255,11 +254,11 @@ fn an_idle_socket_can_be_taken_out_and_a_busy_one_cannot() {
 #[test]
 fn a_rung_bell_and_a_timeout_wake_a_parked_loop() {
     let bell = Doorbell::new().unwrap();
-    let mut ring = SocketRing::new(bell.as_fd()).unwrap();
+    let mut ring = SocketRing::new(bell.clone()).unwrap();
     ring.set_parked(true);
     ring.arm_timeout(Duration::from_millis(1));
     ring.flush().unwrap();
-    let mut fds = [rustix::event::PollFd::new(&ring.park, rustix::event::PollFlags::IN)];
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(bell.park_fd(), rustix::event::PollFlags::IN)];
     let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
     assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1, "the timeout writes the park eventfd");
     ring.set_parked(false);
@@ -270,4 +269,47 @@ fn a_rung_bell_and_a_timeout_wake_a_parked_loop() {
     bell.announce_sleep();
     bell.ring();
     assert!(matches!(next(&mut ring), Event::Bell), "the poll is armed again");
+}
+
+/// The order of calls of a parking loop loses no wake-up, whatever completes in between.
+#[test]
+fn parking_again_and_again_loses_no_wake_up() {
+    let bell = Doorbell::new().unwrap();
+    let mut ring = SocketRing::new(bell.clone()).unwrap();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ringer = std::thread::spawn({
+        let (bell, stop) = (bell.clone(), stop.clone());
+        move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                bell.ring();
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        }
+    });
+    for round in 0..20_000 {
+        while ring.next_event().is_some() {
+            bell.drain();
+        }
+        bell.announce_sleep();
+        if round % 3 == 0 {
+            ring.wait(Duration::from_micros(50)).unwrap();
+        }
+        bell.announce_park();
+        ring.arm_timeout(Duration::from_millis(1));
+        ring.set_parked(true);
+        ring.flush().unwrap();
+        if !ring.has_events() {
+            let mut fds = [rustix::event::PollFd::from_borrowed_fd(bell.park_fd(), rustix::event::PollFlags::IN)];
+            let timeout = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+            let n = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
+            assert_eq!(n, 1, "round {round}: nothing woke us");
+            let mut count = [0; 8];
+            rustix::io::read(bell.park_fd(), &mut count).unwrap();
+        }
+        ring.set_parked(false);
+        ring.flush().unwrap();
+        bell.awake();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    ringer.join().unwrap();
 }
