@@ -1,129 +1,536 @@
 //! Which piece and block next.
+//!
+//! Role: knows the state of every piece and block of a torrent and who is asked for what, and chooses what to ask of a
+//! peer. Owner and only caller: [`crate::torrent::Torrent`]. It sends nothing and keeps no time.
+//!
+//! Invariant: every piece is in exactly one [`PieceState`], and moves only like this:
+//!
+//! ```text
+//!              memory acquired        last block here        hash right         on disk
+//!   Missing ─────────────────▶ Active ───────────────▶ Hashing ─────────▶ Writing ────▶ Have
+//!    ▲  ▲ ▲◀── abandon, idle ────┘                        │                  │           │
+//!    │  │ └───────────────────── hash wrong ──────────────┘                  │           │
+//!    │  └─────────────────────── write failed ───────────────────────────────┘           │
+//!    │◀───────────────────────── damaged on disk ────────────────────────────────────────┘
+//!    └▶ Skipped: priority Skip, and neither begun nor ours
+//! ```
+//!
+//! A begun piece that becomes Skip rests: what is asked for may still complete it, but nothing more is asked, unless
+//! memory for a wanted piece is lacking; then finishing it is a way to get some. The caller may [`Picker::abandon`] it.
+//!
+//! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched, `reserved`
+//! those that one peer alone is asked for, `choose` and `endgame` pick.
 
-use rand::Rng;
+mod active;
+mod begun;
+mod bits;
+mod choose;
+mod endgame;
+mod peers;
+mod rarity;
+mod reserved;
+mod types;
+
+use std::collections::{BTreeSet, HashMap};
+
+use begun::{Begun, Mode};
+use bits::Bits;
+use peers::Peers;
+use rarity::Rarity;
+use reserved::Reserved;
+pub use types::{PeerHas, PeerKey, PeerView, PickerConfig, Priority, Received, Slots, Strategy};
 
 use crate::bitfield::Bitfield;
 use crate::geometry::{Block, Geometry};
 use crate::ids::PieceIndex;
 
-/// Names one connection of a torrent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerKey(pub u32);
-
-/// In which order pieces are fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Strategy {
-    /// Fewest copies first, ties at random.
-    #[default]
-    RarestFirst,
-    /// Rising order.
-    Sequential,
-    /// Rising order, starting behind the piece that was begun last.
-    RoundRobin,
+/// Where a piece is on its way to being ours. See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceState {
+    /// Wanted and not begun.
+    Missing,
+    /// Not wanted and not begun.
+    Skipped,
+    /// Memory is held, blocks are on the way.
+    Active,
+    /// All blocks are here, the verdict is pending.
+    Hashing,
+    /// Verified, on the way to disk.
+    Writing,
+    /// Ours.
+    Have,
 }
 
-/// How a picker behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PickerConfig {
-    /// The order.
-    pub strategy: Strategy,
-    /// Peers asked for one block at most in endgame.
-    pub endgame_duplicates: usize,
-    /// Pieces picked at random before rarest-first starts.
-    pub random_first: u32,
+/// A state with the place of a begun piece in [`Begun`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Missing,
+    Skipped,
+    Active(u32),
+    Hashing(u32),
+    Writing,
+    Have,
 }
 
-impl Default for PickerConfig {
-    fn default() -> Self {
-        Self { strategy: Strategy::RarestFirst, endgame_duplicates: 2, random_first: 4 }
+/// Counts what a search looks at, so that tests can bound it. Free in production.
+#[derive(Debug, Default)]
+struct Steps {
+    #[cfg(test)]
+    count: std::cell::Cell<u64>,
+}
+
+impl Steps {
+    fn add(&self, steps: u64) {
+        #[cfg(test)]
+        self.count.set(self.count.get() + steps);
+        let _ = steps;
     }
 }
 
-/// How much a piece is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Priority {
-    /// Not at all.
-    Skip,
-    /// After the others.
-    Low,
-    /// The default.
-    #[default]
-    Normal,
-    /// Before the others.
-    High,
-}
-
-/// What a peer has.
-#[derive(Clone, Copy, Debug)]
-pub enum PeerHas<'a> {
-    /// Everything.
-    All,
-    /// These.
-    Some(&'a Bitfield),
-}
-
-/// A peer that blocks are picked for.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerView<'a> {
-    /// The peer.
-    pub key: PeerKey,
-    /// What it has.
-    pub has: PeerHas<'a>,
-    /// Only these pieces may be asked for (BEP 6 allowed-fast, while choked).
-    pub only: Option<&'a [PieceIndex]>,
-    /// What it suggests (BEP 6).
-    pub suggested: &'a [PieceIndex],
-}
-
-/// What a received block did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// It was missing.
-    Accepted,
-    /// It was the last missing one of its piece.
-    PieceComplete,
-    /// It is here already.
-    Duplicate,
-    /// Its piece is not being fetched.
-    Unwanted,
-}
-
-/// Memory for pieces.
-pub trait Slots {
-    /// Takes memory for a piece of `len` bytes; `false` when there is none.
-    fn acquire(&mut self, piece: PieceIndex, len: u32) -> bool;
-}
-
-/// See the module.
+/// Piece and block states of one torrent, and the choice among them. See the module.
 #[derive(Debug)]
 pub struct Picker {
+    geometry: Geometry,
+    config: PickerConfig,
     have: Bitfield,
+    states: Vec<State>,
+    priorities: Vec<Priority>,
+    /// Pieces neither skipped nor ours.
+    wanted: Bits,
+    rarity: Rarity,
+    begun: Begun,
+    peers: Peers,
+    reserved: Reserved,
+    /// Missing pieces whose data was lost or bad: begun again before others.
+    again: BTreeSet<PieceIndex>,
+    /// Behind the piece that was begun last.
+    cursor: u32,
+    steps: Steps,
 }
 
-#[allow(unused_variables, missing_docs)]
 impl Picker {
-    pub fn new(geometry: Geometry, config: PickerConfig, have: Bitfield) -> Self { todo!() }
-    pub fn have(&self) -> &Bitfield { &self.have }
-    pub fn is_finished(&self) -> bool { todo!() }
-    pub fn set_priority(&mut self, piece: PieceIndex, priority: Priority) { todo!() }
-    pub fn priority(&self, piece: PieceIndex) -> Priority { todo!() }
-    pub fn requesters(&self, block: Block) -> usize { todo!() }
-    pub fn pick(&mut self, view: &PeerView<'_>, max: usize, slots: &mut dyn Slots, rng: &mut impl Rng, out: &mut Vec<Block>) { todo!() }
-    pub fn block_received(&mut self, peer: PeerKey, block: Block, cancels: &mut Vec<(PeerKey, Block)>) -> Received { todo!() }
-    pub fn request_failed(&mut self, peer: PeerKey, block: Block) { todo!() }
-    pub fn seed_added(&mut self) { todo!() }
-    pub fn seed_removed(&mut self) { todo!() }
-    pub fn peer_bitfield_added(&mut self, field: &Bitfield) { todo!() }
-    pub fn peer_bitfield_removed(&mut self, field: &Bitfield) { todo!() }
-    pub fn peer_have(&mut self, piece: PieceIndex) { todo!() }
-    pub fn peer_gone(&mut self, peer: PeerKey) { todo!() }
-    pub fn is_interesting(&self, has: &PeerHas<'_>) -> bool { todo!() }
-    pub fn piece_verified(&mut self, piece: PieceIndex) { todo!() }
-    pub fn piece_written(&mut self, piece: PieceIndex) { todo!() }
-    pub fn piece_failed(&mut self, piece: PieceIndex, only_from: Option<PeerKey>) { todo!() }
-    pub fn write_failed(&mut self, piece: PieceIndex) { todo!() }
-    pub fn invalidate(&mut self, piece: PieceIndex) { todo!() }
-    pub fn senders(&self, piece: PieceIndex) -> impl Iterator<Item = (u32, PeerKey)> + '_ { std::iter::empty() }
-    pub fn idle_active(&self) -> impl Iterator<Item = PieceIndex> + '_ { std::iter::empty() }
-    pub fn abandon(&mut self, piece: PieceIndex) -> bool { todo!() }
+    /// A torrent of which `have` is ours; everything else is wanted with [`Priority::Normal`].
+    pub fn new(geometry: Geometry, config: PickerConfig, have: Bitfield) -> Self {
+        let pieces = geometry.piece_count();
+        assert_eq!(have.len(), pieces, "a bitfield of another torrent");
+        let mut this = Self {
+            geometry,
+            config,
+            states: vec![State::Have; pieces as usize],
+            priorities: vec![Priority::Normal; pieces as usize],
+            wanted: Bits::empty(pieces),
+            rarity: Rarity::new(pieces),
+            begun: Begun::default(),
+            peers: Peers::default(),
+            reserved: Reserved::default(),
+            again: BTreeSet::new(),
+            cursor: 0,
+            steps: Steps::default(),
+            have,
+        };
+        for piece in geometry.pieces() {
+            if !this.have.has(piece) {
+                this.wanted.insert(piece.0);
+                this.becomes_missing(piece);
+            }
+        }
+        this
+    }
+
+    // ---- getters
+
+    /// The pieces that are ours: verified and on disk.
+    pub fn have(&self) -> &Bitfield {
+        &self.have
+    }
+
+    /// Whether every piece that is not skipped is ours. O(1).
+    pub fn is_finished(&self) -> bool {
+        self.wanted.count() == 0
+    }
+
+    /// How much `piece` is wanted.
+    pub fn priority(&self, piece: PieceIndex) -> Priority {
+        self.priorities[piece.as_usize()]
+    }
+
+    /// Where `piece` is on its way.
+    pub fn state(&self, piece: PieceIndex) -> PieceState {
+        match self.states[piece.as_usize()] {
+            State::Missing => PieceState::Missing,
+            State::Skipped => PieceState::Skipped,
+            State::Active(_) => PieceState::Active,
+            State::Hashing(_) => PieceState::Hashing,
+            State::Writing => PieceState::Writing,
+            State::Have => PieceState::Have,
+        }
+    }
+
+    /// Connected peers that have `piece`.
+    pub fn copies(&self, piece: PieceIndex) -> u32 {
+        self.rarity.copies(piece)
+    }
+
+    /// Peers that are counted as asked for `block` now.
+    pub fn requesters(&self, block: Block) -> usize {
+        match (self.geometry.block_number(block), self.active_slot(block.piece)) {
+            (Some(nth), Some(slot)) => self.begun.get(slot).requesters(nth),
+            _ => 0,
+        }
+    }
+
+    /// Whether the peer has a piece that is neither skipped nor ours. A piece that waits for its verdict counts: it may
+    /// fail. O(1) for a seed, else O(pieces / 64).
+    pub fn is_interesting(&self, has: &PeerHas<'_>) -> bool {
+        self.wanted.any_shared(has)
+    }
+
+    /// Who delivered which block of a piece that waits for its verdict; nothing for other pieces.
+    pub fn senders(&self, piece: PieceIndex) -> impl Iterator<Item = (u32, PeerKey)> + '_ {
+        let slot = match self.states[piece.as_usize()] {
+            State::Hashing(slot) => Some(slot),
+            _ => None,
+        };
+        slot.into_iter().flat_map(|slot| self.begun.get(slot).senders())
+    }
+
+    /// Begun pieces of which nothing is asked for now, those first whose loss costs least: skipped ones, then those
+    /// with the fewest blocks.
+    pub fn idle_active(&self) -> impl Iterator<Item = PieceIndex> + '_ {
+        let idle = |active: &&active::Active| active.requested() == 0 && active.missing() > 0;
+        let mut idle: Vec<_> = self.begun.iter().filter(idle).collect();
+        idle.sort_by_key(|active| {
+            (self.priority(active.piece) != Priority::Skip, active.received(), active.rank)
+        });
+        idle.into_iter().map(|active| active.piece)
+    }
+
+    fn active_slot(&self, piece: PieceIndex) -> Option<u32> {
+        match self.states[piece.as_usize()] {
+            State::Active(slot) => Some(slot),
+            _ => None,
+        }
+    }
+
+    // ---- who has what
+
+    /// A peer with every piece came, or a peer became one; its bitfield is not added then.
+    pub fn seed_added(&mut self) {
+        self.rarity.add_seed();
+    }
+
+    /// A peer that was counted by [`Picker::seed_added`] is gone.
+    pub fn seed_removed(&mut self) {
+        self.rarity.remove_seed();
+    }
+
+    /// A peer has these pieces. O(pieces).
+    pub fn peer_bitfield_added(&mut self, field: &Bitfield) {
+        self.rarity.add_field(field);
+    }
+
+    /// A peer that had these pieces is gone. O(pieces).
+    pub fn peer_bitfield_removed(&mut self, field: &Bitfield) {
+        self.rarity.remove_field(field);
+    }
+
+    /// A peer, not a seed, got `piece`. O(1).
+    pub fn peer_have(&mut self, piece: PieceIndex) {
+        self.rarity.add(piece);
+    }
+
+    /// `peer` is gone: what it alone was to be asked for is anybody's. Requests still counted for it, if any, end.
+    pub fn peer_gone(&mut self, peer: PeerKey) {
+        let mut left = self.peers.requests(peer);
+        let mut slot = 0;
+        while left > 0 {
+            let failed = self.begun.get_mut(slot).fail_all(peer);
+            if failed > 0 {
+                self.refile(self.begun.get(slot).piece);
+            }
+            left -= failed;
+            slot += 1;
+        }
+        self.peers.forget(peer);
+        while let Some(piece) = self.reserved.next(peer, None) {
+            self.lift(piece);
+        }
+    }
+
+    // ---- blocks
+
+    /// `peer` delivered `block`. Everybody else who was asked for it is put into `cancels`, and nobody is counted as
+    /// asked for it any more.
+    pub fn block_received(
+        &mut self,
+        peer: PeerKey,
+        block: Block,
+        cancels: &mut Vec<(PeerKey, Block)>,
+    ) -> Received {
+        let Some(nth) = self.geometry.block_number(block) else { return Received::Unwanted };
+        let slot = match self.states[block.piece.as_usize()] {
+            State::Active(slot) => slot,
+            State::Missing | State::Skipped => return Received::Unwanted,
+            State::Hashing(_) | State::Writing | State::Have => return Received::Duplicate,
+        };
+        if self.reserved.holder(block.piece).is_some_and(|holder| holder != peer) {
+            return Received::Unwanted;
+        }
+        let peers = &mut self.peers;
+        let new = self.begun.get_mut(slot).receive(nth, peer, |asked| {
+            peers.over(asked, 1);
+            if asked != peer {
+                cancels.push((asked, block));
+            }
+        });
+        if !new {
+            return Received::Duplicate;
+        }
+        let active = self.begun.get(slot);
+        let complete = active.received() == active.len();
+        self.refile(block.piece);
+        if complete {
+            self.states[block.piece.as_usize()] = State::Hashing(slot);
+            return Received::PieceComplete;
+        }
+        Received::Accepted
+    }
+
+    /// `peer` will not deliver `block`: it may be asked of others. Nothing happens when it is not counted as asked.
+    pub fn request_failed(&mut self, peer: PeerKey, block: Block) {
+        let (Some(nth), Some(slot)) = (self.geometry.block_number(block), self.active_slot(block.piece))
+        else {
+            return;
+        };
+        if !self.begun.get_mut(slot).fail(nth, peer) {
+            return;
+        }
+        self.peers.over(peer, 1);
+        if self.reserved.holder(block.piece) == Some(peer) {
+            self.lift(block.piece);
+        } else {
+            self.refile(block.piece);
+        }
+    }
+
+    // ---- pieces
+
+    /// Sets how much `piece` is wanted; at any time. See the module for a begun piece that becomes Skip.
+    pub fn set_priority(&mut self, piece: PieceIndex, priority: Priority) {
+        let before = std::mem::replace(&mut self.priorities[piece.as_usize()], priority);
+        if before == priority {
+            return;
+        }
+        let state = self.states[piece.as_usize()];
+        if state != State::Have {
+            if priority == Priority::Skip {
+                self.wanted.remove(piece.0);
+            } else {
+                self.wanted.insert(piece.0);
+            }
+        }
+        match state {
+            State::Missing if priority == Priority::Skip => {
+                self.leaves_order(piece);
+                self.reserved.remove(piece);
+                self.states[piece.as_usize()] = State::Skipped;
+            }
+            State::Missing if self.rarity.contains(piece) => {
+                self.rarity.remove(piece);
+                self.rarity.insert(piece, priority);
+            }
+            State::Skipped => self.becomes_missing(piece),
+            State::Active(_) => {
+                if priority == Priority::Skip {
+                    self.reserved.remove(piece);
+                }
+                self.refile(piece);
+            }
+            State::Missing | State::Hashing(_) | State::Writing | State::Have => {}
+        }
+    }
+
+    /// The hash of `piece` is right: it is on its way to disk.
+    pub fn piece_verified(&mut self, piece: PieceIndex) {
+        self.end_hashing(piece);
+        self.reserved.remove(piece);
+        self.states[piece.as_usize()] = State::Writing;
+    }
+
+    /// `piece` is on disk.
+    pub fn piece_written(&mut self, piece: PieceIndex) {
+        self.end_writing(piece);
+        self.states[piece.as_usize()] = State::Have;
+        self.have.insert(piece);
+        self.wanted.remove(piece.0);
+    }
+
+    /// The hash of `piece` is wrong and its memory is free: it is fetched again, soon, and from `only_from` alone when
+    /// given, until that peer fails to deliver a block of it or is gone.
+    pub fn piece_failed(&mut self, piece: PieceIndex, only_from: Option<PeerKey>) {
+        self.end_hashing(piece);
+        self.reserved.remove(piece);
+        if let (Some(peer), true) = (only_from, self.priority(piece) != Priority::Skip) {
+            self.reserved.insert(piece, peer);
+        }
+        self.becomes_missing(piece);
+        self.fetch_soon(piece);
+    }
+
+    /// Writing `piece` failed and its memory is free: it is missing.
+    pub fn write_failed(&mut self, piece: PieceIndex) {
+        self.end_writing(piece);
+        self.becomes_missing(piece);
+    }
+
+    /// `piece` turned out damaged on disk: it is missing. Nothing happens when it is not ours, for several readers may
+    /// find the same damage.
+    pub fn invalidate(&mut self, piece: PieceIndex) {
+        if self.states[piece.as_usize()] != State::Have {
+            return;
+        }
+        self.have.remove(piece);
+        if self.priority(piece) != Priority::Skip {
+            self.wanted.insert(piece.0);
+        }
+        self.becomes_missing(piece);
+    }
+
+    /// Gives up a begun piece if nothing of it is asked for; then returns `true`, its blocks are lost and its memory is
+    /// the caller's to free.
+    pub fn abandon(&mut self, piece: PieceIndex) -> bool {
+        let Some(slot) = self.active_slot(piece) else { return false };
+        if self.begun.get(slot).requested() > 0 {
+            return false;
+        }
+        self.drop_begun(slot);
+        self.becomes_missing(piece);
+        true
+    }
+
+    fn end_hashing(&mut self, piece: PieceIndex) {
+        let State::Hashing(slot) = self.states[piece.as_usize()] else {
+            panic!("a verdict on piece {piece}, which is {:?}", self.state(piece))
+        };
+        self.drop_begun(slot);
+    }
+
+    fn end_writing(&self, piece: PieceIndex) {
+        let state = self.state(piece);
+        assert_eq!(state, PieceState::Writing, "a write of piece {piece} ended");
+    }
+
+    /// Frees a slot of [`Begun`]; the state of the piece that had it is the caller's to change.
+    fn drop_begun(&mut self, slot: u32) {
+        let Some(moved) = self.begun.remove(slot) else { return };
+        match &mut self.states[moved.as_usize()] {
+            State::Active(at) | State::Hashing(at) => *at = slot,
+            state => panic!("piece {moved} is begun and {state:?}"),
+        }
+    }
+
+    /// To Missing or Skipped, and into the order unless it is reserved.
+    fn becomes_missing(&mut self, piece: PieceIndex) {
+        let priority = self.priority(piece);
+        if priority == Priority::Skip {
+            self.states[piece.as_usize()] = State::Skipped;
+            return;
+        }
+        self.states[piece.as_usize()] = State::Missing;
+        if !self.reserved.contains(piece) {
+            self.rarity.insert(piece, priority);
+        }
+    }
+
+    /// `piece` may not be begun by anyone any more.
+    fn leaves_order(&mut self, piece: PieceIndex) {
+        if self.rarity.contains(piece) {
+            self.rarity.remove(piece);
+            self.again.remove(&piece);
+        }
+    }
+
+    fn fetch_soon(&mut self, piece: PieceIndex) {
+        if self.rarity.contains(piece) {
+            self.again.insert(piece);
+        }
+    }
+
+    /// Ends the reservation of `piece`, if any: anybody may be asked for it.
+    fn lift(&mut self, piece: PieceIndex) {
+        self.reserved.remove(piece);
+        match self.states[piece.as_usize()] {
+            State::Missing => {
+                self.rarity.insert(piece, self.priority(piece));
+                self.fetch_soon(piece);
+            }
+            State::Active(_) => self.refile(piece),
+            _ => {}
+        }
+    }
+
+    fn mode(&self, piece: PieceIndex) -> Mode {
+        if self.priority(piece) == Priority::Skip {
+            Mode::Resting
+        } else if self.reserved.contains(piece) {
+            Mode::Reserved
+        } else {
+            Mode::Open
+        }
+    }
+
+    /// Blocks of a begun piece changed hands.
+    fn refile(&mut self, piece: PieceIndex) {
+        let slot = self.active_slot(piece).expect("a piece that is being fetched");
+        self.begun.refile(slot, self.mode(piece));
+    }
+
+    /// Asserts every invariant of the picker. O(pieces): for tests and debugging.
+    pub fn check_invariants(&self) {
+        for piece in self.geometry.pieces() {
+            let state = self.state(piece);
+            let skip = self.priority(piece) == Priority::Skip;
+            let reserved = self.reserved.contains(piece);
+            assert_eq!(self.have.has(piece), state == PieceState::Have, "have-bit of {piece}");
+            assert_eq!(self.wanted.has(piece.0), !skip && state != PieceState::Have, "wanted-bit of {piece}");
+            assert!(state != PieceState::Skipped || skip, "piece {piece} is wanted but skipped");
+            assert!(state != PieceState::Missing || !skip, "piece {piece} is skipped but missing");
+            let startable = state == PieceState::Missing && !reserved;
+            assert_eq!(self.rarity.contains(piece), startable, "piece {piece} in the order");
+            assert!(!self.again.contains(&piece) || startable, "piece {piece} cannot be begun again");
+            let may_be_reserved =
+                matches!(state, PieceState::Missing | PieceState::Active | PieceState::Hashing);
+            assert!(!reserved || may_be_reserved, "piece {piece} is reserved");
+            match self.states[piece.as_usize()] {
+                State::Active(slot) => {
+                    let active = self.begun.get(slot);
+                    assert!(
+                        active.piece == piece && active.received() < active.len(),
+                        "active piece {piece}"
+                    );
+                }
+                State::Hashing(slot) => {
+                    let active = self.begun.get(slot);
+                    assert!(active.piece == piece && active.received() == active.len(), "hashing {piece}");
+                }
+                _ => {}
+            }
+        }
+        let begun = |state: &&State| matches!(state, State::Active(_) | State::Hashing(_));
+        assert_eq!(self.states.iter().filter(begun).count(), self.begun.len(), "begun pieces");
+        let mut requests: HashMap<PeerKey, u32> = HashMap::new();
+        for (_, peer) in self.begun.iter().flat_map(|active| active.requests()) {
+            *requests.entry(peer).or_default() += 1;
+        }
+        self.peers.check(&requests);
+        self.wanted.check();
+        self.rarity.check();
+        self.reserved.check();
+        self.begun.check(|active| self.mode(active.piece));
+    }
 }
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;
