@@ -17,7 +17,7 @@ use ccbt_protocol::wire::{Message, Reserved};
 const PIECES: u32 = 9;
 const PIECE_LEN: u64 = 3 * 16_384;
 const PEERS_MAX: usize = 6;
-const OPERATIONS_MAX: usize = 4000;
+const OPERATIONS_MAX: usize = 800;
 
 /// Panics when an invariant breaks.
 pub fn run(data: &[u8]) {

@@ -109,7 +109,7 @@ fn peers_that_share_a_link_share_its_memory() {
     const PEERS: usize = 20;
     let (zero, round_trip, rate) = (Instant::now(), 0.001, 1e9);
     let mut windows = vec![window(4096); PEERS];
-    let mut outstanding = vec![0; PEERS];
+    let mut outstanding = [0; PEERS];
     let mut queue: VecDeque<(f64, f64, usize)> = VecDeque::new();
     let (mut now, mut free_at) = (0.0f64, 0.0f64);
     let (mut bytes, mut most, mut per_peer) = (0, 0, [0u64; PEERS]);

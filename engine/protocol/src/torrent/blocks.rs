@@ -51,6 +51,9 @@ impl Torrent {
 
     /// The header of a PIECE message has arrived.
     pub fn begin_block(&mut self, key: PeerKey, block: Block) -> Result<BlockPlace, PeerFault> {
+        if !self.geometry.allows(block) {
+            return Err(PeerFault::NoSuchBlock(block));
+        }
         let peer = peer_of(&mut self.slots, key);
         peer.may_bitfield = false;
         match peer.outstanding(block) {

@@ -253,6 +253,8 @@ fn impossible_indexes_are_faults() {
             assert_eq!(fault, PeerFault::NoSuchBlock(block));
             assert!(fault.is_hostile());
         }
+        let mut script = Script::new(FAST, none(12));
+        assert_eq!(script.torrent.begin_block(script.key, block), Err(PeerFault::NoSuchBlock(block)));
     }
     let mut plain = Script::new(crate::wire::Reserved::NONE, none(12));
     let ours = plain.block(3, 0);
