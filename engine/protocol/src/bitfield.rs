@@ -37,7 +37,7 @@ impl Bitfield {
     /// Every piece of `len`.
     pub fn full(len: u32) -> Self {
         let mut bytes = vec![0xff; (len as usize).div_ceil(8)];
-        if let Some(last) = bytes.last_mut().filter(|_| len % 8 != 0) {
+        if let Some(last) = bytes.last_mut().filter(|_| !len.is_multiple_of(8)) {
             *last = 0xff << (8 - len % 8);
         }
         Self { bytes, len, ones: len }
@@ -49,7 +49,7 @@ impl Bitfield {
         if bytes.len() != want {
             return Err(BitfieldError::Length { got: bytes.len(), want });
         }
-        if len % 8 != 0 && bytes[want - 1] << (len % 8) != 0 {
+        if !len.is_multiple_of(8) && bytes[want - 1] << (len % 8) != 0 {
             return Err(BitfieldError::SpareBits);
         }
         let ones = bytes.iter().map(|b| b.count_ones()).sum();

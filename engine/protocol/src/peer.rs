@@ -22,8 +22,19 @@ use crate::wire::message::{Message, WireError};
 pub const MAX_UPLOAD_QUEUE: usize = 2000;
 /// Rejected requests beyond the queue after which a peer is taken for hostile.
 const MAX_OVERFLOW: u32 = 10_000;
+/// Most answers to given-up requests that are put up with.
+const MAX_LATE: u32 = 4096;
 /// Unrequested, duplicate or unknown things a peer may send before it is closed.
 const MAX_STRIKES: u32 = 512;
+/// Our requests a peer may reject without sending a single block in between.
+const MAX_REJECTS: u32 = 8192;
+/// How often old offences are forgotten: connections that last for days must not die of rare ones.
+const FORGIVE_EVERY: Duration = Duration::from_secs(10);
+/// Strikes and requests beyond the queue that are forgotten then.
+const FORGIVEN_STRIKES: u32 = 1;
+const FORGIVEN_OVERFLOW: u32 = 200;
+/// How often a choked peer may fetch each of its allowed-fast pieces.
+const FAST_ROUNDS: u64 = 2;
 /// Allowed-fast and suggest entries kept of one peer (BEP 6 speaks of about 10).
 const MAX_HINTS: usize = 64;
 
@@ -67,7 +78,7 @@ pub enum PeerFault {
     /// Requests far beyond the announced queue length.
     #[error("the peer floods us with requests")]
     RequestFlood,
-    /// Too many unrequested blocks, useless or unknown messages.
+    /// Too many unrequested blocks, rejects, useless or unknown messages.
     #[error("the peer sends too much that nobody asked for")]
     TooMuchWaste,
     /// Sent blocks that made a piece fail its hash.
@@ -127,10 +138,17 @@ pub struct Peer {
     pub(crate) strikes: u32,
     /// Requests given up lately: their blocks may still arrive and are then no offence.
     pub(crate) forgiven: u32,
+    /// Rejects since the last block.
+    pub(crate) rejects: u32,
+    pub(crate) forgiven_at: Instant,
     pub(crate) allowed_in: Vec<PieceIndex>,
     pub(crate) allowed_out: Vec<PieceIndex>,
+    /// Bytes that it may still have while choked.
+    pub(crate) fast_credit: u64,
     pub(crate) suggested: Vec<PieceIndex>,
     pub(crate) extension: Option<ExtensionHandshake>,
+    /// When it last had a choking round of its own because it became interested.
+    pub(crate) early_round: Option<Instant>,
     pub(crate) out: Vec<u8>,
     pub(crate) dirty: bool,
     pub(crate) connected: Instant,
@@ -162,10 +180,14 @@ impl Peer {
             overflow: 0,
             strikes: 0,
             forgiven: 0,
+            rejects: 0,
+            forgiven_at: now,
             allowed_in: Vec::new(),
             allowed_out: Vec::new(),
+            fast_credit: 0,
             suggested: Vec::new(),
             extension: None,
+            early_round: None,
             out: Vec::new(),
             dirty: false,
             connected: now,
@@ -243,6 +265,50 @@ impl Peer {
         self.strike()
     }
 
+    /// Time passes: old offences are forgotten, slower than anyone honest makes them.
+    pub(crate) fn forgive(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.forgiven_at) >= FORGIVE_EVERY {
+            self.forgiven_at = now;
+            self.strikes = self.strikes.saturating_sub(FORGIVEN_STRIKES);
+            self.overflow = self.overflow.saturating_sub(FORGIVEN_OVERFLOW);
+        }
+    }
+
+    /// Requests that were given up may still be answered.
+    pub(crate) fn expect_late(&mut self, requests: usize) {
+        self.forgiven = self.forgiven.saturating_add(requests as u32).min(MAX_LATE);
+    }
+
+    /// The peer rejected a request of ours.
+    pub(crate) fn rejected(&mut self) -> Result<(), PeerFault> {
+        self.rejects += 1;
+        if self.rejects > MAX_REJECTS {
+            return Err(PeerFault::TooMuchWaste);
+        }
+        if !self.peer_choking {
+            // It serves us and yet does not: one request at a time until it sends a block.
+            self.window.on_snub();
+        }
+        Ok(())
+    }
+
+    /// Lets the peer fetch `pieces` while choked.
+    pub(crate) fn allow_fast(&mut self, pieces: Vec<PieceIndex>, bytes: u64) {
+        pieces.iter().for_each(|piece| self.push(&Message::AllowedFast(*piece)));
+        self.allowed_out = pieces;
+        self.fast_credit = FAST_ROUNDS * bytes;
+    }
+
+    /// Whether `block` is served although the peer is choked; then it is paid for.
+    pub(crate) fn take_fast(&mut self, block: Block) -> bool {
+        let len = u64::from(block.len);
+        let allowed = self.fast() && self.fast_credit >= len && self.allowed_out.contains(&block.piece);
+        if allowed {
+            self.fast_credit -= len;
+        }
+        allowed
+    }
+
     /// Queues a request of the peer's, or rejects it when the queue is full.
     pub(crate) fn queue_upload(&mut self, block: Block) -> Result<(), PeerFault> {
         if self.uploads.len() < MAX_UPLOAD_QUEUE {
@@ -277,7 +343,7 @@ impl Peer {
         self.push(&Message::Choke);
         let queued = std::mem::take(&mut self.uploads);
         for block in queued {
-            if self.fast() && self.allowed_out.contains(&block.piece) {
+            if self.take_fast(block) {
                 self.uploads.push_back(block);
             } else {
                 self.reject(block);

@@ -7,6 +7,14 @@ use std::path::Path;
 mod bencode;
 #[path = "../fuzz/entry/metainfo.rs"]
 mod metainfo;
+#[path = "../fuzz/entry/torrent.rs"]
+mod torrent;
+#[path = "../fuzz/entry/tracker_http.rs"]
+mod tracker_http;
+#[path = "../fuzz/entry/tracker_udp.rs"]
+mod tracker_udp;
+#[path = "../fuzz/entry/wire.rs"]
+mod wire;
 
 /// Feeds each file of `fuzz/corpus/<target>` to `run`; says which one it was when that panics.
 fn run_corpus(target: &str, run: fn(&[u8])) {
@@ -31,4 +39,68 @@ fn bencode_corpus() {
 #[test]
 fn metainfo_corpus() {
     run_corpus("metainfo", metainfo::run);
+}
+
+#[test]
+fn wire_corpus() {
+    run_corpus("wire", wire::run);
+}
+
+#[test]
+fn tracker_http_corpus() {
+    run_corpus("tracker_http", tracker_http::run);
+}
+
+#[test]
+fn tracker_udp_corpus() {
+    run_corpus("tracker_udp", tracker_udp::run);
+}
+
+#[test]
+fn torrent_corpus() {
+    run_corpus("torrent", torrent::run);
+}
+
+/// Without a fuzzer a few thousand random inputs, and changed corpus files, are better than none.
+#[test]
+fn random_inputs() {
+    let mut state = 1u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    type Target = (&'static str, fn(&[u8]));
+    let targets: [Target; 4] = [
+        ("wire", wire::run),
+        ("tracker_http", tracker_http::run),
+        ("tracker_udp", tracker_udp::run),
+        ("torrent", torrent::run),
+    ];
+    for (target, run) in targets {
+        let files = std::fs::read_dir(folder.join(target)).expect("the corpus is part of the repository");
+        let mut seeds: Vec<_> = files.map(|entry| entry.expect("listed").path()).collect();
+        seeds.sort();
+        for path in seeds {
+            let seed = std::fs::read(&path).expect("the corpus can be read");
+            for _ in 0..60 {
+                let mut bytes = seed.clone();
+                for _ in 0..1 + next() % 8 {
+                    let at = next() % bytes.len().max(1);
+                    match next() % 3 {
+                        0 if at < bytes.len() => bytes[at] = next() as u8,
+                        1 => bytes.truncate(bytes.len().max(at)),
+                        _ => bytes
+                            .splice(at.min(bytes.len())..at.min(bytes.len()), [next() as u8])
+                            .for_each(drop),
+                    }
+                }
+                run(&bytes);
+            }
+        }
+        for _ in 0..100 {
+            let bytes: Vec<u8> = (0..next() % 3000).map(|_| next() as u8).collect();
+            run(&bytes);
+        }
+    }
 }

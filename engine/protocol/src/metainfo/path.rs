@@ -85,7 +85,8 @@ mod tests {
     #[test]
     fn names_table() {
         use PathProblem::*;
-        let table: &[(&[u8], Result<Option<&str>, PathProblem>)] = &[
+        type Case<'a> = (&'a [u8], Result<Option<&'a str>, PathProblem>);
+        let table: &[Case<'_>] = &[
             (b"plain.txt", Ok(Some("plain.txt"))),
             (b"", Ok(None)),
             (b".", Ok(None)),

@@ -31,7 +31,7 @@ impl Torrent {
         if !peer.am_interested || room == 0 || room < peer.window.size() / 8 && !peer.outstanding.is_empty() {
             return;
         }
-        if peer.peer_choking && !(peer.fast() && !peer.allowed_in.is_empty()) {
+        if peer.peer_choking && (!peer.fast() || peer.allowed_in.is_empty()) {
             return;
         }
         let view = PeerView {
@@ -51,6 +51,9 @@ impl Torrent {
 
     /// The header of a PIECE message has arrived.
     pub fn begin_block(&mut self, key: PeerKey, block: Block) -> Result<BlockPlace, PeerFault> {
+        if !self.geometry.allows(block) {
+            return Err(PeerFault::NoSuchBlock(block));
+        }
         let peer = peer_of(&mut self.slots, key);
         peer.may_bitfield = false;
         match peer.outstanding(block) {
@@ -75,6 +78,7 @@ impl Torrent {
         };
         peer.last_block = now;
         peer.snubbed = false;
+        peer.rejects = 0;
         peer.window.on_block(now, block.len, now.saturating_duration_since(request.sent));
         peer.down.add(now, u64::from(block.len));
         peer.downloaded += u64::from(block.len);
@@ -99,11 +103,12 @@ impl Torrent {
         while let Some((other, block)) = self.cancels.pop() {
             let peer = peer_of(&mut self.slots, other);
             if peer.take_outstanding(block).is_some() {
-                peer.forgiven = peer.forgiven.saturating_add(1);
+                peer.expect_late(1);
                 peer.push(&Message::Cancel(block));
                 mark(&mut self.slots, &mut self.dirty, other);
-                self.retract(other, block, false);
             }
+            // Also when it was given up before and is not released yet: its receive may still write there.
+            self.retract(other, block, false);
         }
     }
 

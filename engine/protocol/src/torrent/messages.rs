@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::tick::CHOKE_ROUND;
 use super::{Torrent, peer_of};
 use crate::bitfield::Bitfield;
 use crate::geometry::Block;
@@ -36,8 +37,13 @@ impl Torrent {
             }
             Message::Interested => {
                 peer.peer_interested = true;
-                // Looked at in the next tick or sooner, so that a newcomer need not wait for the regular round.
-                self.choke_due = None;
+                // Looked at in the next tick or sooner, so that a newcomer need not wait for the regular round. Not more
+                // often than those, or a peer that changes its mind all the time would keep us busy.
+                let recent = |at: Instant| now.saturating_duration_since(at) < CHOKE_ROUND;
+                if peer.am_choking && !peer.early_round.is_some_and(recent) {
+                    peer.early_round = Some(now);
+                    self.choke_due = None;
+                }
                 self.mark(key);
                 Ok(())
             }
@@ -80,8 +86,8 @@ impl Torrent {
             return Ok(());
         }
         let dropped = std::mem::take(&mut peer.outstanding);
-        // What was on the way may still come.
-        peer.forgiven = peer.forgiven.saturating_add(dropped.len() as u32).min(4096);
+        // What was on the way may still come. No receive is under way now: these messages came with one.
+        peer.expect_late(dropped.len());
         for request in &dropped {
             self.picker.request_failed(key, request.block);
         }
@@ -164,7 +170,7 @@ impl Torrent {
                 Err(PeerFault::NotOurs(block.piece))
             };
         }
-        if peer.am_choking && !(peer.fast() && peer.allowed_out.contains(&block.piece)) {
+        if peer.am_choking && !peer.take_fast(block) {
             // Requests cross our CHOKE on the way, up to a whole queue of them.
             peer.overflow += 1;
             if peer.overflow as usize > 4 * crate::peer::MAX_UPLOAD_QUEUE {
@@ -199,6 +205,7 @@ impl Torrent {
         if peer.take_outstanding(block).is_none() {
             return peer.unrequested();
         }
+        peer.rejected()?;
         // Served to the choked no longer: do not ask again and again.
         peer.allowed_in.retain(|piece| *piece != block.piece);
         self.picker.request_failed(key, block);

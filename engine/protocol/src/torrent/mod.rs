@@ -119,6 +119,8 @@ pub struct Torrent {
     choke_due: Option<Instant>,
     blame: Blame,
     past: VecDeque<(PeerKey, IpAddr)>,
+    /// Addresses banned lately, so that each is told once.
+    banned: VecDeque<IpAddr>,
     events: VecDeque<TorrentEvent>,
     dirty: Vec<PeerKey>,
     stats: Stats,
@@ -152,6 +154,7 @@ impl Torrent {
             choke_due: None,
             blame: Blame::new(),
             past: VecDeque::new(),
+            banned: VecDeque::new(),
             events: VecDeque::new(),
             dirty: Vec::new(),
             stats: Stats::default(),
@@ -254,7 +257,8 @@ impl Torrent {
         self.events.pop_front()
     }
 
-    /// The peers for which something changed since the last call, each once.
+    /// The peers for which something changed since the last call, each once. Those that snub us come last, so that
+    /// they do not take back at once what was just given up for their sake.
     pub fn take_dirty(&mut self, into: &mut Vec<PeerKey>) {
         into.clear();
         into.append(&mut self.dirty);
@@ -265,6 +269,10 @@ impl Torrent {
             }
             None => false,
         });
+        let snubbed = |key: &PeerKey| self.peer(*key).snubbed;
+        if into.iter().any(snubbed) {
+            into.sort_by_key(snubbed);
+        }
     }
 
     fn mark(&mut self, key: PeerKey) {
@@ -333,12 +341,11 @@ impl Torrent {
             peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
         }
         if let (true, IpAddr::V4(ip)) = (peer.fast() && have.count() > 0, peer.info.addr.ip()) {
-            peer.allowed_out =
-                allowed_fast_set(ip, self.info_hash, self.geometry.piece_count(), ALLOWED_FAST);
-            peer.allowed_out.retain(|piece| have.has(*piece));
-            for piece in peer.allowed_out.clone() {
-                peer.push(&Message::AllowedFast(piece));
-            }
+            let pieces = self.geometry.piece_count();
+            let mut allowed = allowed_fast_set(ip, self.info_hash, pieces, ALLOWED_FAST);
+            allowed.retain(|piece| have.has(*piece));
+            let bytes = allowed.iter().map(|piece| u64::from(self.geometry.piece_size(*piece))).sum();
+            peer.allow_fast(allowed, bytes);
         }
     }
 
@@ -448,7 +455,7 @@ impl Torrent {
         let decisions = self.choker.run(now, &candidates, seeding, rng).to_vec();
         for decision in decisions {
             let peer = peer_of(&mut self.slots, decision.key);
-            if decision.unchoke == !peer.am_choking {
+            if decision.unchoke != peer.am_choking {
                 continue;
             }
             if decision.unchoke {

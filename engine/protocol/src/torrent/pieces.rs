@@ -1,6 +1,6 @@
 //! What becomes of complete pieces: verdicts, blame, written.
 
-use super::{Torrent, TorrentEvent, peer_of};
+use super::{MAX_PAST, Torrent, TorrentEvent, peer_of};
 use crate::blame::PeerIdent;
 use crate::ids::PieceIndex;
 use crate::peer::PeerFault;
@@ -32,10 +32,8 @@ impl Torrent {
             .map(|key| PeerIdent(u64::from(key.0)))
             .filter(|ident| Some(*ident) != guilty)
             .collect();
-        let only_from = match guilty {
-            Some(_) => None,
-            None => self.blame.refetch_from(piece, &honest).map(|ident| PeerKey(ident.0 as u32)),
-        };
+        // Also after a conviction: the mixture before it may hide another liar.
+        let only_from = self.blame.refetch_from(piece, &honest).map(|ident| PeerKey(ident.0 as u32));
         self.picker.piece_failed(piece, only_from);
         if let Some(ident) = guilty {
             self.punish(ident);
@@ -46,9 +44,16 @@ impl Torrent {
 
     fn punish(&mut self, ident: PeerIdent) {
         let key = PeerKey(ident.0 as u32);
-        let Some(ip) = self.ip_of(key) else { return };
-        self.stats.banned += 1;
-        self.events.push_back(TorrentEvent::Ban(ip));
+        if let Some(ip) = self.ip_of(key)
+            && !self.banned.contains(&ip)
+        {
+            if self.banned.len() == MAX_PAST {
+                self.banned.pop_front();
+            }
+            self.banned.push_back(ip);
+            self.stats.banned += 1;
+            self.events.push_back(TorrentEvent::Ban(ip));
+        }
         if self.get(key).is_some() {
             self.fault(key, PeerFault::Corrupt);
         }

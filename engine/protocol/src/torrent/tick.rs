@@ -10,7 +10,7 @@ use crate::picker::PeerKey;
 use crate::wire::message::Message;
 
 /// Regular choking round (BEP 3).
-const CHOKE_ROUND: Duration = Duration::from_secs(10);
+pub(super) const CHOKE_ROUND: Duration = Duration::from_secs(10);
 /// We say something at least this often (BEP 3: two minutes at most).
 const KEEP_ALIVE: Duration = Duration::from_secs(100);
 /// Others must say something at least this often; a little grace for their timers.
@@ -44,7 +44,9 @@ impl Torrent {
         if now.saturating_duration_since(peer.last_received) > SILENCE {
             return self.fault(key, PeerFault::Silent);
         }
-        if now.saturating_duration_since(peer.last_sent) > KEEP_ALIVE {
+        peer.forgive(now);
+        // Not while something waits to be sent anyway, or a socket that is stuck would collect them.
+        if peer.out.is_empty() && now.saturating_duration_since(peer.last_sent) > KEEP_ALIVE {
             peer.push(&Message::KeepAlive);
             self.mark(key);
         }
@@ -67,7 +69,7 @@ impl Torrent {
         peer.snubbed = true;
         peer.window.on_snub();
         let given_up: Vec<_> = peer.outstanding.drain(..).map(|request| request.block).collect();
-        peer.forgiven = peer.forgiven.saturating_add(given_up.len() as u32).min(4096);
+        peer.expect_late(given_up.len());
         peer.last_block = now;
         for block in &given_up {
             peer.push(&Message::Cancel(*block));
