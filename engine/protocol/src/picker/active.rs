@@ -1,8 +1,9 @@
 //! One begun piece: which of its blocks are missing, asked for, here.
 //!
-//! Owner: [`super::begun::Begun`]. Invariants: `missing` and `requested` count the blocks in that state; a missing block
-//! is either in `returned` or not below `fresh`; `extra` names only requested blocks, and never the peer that the
-//! block's state names. All operations are O(1) or logarithmic in what is shared or was given back.
+//! Owner: [`super::begun::Begun`]. Invariants: `missing` and `requested` count the blocks in that state; a
+//! missing block is either in `returned` or not below `fresh`; `extra` names only requested blocks, and never
+//! the peer that the block's state names. All operations are O(1) or logarithmic in what is shared or was
+//! given back.
 
 use std::collections::BTreeSet;
 
@@ -132,7 +133,8 @@ impl Active {
         }
     }
 
-    /// `nth` came from `peer`. Calls `uncounted` for everybody who was asked for it. Returns whether it is new.
+    /// `nth` came from `peer`. Calls `uncounted` for everybody who was asked for it. Returns whether it is
+    /// new.
     pub fn receive(&mut self, nth: u32, peer: PeerKey, mut uncounted: impl FnMut(PeerKey)) -> bool {
         match self.blocks[nth as usize] {
             BlockState::Received(_) => return false,

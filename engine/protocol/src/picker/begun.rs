@@ -1,8 +1,9 @@
 //! The pieces that are being fetched, and those among them that still have blocks to ask for.
 //!
-//! Owner: [`super::Picker`]. Invariant: a piece stands in the list that its `filing` names, and in no other; a piece
-//! without missing blocks stands in none, so a search meets only pieces that have something to give. There are at most
-//! as many as there is memory for pieces; each list is in the order in which the pieces were begun.
+//! Owner: [`super::Picker`]. Invariant: a piece stands in the list that its `filing` names, and in no other;
+//! a piece without missing blocks stands in none, so a search meets only pieces that have something to give.
+//! There are at most as many as there is memory for pieces; each list is in the order in which the pieces
+//! were begun.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,8 @@
 //! Sets of small numbers, laid out so that a wire bitfield can be laid over them.
 //!
-//! Role: finding a member that a peer has costs one step per 64 pieces. Owner: the picker's parts. Invariant: `count`
-//! is the number of set bits; bit 63 of word 0 is number 0, as in a BITFIELD message read 8 bytes at a time.
+//! Role: finding a member that a peer has costs one step per 64 pieces. Owner: the picker's parts. Invariant:
+//! `count` is the number of set bits; bit 63 of word 0 is number 0, as in a BITFIELD message read 8 bytes at
+//! a time.
 
 use super::{PeerHas, Steps};
 
@@ -131,7 +132,8 @@ mod tests {
             let steps = Steps::default();
             prop_assert_eq!(bits.any_shared(&has), !both.is_empty());
             prop_assert_eq!(bits.next_shared(&has, from, &steps), both.iter().copied().find(|m| *m >= from));
-            prop_assert_eq!(bits.next(from, &steps), members.iter().copied().find(|m| *m >= from && *m < len));
+            let next = members.iter().copied().find(|m| *m >= from && *m < len);
+            prop_assert_eq!(bits.next(from, &steps), next);
             for number in 0..len {
                 prop_assert_eq!(bits.remove(number), members.contains(&number));
             }

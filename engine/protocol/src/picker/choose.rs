@@ -2,22 +2,24 @@
 //!
 //! In this order, until the peer has enough:
 //! 1. pieces reserved for this peer;
-//! 2. the piece this peer works at: one peer gets consecutive blocks, which can be received straight to their places;
+//! 2. the piece this peer works at: one peer gets consecutive blocks, which can be received straight to their
+//!    places;
 //! 3. begun pieces that nobody works at, or of which blocks were given back, oldest first;
 //! 4. a new piece, if the peer keeps enough requests on the way to fetch a whole piece by itself;
 //! 5. begun pieces that others work at, oldest first: slow peers gather at the oldest pieces and finish them;
 //! 6. a new piece;
-//! 7. if memory for it was lacking: begun pieces that are not wanted any more, since finishing them frees memory;
+//! 7. if memory for it was lacking: begun pieces that are not wanted any more, since finishing them frees
+//!    memory;
 //! 8. endgame ([`super::endgame`]).
 //!
 //! So what is begun never starves: when no new piece can begin, 3 and 5 visit all that is begun.
 //!
-//! Which new piece: one that failed before; then by priority, and within a priority one that the peer suggests (BEP 6),
-//! then by [`Strategy`].
+//! Which new piece: one that failed before; then by priority, and within a priority one that the peer
+//! suggests (BEP 6), then by [`Strategy`].
 //!
-//! Cost of a call: for each block O(log blocks given back); for each new piece what [`super::rarity`] says; and once,
-//! one step for each begun piece with missing blocks that this peer lacks: at most the memory for pieces, whatever the
-//! size of the torrent and of the swarm.
+//! Cost of a call: for each block O(log blocks given back); for each new piece what [`super::rarity`] says;
+//! and once, one step for each begun piece with missing blocks that this peer lacks: at most the memory for
+//! pieces, whatever the size of the torrent and of the swarm.
 
 use rand::{Rng, RngExt};
 
@@ -42,8 +44,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Picker {
-    /// Appends up to `max` blocks to ask of a peer to `out` and counts them as requested. New pieces begin as far as
-    /// `slots` gives memory. See the module for order and cost.
+    /// Appends up to `max` blocks to ask of a peer to `out` and counts them as requested. New pieces begin as
+    /// far as `slots` gives memory. See the module for order and cost.
     pub fn pick(
         &mut self,
         view: &PeerView<'_>,
@@ -197,8 +199,8 @@ impl Picker {
         self.rarity.first_from(priority, &view.has, from, &self.steps)
     }
 
-    /// The peer would go away empty-handed. Whether a reserved piece, whose holder does nothing about it, became
-    /// anybody's for that.
+    /// The peer would go away empty-handed. Whether a reserved piece, whose holder does nothing about it,
+    /// became anybody's for that.
     fn lose_patience(&mut self, view: &PeerView<'_>) -> bool {
         if self.reserved.is_empty() {
             return false;

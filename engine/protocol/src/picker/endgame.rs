@@ -1,8 +1,8 @@
 //! Endgame: the last blocks are asked of a second peer, so that one slow peer does not hold up the end.
 //!
-//! It begins when every block that can be had is here or asked for: no begun piece has a block left to ask for, and
-//! none is left to begin that a connected peer has. Lack of memory is no endgame: blocks asked for twice would be paid
-//! for with blocks not asked for at all. Called by [`super::choose`].
+//! It begins when every block that can be had is here or asked for: no begun piece has a block left to ask
+//! for, and none is left to begin that a connected peer has. Lack of memory is no endgame: blocks asked for
+//! twice would be paid for with blocks not asked for at all. Called by [`super::choose`].
 
 use rand::{Rng, RngExt};
 
@@ -10,8 +10,8 @@ use super::begun::Mode;
 use super::choose::Turn;
 use super::{Picker, State};
 
-/// Blocks a peer may be owing and still get duplicates: a slow peer must not take the second place at every block, for
-/// then no fast peer could help.
+/// Blocks a peer may be owing and still get duplicates: a slow peer must not take the second place at every
+/// block, for then no fast peer could help.
 const QUEUE: usize = 32;
 /// Blocks looked at in one call, from a random place on.
 const PROBES: usize = 8192;
@@ -22,8 +22,8 @@ impl Picker {
         self.config.endgame_duplicates > 1 && self.begun.is_all_asked() && self.rarity.obtainable() == 0
     }
 
-    /// Asks this peer for blocks that others were asked for. From a random block of a random piece on, so that
-    /// different peers help with different blocks.
+    /// Asks this peer for blocks that others were asked for. From a random block of a random piece on, so
+    /// that different peers help with different blocks.
     pub(super) fn pick_duplicates(&mut self, turn: &mut Turn<'_>, rng: &mut impl Rng) {
         let key = turn.view.key;
         let owing = self.peers.requests(key) as usize;

@@ -1,7 +1,7 @@
 //! Which piece and block next.
 //!
-//! Role: knows the state of every piece and block of a torrent and who is asked for what, and chooses what to ask of a
-//! peer. Owner and only caller: [`crate::torrent::Torrent`]. It sends nothing and keeps no time.
+//! Role: knows the state of every piece and block of a torrent and who is asked for what, and chooses what to
+//! ask of a peer. Owner and only caller: [`crate::torrent::Torrent`]. It sends nothing and keeps no time.
 //!
 //! Invariant: every piece is in exactly one [`PieceState`], and moves only like this:
 //!
@@ -15,15 +15,17 @@
 //!    └▶ Skipped: priority Skip, and neither begun nor ours
 //! ```
 //!
-//! A begun piece that becomes Skip rests: what is asked for may still complete it, but nothing more is asked, unless
-//! memory for a wanted piece is lacking; then finishing it is a way to get some. The caller may [`Picker::abandon`] it.
+//! A begun piece that becomes Skip rests: what is asked for may still complete it, but nothing more is asked,
+//! unless memory for a wanted piece is lacking; then finishing it is a way to get some. The caller may
+//! [`Picker::abandon`] it.
 //!
-//! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched, `reserved`
-//! those that one peer alone is asked for, `choose` and `endgame` pick.
+//! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched,
+//! `reserved` those that one peer alone is asked for, `choose` and `endgame` pick.
 
 mod active;
 mod begun;
 mod bits;
+mod check;
 mod choose;
 mod endgame;
 mod peers;
@@ -31,7 +33,7 @@ mod rarity;
 mod reserved;
 mod types;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use begun::{Begun, Mode};
 use bits::Bits;
@@ -179,8 +181,8 @@ impl Picker {
         }
     }
 
-    /// Whether the peer has a piece that is neither skipped nor ours. A piece that waits for its verdict counts: it may
-    /// fail. O(1) for a seed, else O(pieces / 64).
+    /// Whether the peer has a piece that is neither skipped nor ours. A piece that waits for its verdict
+    /// counts: it may fail. O(1) for a seed, else O(pieces / 64).
     pub fn is_interesting(&self, has: &PeerHas<'_>) -> bool {
         self.wanted.any_shared(has)
     }
@@ -194,8 +196,8 @@ impl Picker {
         slot.into_iter().flat_map(|slot| self.begun.get(slot).senders())
     }
 
-    /// Begun pieces of which nothing is asked for now, those first whose loss costs least: skipped ones, then those
-    /// that no connected peer has, then those with the fewest blocks.
+    /// Begun pieces of which nothing is asked for now, those first whose loss costs least: skipped ones, then
+    /// those that no connected peer has, then those with the fewest blocks.
     pub fn idle_active(&self) -> impl Iterator<Item = PieceIndex> + '_ {
         let idle = |active: &&active::Active| active.requested() == 0 && active.missing() > 0;
         let mut idle: Vec<_> = self.begun.iter().filter(idle).collect();
@@ -240,7 +242,8 @@ impl Picker {
         self.rarity.add(piece);
     }
 
-    /// `peer` is gone: what it alone was to be asked for is anybody's. Requests still counted for it, if any, end.
+    /// `peer` is gone: what it alone was to be asked for is anybody's. Requests still counted for it, if any,
+    /// end.
     pub fn peer_gone(&mut self, peer: PeerKey) {
         let mut left = self.peers.requests(peer);
         let mut slot = 0;
@@ -260,8 +263,8 @@ impl Picker {
 
     // ---- blocks
 
-    /// `peer` delivered `block`. Everybody else who was asked for it is put into `cancels`, and nobody is counted as
-    /// asked for it any more.
+    /// `peer` delivered `block`. Everybody else who was asked for it is put into `cancels`, and nobody is
+    /// counted as asked for it any more.
     pub fn block_received(
         &mut self,
         peer: PeerKey,
@@ -297,7 +300,8 @@ impl Picker {
         Received::Accepted
     }
 
-    /// `peer` will not deliver `block`: it may be asked of others. Nothing happens when it is not counted as asked.
+    /// `peer` will not deliver `block`: it may be asked of others. Nothing happens when it is not counted as
+    /// asked.
     pub fn request_failed(&mut self, peer: PeerKey, block: Block) {
         let (Some(nth), Some(slot)) = (self.geometry.block_number(block), self.active_slot(block.piece))
         else {
@@ -366,8 +370,8 @@ impl Picker {
         self.wanted.remove(piece.0);
     }
 
-    /// The hash of `piece` is wrong and its memory is free: it is fetched again, soon, and from `only_from` alone when
-    /// given, until that peer fails to deliver a block of it or is gone.
+    /// The hash of `piece` is wrong and its memory is free: it is fetched again, soon, and from `only_from`
+    /// alone when given, until that peer fails to deliver a block of it or is gone.
     pub fn piece_failed(&mut self, piece: PieceIndex, only_from: Option<PeerKey>) {
         self.end_hashing(piece);
         self.reserved.remove(piece);
@@ -384,8 +388,8 @@ impl Picker {
         self.becomes_missing(piece);
     }
 
-    /// `piece` turned out damaged on disk: it is missing. Nothing happens when it is not ours, for several readers may
-    /// find the same damage.
+    /// `piece` turned out damaged on disk: it is missing. Nothing happens when it is not ours, for several
+    /// readers may find the same damage.
     pub fn invalidate(&mut self, piece: PieceIndex) {
         if self.states[piece.as_usize()] != State::Have {
             return;
@@ -397,8 +401,8 @@ impl Picker {
         self.becomes_missing(piece);
     }
 
-    /// Gives up a begun piece if nothing of it is asked for; then returns `true`, its blocks are lost and its memory is
-    /// the caller's to free.
+    /// Gives up a begun piece if nothing of it is asked for; then returns `true`, its blocks are lost and its
+    /// memory is the caller's to free.
     pub fn abandon(&mut self, piece: PieceIndex) -> bool {
         let Some(slot) = self.active_slot(piece) else { return false };
         if self.begun.get(slot).requested() > 0 {
@@ -484,50 +488,6 @@ impl Picker {
     fn refile(&mut self, piece: PieceIndex) {
         let slot = self.active_slot(piece).expect("a piece that is being fetched");
         self.begun.refile(slot, self.mode(piece));
-    }
-
-    /// Asserts every invariant of the picker. O(pieces): for tests and debugging.
-    pub fn check_invariants(&self) {
-        for piece in self.geometry.pieces() {
-            let state = self.state(piece);
-            let skip = self.priority(piece) == Priority::Skip;
-            let reserved = self.reserved.contains(piece);
-            assert_eq!(self.have.has(piece), state == PieceState::Have, "have-bit of {piece}");
-            assert_eq!(self.wanted.has(piece.0), !skip && state != PieceState::Have, "wanted-bit of {piece}");
-            assert!(state != PieceState::Skipped || skip, "piece {piece} is wanted but skipped");
-            assert!(state != PieceState::Missing || !skip, "piece {piece} is skipped but missing");
-            let startable = state == PieceState::Missing && !reserved;
-            assert_eq!(self.rarity.contains(piece), startable, "piece {piece} in the order");
-            assert!(!self.again.contains(&piece) || startable, "piece {piece} cannot be begun again");
-            let may_be_reserved =
-                matches!(state, PieceState::Missing | PieceState::Active | PieceState::Hashing);
-            assert!(!reserved || may_be_reserved, "piece {piece} is reserved");
-            match self.states[piece.as_usize()] {
-                State::Active(slot) => {
-                    let active = self.begun.get(slot);
-                    assert!(
-                        active.piece == piece && active.received() < active.len(),
-                        "active piece {piece}"
-                    );
-                }
-                State::Hashing(slot) => {
-                    let active = self.begun.get(slot);
-                    assert!(active.piece == piece && active.received() == active.len(), "hashing {piece}");
-                }
-                _ => {}
-            }
-        }
-        let begun = |state: &&State| matches!(state, State::Active(_) | State::Hashing(_));
-        assert_eq!(self.states.iter().filter(begun).count(), self.begun.len(), "begun pieces");
-        let mut requests: HashMap<PeerKey, u32> = HashMap::new();
-        for (_, peer) in self.begun.iter().flat_map(|active| active.requests()) {
-            *requests.entry(peer).or_default() += 1;
-        }
-        self.peers.check(&requests);
-        self.wanted.check();
-        self.rarity.check();
-        self.reserved.check();
-        self.begun.check(|active| self.mode(active.piece));
     }
 }
 

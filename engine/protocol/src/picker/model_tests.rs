@@ -112,7 +112,8 @@ impl Model {
         })
     }
 
-    /// Whether a block that may be asked for is left, as far as others than holders of reservations are concerned.
+    /// Whether a block that may be asked for is left, as far as others than holders of reservations are
+    /// concerned.
     fn something_left(&self) -> bool {
         self.geometry.pieces().any(|piece| {
             let open = self.picker.priority(piece) != Priority::Skip && !self.reserved.contains_key(&piece);
@@ -247,6 +248,26 @@ impl Model {
         }
     }
 
+    /// A block that nobody is asked for comes nevertheless: its request was given up too early.
+    fn deliver_unasked(&mut self, key: PeerKey, piece: PieceIndex, nth: u32) {
+        let lacking: Vec<Block> = self.lacks(piece).collect();
+        let Some(block) = lacking.get(nth as usize % lacking.len().max(1)).copied() else { return };
+        if matches!(self.state(piece), PieceState::Writing | PieceState::Have) {
+            assert_eq!(self.picker.block_received(key, block, &mut Vec::new()), Received::Duplicate);
+            return;
+        }
+        let fetching = self.state(piece) == PieceState::Active;
+        if !fetching || self.reserved.get(&piece).is_some_and(|(holder, _)| *holder != key) {
+            // The reservation may have lapsed unseen: then the block is accepted, so do not ask.
+            if !fetching {
+                assert_eq!(self.picker.block_received(key, block, &mut Vec::new()), Received::Unwanted);
+            }
+            return;
+        }
+        self.peers.get_mut(&key).unwrap().asked.push(block);
+        self.deliver(key, self.peers[&key].asked.len() as u32 - 1);
+    }
+
     fn fail(&mut self, key: PeerKey, nth: u32) {
         let asked = &mut self.peers.get_mut(&key).unwrap().asked;
         if asked.is_empty() {
@@ -325,7 +346,7 @@ impl Model {
     fn step(&mut self, op: u8, a: u32, b: u32) {
         let peer = self.any_peer(a);
         match (op, peer) {
-            (0, _) if self.peers.len() < 6 => self.connect(a % 4 == 0, b),
+            (0, _) if self.peers.len() < 6 => self.connect(a.is_multiple_of(4), b),
             (1, Some(peer)) if b.is_multiple_of(4) => self.disconnect(peer, b & 16 != 0),
             (2, Some(peer)) => self.have(peer, self.piece(b)),
             (3..=6, Some(peer)) => self.pick(peer, b as usize % 7, None, &[self.piece(b >> 8)]),
@@ -352,6 +373,7 @@ impl Model {
             }
             (18, _) => self.abandon(self.piece(a)),
             (19, _) if b.is_multiple_of(4) => self.invalidate(self.piece(a)),
+            (20, Some(peer)) => self.deliver_unasked(peer, self.piece(b), b >> 8),
             _ => {}
         }
     }
@@ -429,7 +451,7 @@ proptest! {
         memory in 1usize..5,
         config in config(),
         seed in any::<u64>(),
-        ops in prop::collection::vec((0u8..20, any::<u32>(), any::<u32>()), 0..600),
+        ops in prop::collection::vec((0u8..21, any::<u32>(), any::<u32>()), 0..600),
     ) {
         let mut model = Model::new(pieces, blocks, memory, config, seed);
         model.connect(false, u32::MAX >> 1);

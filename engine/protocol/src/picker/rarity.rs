@@ -1,13 +1,14 @@
 //! How many peers have each piece, and which of the pieces that may be begun is the rarest.
 //!
-//! Owner: [`super::Picker`]. Invariants: a piece is in the order exactly when it may be begun by anyone; then it stands
-//! in its priority's bucket for its number of copies, at the index `at` names. Seeds have every piece alike, so they
-//! are one number and not in the copies.
+//! Owner: [`super::Picker`]. Invariants: a piece is in the order exactly when it may be begun by anyone; then
+//! it stands in its priority's bucket for its number of copies, at the index `at` names. Seeds have every
+//! piece alike, so they are one number and not in the copies.
 //!
-//! Costs: a HAVE moves one piece by a swap, O(1); a bitfield O(its pieces). A seed gets the rarest piece in O(1). For
-//! another peer at most [`PROBES`] pieces are looked at from the rarest bucket up, [`BUCKET_PROBES`] in each from a
-//! random place on; when all of these are pieces that it lacks, the rarest of [`SAMPLES`] that it has, found 64 pieces
-//! at a step. So the choice is exact in small torrents and bounded in large ones, whatever the peer claims to have.
+//! Costs: a HAVE moves one piece by a swap, O(1); a bitfield O(its pieces). A seed gets the rarest piece in
+//! O(1). For another peer at most [`PROBES`] pieces are looked at from the rarest bucket up,
+//! [`BUCKET_PROBES`] in each from a random place on; when all of these are pieces that it lacks, the rarest
+//! of [`SAMPLES`] that it has, found 64 pieces at a step. So the choice is exact in small torrents and
+//! bounded in large ones, whatever the peer claims to have.
 
 use rand::{Rng, RngExt};
 
@@ -120,7 +121,8 @@ impl Rarity {
         if let Some(moved) = bucket.get(at as usize) {
             self.at[*moved as usize] = at;
         }
-        // As peers come, all pieces wander through all buckets: without this each would keep room for all of them.
+        // As peers come, all pieces wander through all buckets: without this each would keep room for all of
+        // them.
         if bucket.capacity() > 4 * bucket.len() + 16 {
             bucket.shrink_to(2 * bucket.len());
         }
@@ -179,8 +181,8 @@ impl Rarity {
         [Priority::High, Priority::Normal, Priority::Low]
     }
 
-    /// A piece of `priority` that the peer has, the fewest copies first, ties at random. See the module for what it
-    /// costs and where it is not exact.
+    /// A piece of `priority` that the peer has, the fewest copies first, ties at random. See the module for
+    /// what it costs and where it is not exact.
     pub fn rarest(
         &self,
         priority: Priority,

@@ -1,14 +1,16 @@
 //! Pieces that one peer alone is asked for, because the piece failed its hash and the liar is sought.
 //!
-//! Owner: [`super::Picker`]. Invariant: both maps say the same. Few at a time: at most the pieces that failed since.
+//! Owner: [`super::Picker`]. Invariant: both maps say the same. Few at a time: at most the pieces that failed
+//! since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::PeerKey;
 use crate::ids::PieceIndex;
 
-/// How often other peers may go away empty-handed before a reservation whose peer does nothing is dropped. The torrent
-/// asks again for idle peers about once a second; the peer may have choked us and may never come back to it.
+/// How often other peers may go away empty-handed before a reservation whose peer does nothing is dropped.
+/// The torrent asks again for idle peers about once a second; the peer may have choked us and may never come
+/// back to it.
 pub(super) const PATIENCE: u32 = 64;
 
 #[derive(Debug)]
@@ -58,8 +60,8 @@ impl Reserved {
         self.by_peer.range((from, to)).next().map(|(_, piece)| *piece)
     }
 
-    /// Somebody who could fetch those of the pieces that `idle` accepts has nothing to do. Returns a piece whose
-    /// holder has been waited for long enough.
+    /// Somebody who could fetch those of the pieces that `idle` accepts has nothing to do. Returns a piece
+    /// whose holder has been waited for long enough.
     pub fn wait(&mut self, idle: impl Fn(PieceIndex) -> bool) -> Option<PieceIndex> {
         let mut due = None;
         for (piece, holder) in self.by_piece.iter_mut().filter(|(piece, _)| idle(**piece)) {

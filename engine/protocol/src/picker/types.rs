@@ -1,4 +1,5 @@
-//! What the picker is told and what it answers. Plain values; used by [`crate::torrent`] and by who configures it.
+//! What the picker is told and what it answers. Plain values; used by [`crate::torrent`] and by who
+//! configures it.
 
 use crate::bitfield::Bitfield;
 use crate::ids::PieceIndex;
@@ -26,8 +27,8 @@ pub struct PickerConfig {
     pub strategy: Strategy,
     /// Most peers asked for one block at once, when every block is here or asked for. 0 and 1 = no endgame.
     pub endgame_duplicates: usize,
-    /// With [`Strategy::RarestFirst`]: while fewer pieces than this are begun or ours, the next one is picked at
-    /// random, because rare pieces are slow to come and a newcomer has nothing to trade.
+    /// With [`Strategy::RarestFirst`]: while fewer pieces than this are begun or ours, the next one is picked
+    /// at random, because rare pieces are slow to come and a newcomer has nothing to trade.
     pub random_first: u32,
 }
 
