@@ -1,7 +1,8 @@
 //! Makes a torrent file from a file or a folder (BEP 3, 12, 19, 27, 47): `ccbt-fast create`.
 //!
-//! Owner: the caller's thread. Invariant: the same files and options give the same bytes, on any machine and with any
-//! number of threads; nothing below the folder is left out without a note; files that change meanwhile are an error.
+//! Owner: the caller's thread. Invariant: the same files and options give the same bytes, on any machine and
+//! with any number of threads; nothing below the folder is left out without a note; files that change
+//! meanwhile are an error.
 
 use std::fs::{FileType, Metadata};
 use std::io;

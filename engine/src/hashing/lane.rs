@@ -1,7 +1,8 @@
 //! One of the messages that a worker hashes at once: a run of pieces, read ahead of the hash.
 //!
-//! Owner: a worker of [`super::HashPlan::run`]. Invariant: `at` is the torrent offset of the first byte that is not
-//! hashed yet, and the unread part of the buffer (or of the zeroes) starts there and stays within the lane's chunk.
+//! Owner: a worker of [`super::HashPlan::run`]. Invariant: `at` is the torrent offset of the first byte that
+//! is not hashed yet, and the unread part of the buffer (or of the zeroes) starts there and stays within the
+//! lane's chunk.
 
 use std::io;
 use std::ops::Range;
@@ -36,7 +37,7 @@ impl<'a> Lane<'a> {
         // An unaligned file offset makes an aligned read touch a page more at each end.
         let len = CHUNK_LEN as usize + 2 * PAGE;
         let buf = Partition::new(len)?.alloc(len as u32, 0).expect("the partition is as long as the buffer");
-        let reader = Reader::new(run.plan.files(), run.direct);
+        let reader = Reader::new(run.plan.files(), run.reading);
         Ok(Self { reader, buf, data: 0..0, zeroes: 0, at: 0, chunk_end: 0, piece_end: 0 })
     }
 
@@ -50,7 +51,8 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Makes something ready unless all pieces are given out. Pieces with absent bytes are reported on the way.
+    /// Makes something ready unless all pieces are given out. Pieces with absent bytes are reported on the
+    /// way.
     pub(super) fn prepare(
         &mut self,
         run: &Run<'a>,

@@ -1,12 +1,13 @@
 //! Files read and hashed by several threads: what `create` and `verify` are made of.
 //!
-//! Role: [`HashPlan`] is a list of files cut into pieces, [`HashPlan::run`] gives the SHA-1 of each piece (BEP 3).
-//! Owner: the caller's thread; the workers live as long as `run`. Invariant: memory is bounded by threads, not by sizes
-//! ([`Lane`](lane) buffers of 1 MiB, at most four per thread), and every piece is reported exactly once. Called by
-//! [`create`] and [`verify`], which the command line calls.
+//! Role: [`HashPlan`] is a list of files cut into pieces, [`HashPlan::run`] gives the SHA-1 of each piece
+//! (BEP 3). Owner: the caller's thread; the workers live as long as `run`. Invariant: memory is bounded by
+//! threads, not by sizes ([`Lane`](lane) buffers of 1 MiB, at most four per thread), and every piece is
+//! reported exactly once. Called by [`create`] and [`verify`], which the command line calls.
 //!
-//! Every thread hashes up to four pieces at once, since that is how a core hashes fastest. Chunks are handed out in
-//! order and are no longer than a piece or 1 MiB, so that all the reads of a moment lie close together on the disk.
+//! Every thread hashes up to four pieces at once, since that is how a core hashes fastest. Chunks are handed
+//! out in order and are no longer than a piece or 1 MiB, so that all the reads of a moment lie close together
+//! on the disk.
 
 pub mod create;
 mod lane;
@@ -57,19 +58,24 @@ impl PlanFile {
 }
 
 /// How to run a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct HashOptions {
     /// Threads; 0 = as many as there are CPUs for this process. At most [`THREADS_MAX`].
     pub threads: usize,
-    /// Read past the page cache (O_DIRECT) where the file system allows it. Turn it off for files that were just
-    /// written and are still in the cache.
-    pub direct: bool,
+    /// How files are read.
+    pub reading: Reading,
 }
 
-impl Default for HashOptions {
-    fn default() -> Self {
-        Self { threads: 0, direct: true }
-    }
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Reading {
+    /// [`Self::Direct`], but through the page cache for files that are in it where a lane first reads them.
+    #[default]
+    Auto,
+    /// Past the page cache (O_DIRECT) where the file system allows it and the file is not short.
+    Direct,
+    /// Through the page cache.
+    Buffered,
 }
 
 impl HashOptions {
@@ -101,7 +107,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Calls `watcher` with the bytes done after every step (at most 4 MiB), from the worker threads: keep it short.
+    /// Calls `watcher` with the bytes done after every step (at most 4 MiB), from the worker threads: keep it
+    /// short.
     pub fn watched(watcher: impl Fn(u64) + Send + Sync + 'static) -> Self {
         Self { watcher: Some(Box::new(watcher)), ..Self::default() }
     }
@@ -189,8 +196,8 @@ pub struct HashPlan {
 }
 
 impl HashPlan {
-    /// A plan of `files` in pieces of `piece_len` bytes. Fails when they make no torrent; panics when the lengths add
-    /// up to 2^64 or more, or a file has more bytes present than its length.
+    /// A plan of `files` in pieces of `piece_len` bytes. Fails when they make no torrent; panics when the
+    /// lengths add up to 2^64 or more, or a file has more bytes present than its length.
     pub fn new(files: Vec<PlanFile>, piece_len: u32) -> Result<Self, GeometryError> {
         let mut offsets = Vec::with_capacity(files.len());
         let mut total = 0u64;
@@ -216,12 +223,14 @@ impl HashPlan {
     /// The file that holds byte `at` of the torrent, and where in it.
     fn locate(&self, at: u64) -> (usize, u64) {
         assert!(at < self.geometry.total_len(), "byte {at} of {}", self.geometry.total_len());
-        // Empty files share their offset with the file that follows: the last one that starts here holds the byte.
+        // Empty files share their offset with the file that follows: the last one that starts here holds the
+        // byte.
         let index = self.offsets.partition_point(|&offset| offset <= at) - 1;
         (index, at - self.offsets[index])
     }
 
-    /// Reads and hashes everything, and returns when it is done, failed or cancelled. Panics when a worker panicked.
+    /// Reads and hashes everything, and returns when it is done, failed or cancelled. Panics when a worker
+    /// panicked.
     pub fn run(
         &self,
         options: HashOptions,
@@ -235,7 +244,7 @@ impl HashPlan {
         let run = Run {
             plan: self,
             faults,
-            direct: options.direct,
+            reading: options.reading,
             progress,
             chunk_pieces,
             // With few chunks, threads are worth more than lanes.
@@ -288,7 +297,7 @@ impl HashPlan {
 struct Run<'a> {
     plan: &'a HashPlan,
     faults: Faults,
-    direct: bool,
+    reading: Reading,
     progress: &'a Progress,
     chunk_pieces: u32,
     lanes: usize,

@@ -24,7 +24,8 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-/// A folder `t` with these files, beside the test program: on a disk as a rule, so that direct reads are used too.
+/// A folder `t` with these files, beside the test program: on a disk as a rule, so that direct reads are used
+/// too.
 fn folder(files: &[(&str, usize)]) -> TempDir {
     let beside = std::env::current_exe().unwrap();
     let dir = tempfile::tempdir_in(beside.parent().unwrap()).unwrap();
@@ -85,8 +86,8 @@ fn what_is_created_verifies() {
     let dir = folder(TREE);
     for piece_len in [None, Some(16 * KIB as u32), Some(1 << 18), Some(1 << 20), Some(1 << 24)] {
         for align in [false, true] {
-            for (threads, direct) in [(1, true), (2, false), (5, true)] {
-                let hash = HashOptions { threads, direct };
+            for (threads, reading) in [(1, Reading::Direct), (2, Reading::Buffered), (5, Reading::Auto)] {
+                let hash = HashOptions { threads, reading };
                 let created =
                     create_torrent(CreateOptions { piece_len, align, hash, ..options(&dir) }).unwrap();
                 assert_right(&created, &dir);
@@ -104,7 +105,7 @@ fn what_is_created_verifies() {
 fn output_is_reproducible_and_takes_every_option() {
     let dir = folder(TREE);
     let plain = create_torrent(options(&dir)).unwrap().bytes;
-    let hash = HashOptions { threads: 3, direct: false };
+    let hash = HashOptions { threads: 3, reading: Reading::Buffered };
     assert_eq!(create_torrent(CreateOptions { hash, ..options(&dir) }).unwrap().bytes, plain);
     let script = dir.path().join("t/z");
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -326,7 +327,7 @@ fn files_that_change_meanwhile_are_an_error() {
                 file.set_modified(later).unwrap();
             });
         });
-        let hash = HashOptions { threads: 1, direct: false };
+        let hash = HashOptions { threads: 1, reading: Reading::Buffered };
         let error = create_torrent(CreateOptions { hash, progress: Arc::new(progress), ..options(&dir) })
             .unwrap_err();
         assert!(
@@ -375,7 +376,10 @@ fn plans_agree_with_the_obvious_way_for_any_sizes() {
         let files: Vec<(&str, usize)> = files.iter().map(|(name, len)| (name.as_str(), *len)).collect();
         let dir = folder(&files);
         let piece_len = Some(16_384u32 << (round % 8));
-        let hash = HashOptions { threads: 1 + round % 4, direct: round % 2 == 0 };
+        let hash = HashOptions {
+            threads: 1 + round % 4,
+            reading: if round % 2 == 0 { Reading::Direct } else { Reading::Auto },
+        };
         let align = round % 3 == 0;
         assert_right(
             &create_torrent(CreateOptions { piece_len, hash, align, ..options(&dir) }).unwrap(),

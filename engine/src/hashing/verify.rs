@@ -1,7 +1,8 @@
 //! Checks files on disk against a torrent: `ccbt-fast verify`, and re-checks without a running session.
 //!
-//! Owner: the caller's thread. Invariant: nothing is created or changed, and a piece counts as ok only when all its bytes
-//! were read and hashed in this run. Missing, short, unreadable and foreign files are findings, not errors.
+//! Owner: the caller's thread. Invariant: nothing is created or changed, and a piece counts as ok only when
+//! all its bytes were read and hashed in this run. Missing, short, unreadable and foreign files are findings,
+//! not errors.
 
 use std::fs::Metadata;
 use std::io;
@@ -60,8 +61,8 @@ pub enum PieceState {
 pub enum FileState {
     /// There, of the right length, and all its pieces are ok. For a symbolic link (BEP 47): there is a link.
     Complete,
-    /// There and of the right length, but some of its pieces are not ok. At its edges the cause may be a neighbour that
-    /// shares the piece (BEP 3 pieces span files).
+    /// There and of the right length, but some of its pieces are not ok. At its edges the cause may be a
+    /// neighbour that shares the piece (BEP 3 pieces span files).
     Damaged,
     /// Longer or shorter than it should be.
     WrongSize {
