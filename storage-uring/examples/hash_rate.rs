@@ -1,6 +1,8 @@
-//! How fast one core hashes pieces, by backend: `cargo run --release -p ccbt-storage --example hash_rate [piece KiB]`.
+//! How fast one core hashes pieces, by backend: `cargo run --release -p ccbt-storage --example hash_rate
+//! [piece KiB]`.
 //!
-//! Prints GB/s (10^9 bytes) of the best of several rounds, over pieces that are not all in the caches of one core.
+//! Prints GB/s (10^9 bytes) of the best of several rounds, over pieces that are not all in the caches of one
+//! core.
 
 use std::time::{Duration, Instant};
 

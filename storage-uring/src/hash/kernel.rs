@@ -1,13 +1,14 @@
 //! The SHA-1 compression function for each kind of CPU.
 //!
-//! Role: whole 64-byte blocks into one chaining value, or into up to [`LANES_MAX`] at once. Owner: stateless; [`super::Sha1`] owns what
-//! is changed. Invariant: a [`Backend`] that [`Backend::is_available`] is safe to call on this CPU, and all of them
-//! compute the same function. Called by [`super`] only.
+//! Role: whole 64-byte blocks into one chaining value, or into up to [`LANES_MAX`] at once. Owner: stateless;
+//! [`super::Sha1`] owns what is changed. Invariant: a [`Backend`] that [`Backend::is_available`] is safe to
+//! call on this CPU, and all of them compute the same function. Called by [`super`] only.
 //!
-//! SHA-NI runs four rounds per `sha1rnds4`, and each of them waits for the one before: one message is bound by that
-//! instruction's latency, not by its throughput. The `sha1` crate is at that bound already, so one message goes there;
-//! several go through [`x86::compress_lanes`], whose chains overlap. Measured on Zen 5, GB/s: one lane 2.1, two 3.6,
-//! three 4.8, four 5.7, five and six 5.9 (out of registers), eight 5.0. CPUs without SHA-NI take `sha1-asm` (1.15).
+//! SHA-NI runs four rounds per `sha1rnds4`, and each of them waits for the one before: one message is bound
+//! by that instruction's latency, not by its throughput. The `sha1` crate is at that bound already, so one
+//! message goes there; several go through [`x86::compress_lanes`], whose chains overlap. Measured on Zen 5,
+//! GB/s: one lane 2.1, two 3.6, three 4.8, four 5.7, five and six 5.9 (out of registers), eight 5.0. CPUs
+//! without SHA-NI take `sha1-asm` (1.15).
 #![allow(unsafe_code)]
 
 /// Bytes in a block.
@@ -115,9 +116,10 @@ pub(super) mod x86 {
         }
     }
 
-    /// Takes the blocks of each of `N` messages into its state, their instructions interleaved. All must have as many
-    /// blocks as the first.
+    /// Takes the blocks of each of `N` messages into its state, their instructions interleaved. All must have
+    /// as many blocks as the first.
     #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
+    #[expect(clippy::needless_range_loop, reason = "lanes go through several arrays in step")]
     pub fn compress_lanes<const N: usize>(states: &mut [State; N], blocks: &[&[Block]; N]) {
         let count = blocks[0].len();
         assert!(blocks.iter().all(|lane| lane.len() == count), "lanes of different lengths");
@@ -146,7 +148,8 @@ pub(super) mod x86 {
                 let first = _mm_add_epi32(e[lane], w[lane][0]);
                 now[lane] = _mm_sha1rnds4_epu32::<0>(now[lane], first);
             }
-            // Rounds 4 * group to 4 * group + 3 with the given round function; from 16 on words are scheduled in place.
+            // Rounds 4 * group to 4 * group + 3 with the given round function; from 16 on words are scheduled
+            // in place.
             macro_rules! rounds {
                 ($function:literal: $($group:literal)*) => {$(
                     for lane in 0..N {
@@ -181,6 +184,36 @@ pub(super) mod x86 {
                 _mm_extract_epi32::<3>(e[lane]),
             ]
             .map(|word| word as u32);
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_lanes_is_what_sha1_asm_computes() {
+        if !Backend::ShaNi.is_available() {
+            return;
+        }
+        let bytes: Vec<u8> = (0..20 * BLOCK_LEN as u32).map(|at| (at * at / 7) as u8).collect();
+        let all = bytes.as_chunks::<BLOCK_LEN>().0;
+        let blocks = [&all[..10], &all[10..], &all[5..15], &all[3..13]];
+        let start: [State; 4] = std::array::from_fn(|lane| [lane as u32, !0, 0, 1 << 31, 0x1234_5678]);
+        let mut expected = start;
+        for (state, blocks) in expected.iter_mut().zip(blocks) {
+            sha1_asm::compress(state, blocks);
+        }
+        let mut one = [start[0]];
+        // SAFETY: the instructions are there, as just checked.
+        unsafe { x86::compress_lanes(&mut one, &[blocks[0]]) };
+        assert_eq!(one, expected[..1]);
+        for lanes in 0..=4 {
+            let mut states = start;
+            Backend::ShaNi.compress_lanes(&mut states[..lanes], &blocks[..lanes]);
+            assert_eq!(states[..lanes], expected[..lanes], "{lanes} lanes");
+            assert_eq!(states[lanes..], start[lanes..], "{lanes} lanes");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! SHA-1 (BEP 3 piece hashes): streaming, one or several messages at a time, and the pool of hash threads.
 //!
-//! Role: [`Sha1`] and [`sha1`] hash on the caller's thread; [`update_lanes`] advances several messages at once, which
-//! hides the instruction latency that bounds one; [`pool`] does it on threads of its own. Owner: a [`Sha1`] belongs to
-//! whoever hashes with it. Invariant: every path gives the same digest for the same bytes, however they are cut; only
-//! the speed depends on the CPU. Called by shards, the storage thread, the pool, and the command line's `create` and
-//! `verify`.
+//! Role: [`Sha1`] and [`sha1`] hash on the caller's thread; [`update_lanes`] advances several messages at
+//! once, which hides the instruction latency that bounds one; [`pool`] does it on threads of its own. Owner:
+//! a [`Sha1`] belongs to whoever hashes with it. Invariant: every path gives the same digest for the same
+//! bytes, however they are cut; only the speed depends on the CPU. Called by shards, the storage thread, the
+//! pool, and the command line's `create` and `verify`.
 
 mod kernel;
 pub mod pool;
@@ -53,7 +53,8 @@ impl Sha1 {
         Self::with_backend(Backend::detect())
     }
 
-    /// As [`Self::new`] with a backend of choice, for measurements and differential tests. Panics when the CPU lacks it.
+    /// As [`Self::new`] with a backend of choice, for measurements and differential tests. Panics when the
+    /// CPU lacks it.
     pub fn with_backend(backend: Backend) -> Self {
         assert!(backend.is_available(), "this CPU does not have {backend:?}");
         Self { state: H0, backend, len: 0, tail: [0; BLOCK_LEN] }
@@ -91,8 +92,8 @@ impl Sha1 {
         (self.len % BLOCK_LEN as u64) as usize
     }
 
-    /// Takes what completes a begun block, and returns what is left of `bytes`. Afterwards either nothing is left or
-    /// nothing waits.
+    /// Takes what completes a begun block, and returns what is left of `bytes`. Afterwards either nothing is
+    /// left or nothing waits.
     fn complete_tail<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let waiting = self.waiting();
         if waiting == 0 {
@@ -125,8 +126,8 @@ impl Sha1 {
     }
 }
 
-/// Appends `bytes[n]` to `hashers[n]`, up to [`LANES_MAX`] of them at once. Panics when there are more of one than of
-/// the other, or when the hashers have different backends.
+/// Appends `bytes[n]` to `hashers[n]`, up to [`LANES_MAX`] of them at once. Panics when there are more of one
+/// than of the other, or when the hashers have different backends.
 pub fn update_lanes(hashers: &mut [Sha1], bytes: &[&[u8]]) {
     assert_eq!(hashers.len(), bytes.len(), "bytes for each hasher");
     for (hashers, bytes) in hashers.chunks_mut(LANES_MAX).zip(bytes.chunks(LANES_MAX)) {

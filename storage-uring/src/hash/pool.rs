@@ -1,12 +1,13 @@
 //! The hash threads: complete pieces in, verdicts out.
 //!
-//! Role: checks pieces against their expected SHA-1 beside the shards. Owner: [`HashPool`] owns the threads; a job's
-//! buffer belongs to the job, then to its verdict. Invariant: every job taken is answered exactly once with its buffer,
-//! in no particular order, and the bell rings after the answer is in the queue. A thread without work sleeps. Jobs are
-//! pushed by shards (through the storage client).
+//! Role: checks pieces against their expected SHA-1 beside the shards. Owner: [`HashPool`] owns the threads;
+//! a job's buffer belongs to the job, then to its verdict. Invariant: every job taken is answered exactly
+//! once with its buffer, in no particular order, and the bell rings after the answer is in the queue. A
+//! thread without work sleeps. Jobs are pushed by shards (through the storage client).
 //!
-//! A thread takes up to [`super::LANES_MAX`] jobs through the kernel at once, but only as many as idle threads leave:
-//! lanes raise the throughput of a busy core, and would only add latency while another core has nothing to do.
+//! A thread takes up to [`super::LANES_MAX`] jobs through the kernel at once, but only as many as idle
+//! threads leave: lanes raise the throughput of a busy core, and would only add latency while another core
+//! has nothing to do.
 
 use std::io;
 use std::sync::Arc;
@@ -21,10 +22,10 @@ use crate::messages::{HashJob, HashVerdict};
 
 /// Jobs that may wait.
 ///
-/// Every job holds a piece buffer of at least one page, so piece memory is what bounds them: 65,536 jobs hold at least
-/// 256 MiB of slots, and 1 GiB with the shortest pieces in use (16 KiB). Clients keep fewer under way (`max_jobs`), so
-/// a push does not block; if it ever did, hash threads never wait for shards and would drain it. The queue itself is
-/// about 6 MiB.
+/// Every job holds a piece buffer of at least one page, so piece memory is what bounds them: 65,536 jobs hold
+/// at least 256 MiB of slots, and 1 GiB with the shortest pieces in use (16 KiB). Clients keep fewer under
+/// way (`max_jobs`), so a push does not block; if it ever did, hash threads never wait for shards and would
+/// drain it. The queue itself is about 6 MiB.
 pub const POOL_JOBS_MAX: usize = 65_536;
 
 /// CPU numbers are below this (the size of the kernel's default `cpu_set_t`).
@@ -51,8 +52,8 @@ pub struct HashPool {
 }
 
 impl HashPool {
-    /// Starts one thread per entry of `cpus`, pinned to that CPU when given. Fails without threads left running when
-    /// `cpus` is empty, a thread cannot be made, or a CPU is not one that this process may use.
+    /// Starts one thread per entry of `cpus`, pinned to that CPU when given. Fails without threads left
+    /// running when `cpus` is empty, a thread cannot be made, or a CPU is not one that this process may use.
     pub fn start(cpus: &[Option<usize>]) -> io::Result<Self> {
         if cpus.is_empty() {
             let text = "no hash thread configured: give hash_cpus at least one entry";
@@ -88,8 +89,8 @@ impl HashPool {
         self.jobs.clone()
     }
 
-    /// Answers every job pushed before the call, then ends and joins the threads. Jobs pushed meanwhile may be lost
-    /// with their buffers: clients must be gone or idle. Panics when a hash thread panicked.
+    /// Answers every job pushed before the call, then ends and joins the threads. Jobs pushed meanwhile may
+    /// be lost with their buffers: clients must be gone or idle. Panics when a hash thread panicked.
     pub fn stop(mut self) {
         let results = self.end();
         if let Some(panic) = results.into_iter().find_map(Result::err) {
@@ -115,7 +116,8 @@ fn pin(cpu: Option<usize>) -> io::Result<()> {
         return Ok(());
     }
     let text = format!(
-        "cannot pin a hash thread to CPU {cpu}: it is offline or outside this process's CPU set (see `taskset -p`)"
+        "cannot pin a hash thread to CPU {cpu}: it is offline or outside this process's CPU set; \
+         change hash_cpus (`taskset -cp $$` shows the set)"
     );
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }

@@ -52,8 +52,8 @@ fn vectors() -> Vec<(Vec<u8>, &'static str)> {
             "84983e441c3bd26ebaae4aa1f95129e5e54670f1",
         ),
         (
-            b"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrs\
-              mnopqrstnopqrstu"
+            b"abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmn\
+              hijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu"
                 .to_vec(),
             "a49b2446a02c645bf419f995b67091253a04a259",
         ),
@@ -110,22 +110,6 @@ fn lanes_of_any_lengths_agree() {
     assert_eq!(sha1_lanes([a, b]), [oracle(a), oracle(b)]);
 }
 
-#[test]
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-fn one_lane_of_the_kernel_is_sha1_too() {
-    if !Backend::ShaNi.is_available() {
-        return;
-    }
-    let bytes = noise(64 * 20);
-    let blocks = bytes.as_chunks::<64>().0;
-    let (mut ours, mut reference) = ([H0], H0);
-    // SAFETY: the instructions are there, as just checked.
-    unsafe { kernel::x86::compress_lanes(&mut ours, &[blocks]) };
-    sha1_asm::compress(&mut reference, blocks);
-    assert_eq!(ours, [reference]);
-}
-
 proptest! {
     #[test]
     fn cuts_do_not_matter(
@@ -158,8 +142,12 @@ proptest! {
             let mut hashers = vec![Sha1::with_backend(backend); messages.len()];
             let mut rests: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
             for cuts in &cuts {
-                let heads: Vec<&[u8]> =
-                    rests.iter_mut().zip(cuts).map(|(rest, cut)| rest.split_off(..(*cut).min(rest.len())).unwrap()).collect();
+                let mut heads: Vec<&[u8]> = Vec::new();
+                for (rest, &cut) in rests.iter_mut().zip(cuts) {
+                    let (head, tail) = rest.split_at(cut.min(rest.len()));
+                    heads.push(head);
+                    *rest = tail;
+                }
                 update_lanes(&mut hashers, &heads);
             }
             update_lanes(&mut hashers, &rests);
