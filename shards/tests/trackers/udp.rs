@@ -196,3 +196,15 @@ fn stopped_does_not_wait_for_a_dead_tracker() {
     assert!(matches!(error, TrackerError::TimedOut { .. }), "{error:?}");
     assert!(packets.try_iter().count() >= 2, "a `stopped` is repeated as well");
 }
+
+/// Junk without end neither keeps the executor busy nor extends the time.
+#[test]
+fn floods_end_in_time() {
+    let (addr, _packets) = v4(|_, call| {
+        for _ in 0..20_000 {
+            let _ = call.socket.send_to(&[0xee; 64], call.from);
+        }
+    });
+    let error = ask(quick(30, 3), &format!("udp://{addr}")).unwrap_err();
+    assert!(matches!(error, TrackerError::TimedOut { .. }), "{error:?}");
+}
