@@ -26,7 +26,7 @@ const READ_LEN: usize = 8 * 1024;
 const BURST_MAX: usize = 64 * 1024;
 /// Bytes taken from one connection. Far more than any answer has, however it is chunked; it ends what hyper
 /// would read without end, such as interim responses.
-const READ_MAX: usize = 16 * 1024 * 1024;
+const READ_MAX: usize = 4 * 1024 * 1024;
 
 /// What `work` gives, or `None` when `limit` passes first; then it is dropped.
 pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {

@@ -188,7 +188,7 @@ fn connection_ids_are_kept_and_renewed() {
 fn stopped_does_not_wait_for_a_dead_tracker() {
     let (addr, packets) = v4(|_, _| {});
     let config =
-        TrackerClientConfig { stop_timeout: Duration::from_millis(200), ..TrackerClientConfig::default() };
+        TrackerClientConfig { stop_timeout: Duration::from_secs(1), ..TrackerClientConfig::default() };
     let error = run(move || async move {
         let stopped = AnnounceRequest { event: Event::Stopped, ..request() };
         TrackerClient::new(config).announce(&format!("udp://{addr}"), &stopped).await.unwrap_err()
