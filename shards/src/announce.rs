@@ -1,16 +1,16 @@
 //! The announces of one torrent: schedule, tasks, answers.
 //!
-//! Owner: the torrent's home shard. [`Announces::poll`] starts what [`Announcer`] says is due as tasks on the shard's
-//! executor; each ends by putting an [`AnnounceDone`] into the [`DoneQueue`], which the shard takes to
-//! [`Announces::on_done`]. Invariants: every announce started is either in `under_way` or given up by [`Announces::stop`];
-//! after `stop` nothing but `stopped` goes out.
+//! Owner: the torrent's home shard. [`Announces::poll`] starts what [`Announcer`] says is due as tasks on the
+//! shard's executor; each ends by putting an [`AnnounceDone`] into the [`DoneQueue`], which the shard takes
+//! to [`Announces::on_done`]. Invariants: every announce started is either in `under_way` or given up by
+//! [`Announces::stop`]; after `stop` nothing but `stopped` goes out.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::tracker::schedule::{Announce, AnnounceToken, Announcer, SchedulePlan, TrackerStatus};
@@ -23,6 +23,8 @@ use crate::control::{TrackerClient, TrackerError, shown};
 
 /// Peers asked for in one announce: enough for a torrent's connections, and for some that fail.
 const NUMWANT: u32 = 100;
+/// How long [`Announces::stop`] waits for trackers that may have learned of us by an unanswered `started`.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// An announce ended.
 #[derive(Debug)]
@@ -114,7 +116,8 @@ pub struct Announces {
     /// `stopped` announces not sent yet.
     owed: VecDeque<Announce>,
     has_completed: bool,
-    stopping: bool,
+    /// After a stop: when unanswered announces are not waited for any longer.
+    give_up_at: Option<Instant>,
 }
 
 impl Announces {
@@ -128,12 +131,16 @@ impl Announces {
             under_way: HashMap::new(),
             owed: VecDeque::new(),
             has_completed: false,
-            stopping: false,
+            give_up_at: None,
         }
     }
 
     /// Starts what is due, as detached glommio tasks. Call on the executor's thread.
     pub fn poll(&mut self, now: Instant, totals: Totals, client: &Rc<TrackerClient>, done: &DoneQueue) {
+        if self.give_up_at.is_some_and(|at| at <= now) {
+            // `stopped` has a time limit of its own.
+            self.under_way.retain(|_, event| *event == Event::Stopped);
+        }
         while let Some(announce) = self.owed.pop_front().or_else(|| self.announcer.poll(now)) {
             self.start(announce, totals, client.clone(), done.clone());
         }
@@ -166,10 +173,16 @@ impl Announces {
 
     /// When [`Self::poll`] has something next, unless another call comes before.
     pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
-        if self.owed.is_empty() { self.announcer.next_wakeup(now) } else { Some(now) }
+        if !self.owed.is_empty() {
+            return Some(now);
+        }
+        let waits = self.under_way.values().any(|event| *event != Event::Stopped);
+        let give_up_at = self.give_up_at.filter(|_| waits).map(|at| at.max(now));
+        self.announcer.next_wakeup(now).into_iter().chain(give_up_at).min()
     }
 
-    /// The download is complete: trackers hear of it, once. Not for a torrent that was complete when it started.
+    /// The download is complete: trackers hear of it, once. Not for a torrent that was complete when it
+    /// started.
     pub fn completed(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.has_completed, true) {
             self.announcer.on_completed(now);
@@ -181,20 +194,34 @@ impl Announces {
         self.announcer.announce_now(now);
     }
 
-    /// Say goodbye: from now on only `stopped` goes out, to the trackers that know us, with the next [`Self::poll`].
+    /// Say goodbye: from now on only `stopped` goes out, to the trackers that know us, with the next
+    /// [`Self::poll`].
     pub fn stop(&mut self, now: Instant) {
-        if std::mem::replace(&mut self.stopping, true) {
+        if self.give_up_at.is_some() {
             return;
         }
+        self.give_up_at = Some(now + STOP_GRACE);
         self.owed.extend(self.announcer.stop(now));
         // What was under way to the same trackers is of no interest any more; its result will find no one.
         let owed = &self.owed;
         self.under_way.retain(|token, _| owed.iter().all(|announce| announce.token.tracker != token.tracker));
     }
 
+    /// Begins a new session after [`Self::stop`]: every tracker is due its `started`. Unlike with a new
+    /// `Announces`, late results of the old session are told from those of the new one.
+    pub fn restart(&mut self, now: Instant) {
+        self.announcer.restart(now);
+        self.key = self.rng.random();
+        self.under_way.clear();
+        self.owed.clear();
+        self.has_completed = false;
+        self.give_up_at = None;
+    }
+
     /// Whether no announce is under way and none is owed (after [`Self::stop`]).
     ///
-    /// An unanswered `started` counts: its tracker may know us by now, and is told `stopped` once it answers.
+    /// An unanswered `started` counts for three seconds: its tracker may know us by now, and is told
+    /// `stopped` once it answers.
     pub fn is_idle(&self) -> bool {
         self.under_way.is_empty() && self.owed.is_empty()
     }
@@ -209,7 +236,8 @@ impl Announces {
             Ok(response) => {
                 self.announcer.on_response(now, token, &response);
                 let problem = response.warning.map(|warning| (shown(&url), warning));
-                Outcome { peers: if self.stopping { Vec::new() } else { response.peers }, problem }
+                let peers = if self.give_up_at.is_none() { response.peers } else { Vec::new() };
+                Outcome { peers, problem }
             }
             Err(error) => {
                 let text = error.to_string();
@@ -217,13 +245,14 @@ impl Announces {
                 Outcome { peers: Vec::new(), problem: Some((shown(&url), text)) }
             }
         };
-        if self.stopping {
+        if self.give_up_at.is_some() {
             self.owed.extend(std::iter::from_fn(|| self.announcer.poll(now)));
         }
         outcome
     }
 
-    /// What is known of each tracker, in the torrent's order. URLs are as the torrent has them: escape before showing.
+    /// What is known of each tracker, in the torrent's order. URLs are as the torrent has them: escape before
+    /// showing.
     pub fn statuses(&self) -> Vec<TrackerStatus> {
         self.announcer.statuses().cloned().collect()
     }

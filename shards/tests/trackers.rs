@@ -117,8 +117,8 @@ fn respond(stream: &mut impl Write, status: &str, headers: &str, body: &[u8]) {
 }
 
 /// An answer with the peers 1.2.3.4:6881 and 5.6.7.8:6882.
-const COMPACT: &[u8] =
-    b"d8:completei7e10:incompletei3e8:intervali1800e5:peers12:\x01\x02\x03\x04\x1a\xe1\x05\x06\x07\x08\x1a\xe2e";
+const COMPACT: &[u8] = b"d8:completei7e10:incompletei3e8:intervali1800e\
+    5:peers12:\x01\x02\x03\x04\x1a\xe1\x05\x06\x07\x08\x1a\xe2e";
 
 fn compact_peers() -> Vec<SocketAddr> {
     vec!["1.2.3.4:6881".parse().unwrap(), "5.6.7.8:6882".parse().unwrap()]

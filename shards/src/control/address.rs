@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// `ips` that can be reached from `bind`, the families taking turns, so that a family without a route costs one wait.
+/// `ips` that can be reached from `bind`, the families taking turns, so that a family without a route costs
+/// one wait.
 pub(super) fn in_turn(ips: &[IpAddr], bind: Option<IpAddr>) -> Vec<IpAddr> {
     let usable = |ip: &&IpAddr| bind.is_none_or(|bind| bind.is_ipv4() == ip.is_ipv4());
     let (mut v4, mut v6): (Vec<_>, Vec<_>) = ips.iter().filter(usable).copied().partition(IpAddr::is_ipv4);
@@ -20,9 +21,9 @@ pub(super) fn in_turn(ips: &[IpAddr], bind: Option<IpAddr>) -> Vec<IpAddr> {
     order
 }
 
-/// Whether a request that began at an announce URL with address `origin` may be redirected to `to`. A tracker out on
-/// the Internet must not make us send requests into the user's own network (server-side request forgery); one that is
-/// in that network already may.
+/// Whether a request that began at an announce URL with address `origin` may be redirected to `to`. A tracker
+/// out on the Internet must not make us send requests into the user's own network (server-side request
+/// forgery); one that is in that network already may.
 pub(super) fn may_redirect(origin: IpAddr, to: IpAddr) -> bool {
     is_public(to) || !is_public(origin)
 }

@@ -1,6 +1,7 @@
 //! Why an announce failed, in words for the user.
 //!
-//! Invariant: no text in here has control characters, whoever wrote it; all text passes through [`shown`] or [`clean`].
+//! Invariant: no text in here has control characters, whoever wrote it; all text passes through [`shown`] or
+//! [`clean`].
 
 use std::error::Error;
 use std::fmt::Write;
@@ -33,7 +34,7 @@ pub enum TrackerError {
     },
     /// No address of the tracker is of the bind address's family.
     #[error(
-        "{host} has no address that can be reached from the bind address; bind to one of the other IP version"
+        "{host} has no address of the bind address's IP version; bind to one of the other version, or to none"
     )]
     WrongFamily {
         /// The tracker's host.
@@ -174,8 +175,9 @@ pub fn shown(url: &str) -> String {
 
 /// Control characters, and those that change the direction of text: they can make one URL look like another.
 fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
+    let changes_direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || changes_direction
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Threads for what blocks: name look-ups and reading certificates.
 //!
-//! Owner: the process; a few threads, started with the first job. Invariant: jobs in the queue are bounded. glommio's own
-//! `spawn_blocking` is not used: it has one thread per executor, so a name server that does not answer would hold up
-//! every other look-up of the shard, and that thread panics (which ends the process) when its executor has gone
-//! before the job is done. For the same reason no waker crosses threads here: whoever waits looks again from time to
-//! time, and may stop waiting at any moment.
+//! Owner: the process; a few threads, started with the first job. Invariant: jobs in the queue are bounded.
+//! glommio's own `spawn_blocking` is not used: it has one thread per executor, so a name server that does not
+//! answer would hold up every other look-up of the shard, and that thread panics (which ends the process)
+//! when its executor has gone before the job is done. For the same reason no waker crosses threads here:
+//! whoever waits looks again from time to time, and may stop waiting at any moment.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use crossbeam_channel::{Sender, bounded};
 
 /// Look-ups mostly wait for a name server, so a few slow ones must not stop all others.
 const THREADS: usize = 4;
-/// Jobs waiting: with 4 threads and 5 s for a look-up that fails, more could not be served within an announce's time.
+/// Jobs waiting: with 4 threads and 5 s for a look-up that fails, more could not be served within an
+/// announce's time.
 const QUEUE_MAX: usize = 256;
 /// How often a waiter looks: first, and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(32));

@@ -1,8 +1,8 @@
 //! Announces over HTTP and HTTPS: connect, ask, follow redirects, read a bounded answer.
 //!
-//! Called by [`TrackerClient::announce`], which limits the time of it all. Invariants: no more than [`BODY_MAX`] bytes of
-//! an answer are kept, neither packed nor unpacked; at most [`REDIRECTS_MAX`] redirects are followed, none of them from
-//! the Internet into the user's own network and none from https to http.
+//! Called by [`TrackerClient::announce`], which limits the time of it all. Invariants: no more than
+//! [`BODY_MAX`] bytes of an answer are kept, neither packed nor unpacked; at most [`REDIRECTS_MAX`] redirects
+//! are followed, none of them from the Internet into the user's own network and none from https to http.
 
 use std::future::pending;
 use std::io::Read;
@@ -59,8 +59,8 @@ impl TrackerClient {
         Err(TrackerError::Redirect { to: shown(target.url.as_str()), why: "there are too many in a row" })
     }
 
-    /// Connects to the first address of `target` that lets us. `origin` is the address the first request went to, when
-    /// this is a redirect.
+    /// Connects to the first address of `target` that lets us. `origin` is the address the first request went
+    /// to, when this is a redirect.
     async fn connect(
         &self,
         target: &Target,
@@ -117,7 +117,7 @@ impl TrackerClient {
     fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, TrackerError> {
         Request::get(&url[Position::BeforePath..Position::AfterQuery])
             .header(header::HOST, &url[Position::BeforeHost..Position::AfterPort])
-            .header(header::USER_AGENT, clean(&self.config.user_agent))
+            .header(header::USER_AGENT, &*self.config.user_agent)
             .header(header::ACCEPT_ENCODING, "gzip")
             .header(header::CONNECTION, "close")
             .body(Empty::new())
@@ -244,6 +244,34 @@ mod tests {
         {
             assert!(redirect(from, to).is_err(), "{to}");
         }
+    }
+
+    /// The check is on the address connected to, so a name that resolves to an inner address is refused as
+    /// well.
+    #[test]
+    fn redirects_from_the_internet_do_not_reach_inner_addresses() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tell, told) = std::sync::mpsc::channel();
+        let ask = move || async move {
+            let client = TrackerClient::new(super::super::TrackerClientConfig::default());
+            for origin in ["1.1.1.1", "127.0.0.1"] {
+                for host in ["127.0.0.1", "localhost", "2130706433"] {
+                    let target = Target::parse(&format!("http://{host}:{port}/")).unwrap();
+                    let result = client.connect(&target, Some(origin.parse().unwrap())).await;
+                    tell.send(result.map(|(_, ip)| ip.is_loopback())).unwrap();
+                }
+            }
+        };
+        crate::executor::spawn("test", None, ask).unwrap().join().unwrap();
+        let results: Vec<_> = told.iter().collect();
+        for refused in &results[..3] {
+            assert!(matches!(refused, Err(TrackerError::Redirect { .. })), "{refused:?}");
+        }
+        assert_eq!(results[3..], [Ok(true), Ok(true), Ok(true)]);
+        let connections = std::iter::from_fn(|| listener.accept().ok()).count();
+        assert_eq!(connections, 3, "nothing was sent to the inner address on the stranger's behalf");
     }
 
     #[test]

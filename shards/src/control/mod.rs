@@ -1,10 +1,10 @@
 //! The control plane of a shard: glommio tasks that talk to trackers.
 //!
-//! Owner: each shard has one [`TrackerClient`] behind an `Rc`; [`crate::announce`] calls [`TrackerClient::announce`] in
-//! tasks on the shard's own executor. Invariants: an announce ends within the configured time whatever the tracker
-//! does; nothing a tracker or a URL says reaches a log or a terminal with control characters in it; the number of
-//! announces under way is bounded per tracker and in all; the executor's thread never blocks (names are looked up and
-//! certificates read by [`helper`]'s threads).
+//! Owner: each shard has one [`TrackerClient`] behind an `Rc`; [`crate::announce`] calls
+//! [`TrackerClient::announce`] in tasks on the shard's own executor. Invariants: an announce ends within the
+//! configured time whatever the tracker does; nothing a tracker or a URL says reaches a log or a terminal
+//! with control characters in it; the number of announces under way is bounded per tracker and in all; the
+//! executor's thread never blocks (names are looked up and certificates read by [`helper`]'s threads).
 
 mod address;
 mod error;
@@ -38,23 +38,25 @@ const ANNOUNCES_MAX: u64 = 256;
 /// How trackers are asked.
 #[derive(Clone, Debug)]
 pub struct TrackerClientConfig {
-    /// Sent as User-Agent.
+    /// Sent as User-Agent; characters that HTTP does not allow there are replaced.
     pub user_agent: String,
-    /// Time one HTTP announce may take, from name look-up to the last byte.
+    /// Time one HTTP announce may take, from name look-up to the last byte; and a UDP announce's look-up.
     pub http_timeout: Duration,
-    /// Time a `stopped` announce may take over any protocol: it is a courtesy that must not hold up a shutdown.
+    /// Time a `stopped` announce may take over any protocol: it is a courtesy that must not hold up a
+    /// shutdown.
     pub stop_timeout: Duration,
     /// How packets to UDP trackers are repeated.
     pub udp_retry: RetryPlan,
     /// Announces leave from here.
     pub bind: Option<IpAddr>,
-    /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate or more.
+    /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate
+    /// or more.
     pub extra_roots_pem: Vec<Vec<u8>>,
 }
 
 impl Default for TrackerClientConfig {
-    /// 30 s for HTTP, 2 s for `stopped`, and three packets of BEP 15's schedule (15 s, 30 s, 60 s): what is lost after
-    /// those is left to the announcer, which then asks the next tracker and comes back.
+    /// 30 s for HTTP, 2 s for `stopped`, and three packets of BEP 15's schedule (15 s, 30 s, 60 s): what is
+    /// lost after those is left to the announcer, which then asks the next tracker and comes back.
     fn default() -> Self {
         Self {
             user_agent: concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -79,7 +81,9 @@ pub struct TrackerClient {
 
 impl TrackerClient {
     /// A client that has not asked anyone yet. May be called on any thread, but used on one executor's only.
-    pub fn new(config: TrackerClientConfig) -> Self {
+    pub fn new(mut config: TrackerClientConfig) -> Self {
+        let is_sendable = |c: char| c == ' ' || c.is_ascii_graphic();
+        config.user_agent = config.user_agent.replace(|c| !is_sendable(c), "?");
         Self {
             resolver: Resolver::default(),
             tls: tls::Tls::new(config.extra_roots_pem.clone()),
@@ -90,22 +94,24 @@ impl TrackerClient {
         }
     }
 
-    /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a glommio
-    /// executor; dropping the future gives the announce up.
+    /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a
+    /// glommio executor; dropping the future gives the announce up.
     ///
     /// # Errors
-    /// See [`TrackerError`]: the text tells a user what is wrong, [`TrackerError::retry_in`] when to try again.
+    /// See [`TrackerError`]: the text tells a user what is wrong, [`TrackerError::retry_in`] when to try
+    /// again.
     pub async fn announce(
         &self,
         url: &str,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
+        let url = url.trim();
         let target = Target::parse(url)?;
         let stopping = request.event == Event::Stopped;
         let exchange = async {
             let gate = self.gate(&target);
-            let _tracker = permit(&gate).await?;
-            let _one_of_all = permit(&self.all).await?;
+            let _tracker = permit(&gate).await;
+            let _one_of_all = permit(&self.all).await;
             if target.is_udp {
                 return self.announce_udp(url, &target, request).await;
             }
@@ -120,7 +126,8 @@ impl TrackerClient {
         } else {
             exchange.await
         };
-        // Trackers that nobody asks are forgotten, or a stream of hostile torrents would grow the table for ever.
+        // Trackers that nobody asks are forgotten, or a stream of hostile torrents would grow the table for
+        // ever.
         self.per_tracker.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
         result
     }
@@ -132,8 +139,8 @@ impl TrackerClient {
     }
 }
 
-async fn permit(gate: &Semaphore) -> Result<glommio::sync::Permit<'_>, TrackerError> {
-    gate.acquire_permit(1).await.map_err(|error| TrackerError::lost(&error))
+async fn permit(gate: &Semaphore) -> glommio::sync::Permit<'_> {
+    gate.acquire_permit(1).await.expect("nobody closes the semaphore")
 }
 
 /// Where a tracker is.
@@ -148,7 +155,8 @@ impl Target {
         let bad = |why: &str| TrackerError::BadUrl { url: shown(url), why: why.to_owned() };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("it has no scheme"))?;
         let is_udp = scheme.eq_ignore_ascii_case("udp");
-        // The URL standard parses hosts (IPv4, internationalised names) of the schemes it knows only; udp is none.
+        // The URL standard parses hosts (IPv4, internationalised names) of the schemes it knows only; udp is
+        // none.
         let parsed = if is_udp { Url::parse(&format!("http://{rest}")) } else { Url::parse(url) };
         let parsed = parsed.map_err(|error| bad(&error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {

@@ -1,7 +1,7 @@
 //! Names to addresses, with a short memory.
 //!
-//! Owner: one [`Resolver`] per [`super::TrackerClient`]. Invariant: one look-up per name at a time, however many
-//! torrents share a tracker; the memory is bounded. `getaddrinfo` decides the order (RFC 6724).
+//! Owner: one [`Resolver`] per [`super::TrackerClient`]. Invariant: one look-up per name at a time, however
+//! many torrents share a tracker; the memory is bounded. `getaddrinfo` decides the order (RFC 6724).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -103,4 +103,62 @@ fn get_address_info(name: &str) -> Answer {
         }
     }
     if ips.is_empty() { Err("the name has no address".to_owned()) } else { Ok(ips) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, OnceLock};
+
+    fn finish(slot: &Slot<Answer>) {
+        while slot.get().is_none() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn one_look_up_serves_all_for_a_while() {
+        let resolver = Resolver::default();
+        let now = Instant::now();
+        let first = resolver.slot("localhost", now).unwrap();
+        finish(&first);
+        let fresh = resolver.slot("localhost", now + LIFE / 2).unwrap();
+        let stale = resolver.slot("localhost", now + LIFE).unwrap();
+        assert!(Arc::ptr_eq(&first, &fresh) && !Arc::ptr_eq(&first, &stale));
+        assert!(first.get().unwrap().as_ref().unwrap().iter().all(IpAddr::is_loopback));
+    }
+
+    #[test]
+    fn a_look_up_under_way_is_shared_however_long_it_takes() {
+        let resolver = Resolver::default();
+        let now = Instant::now();
+        let pending = Slot::default();
+        resolver.names.borrow_mut().insert("slow".to_owned(), (now, pending.clone()));
+        let joined = resolver.slot("slow", now + 100 * LIFE).unwrap();
+        assert!(Arc::ptr_eq(&pending, &joined));
+    }
+
+    #[test]
+    fn failures_are_forgotten_sooner() {
+        let resolver = Resolver::default();
+        let now = Instant::now();
+        let failed: Slot<Answer> = Arc::new(OnceLock::from(Err("no".to_owned())));
+        resolver.names.borrow_mut().insert("localhost".to_owned(), (now, failed.clone()));
+        let second = resolver.slot("localhost", now + FAILURE_LIFE / 2).unwrap();
+        let third = resolver.slot("localhost", now + FAILURE_LIFE).unwrap();
+        assert!(Arc::ptr_eq(&failed, &second) && !Arc::ptr_eq(&failed, &third));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let resolver = Resolver::default();
+        let now = Instant::now();
+        let done: Slot<Answer> = Arc::new(OnceLock::from(Ok(vec![])));
+        for n in 0..NAMES_MAX {
+            resolver.names.borrow_mut().insert(n.to_string(), (now, done.clone()));
+        }
+        assert!(resolver.slot("localhost", now).is_none(), "no room, and nothing is old");
+        assert!(resolver.slot("localhost", now + LIFE).is_some());
+        assert_eq!(resolver.names.borrow().len(), 1);
+    }
 }

@@ -1,9 +1,9 @@
 //! Sockets and time limits on the executor.
 //!
-//! glommio's `TcpStream` is recv and send with readiness from the ring, whatever kind of socket is inside. Ours are
-//! made here, so that they can be bound; a connected UDP socket in it gives what its own `UdpSocket` does not: sends
-//! that are never cut, and receives that can be given up without losing a packet. Its time-outs are not used, as they
-//! outlive the read they were set for; [`within`] is.
+//! glommio's `TcpStream` is recv and send with readiness from the ring, whatever kind of socket is inside.
+//! Ours are made here, so that they can be bound; a connected UDP socket in it gives what its own `UdpSocket`
+//! does not: sends that are never cut, and receives that can be given up without losing a packet. Its
+//! time-outs are not used, as they outlive the read they were set for; [`within`] is.
 #![allow(unsafe_code)]
 
 use std::future::{Future, poll_fn};
@@ -21,6 +21,12 @@ use socket2::{Domain, Socket, Type};
 
 /// Bytes read at once.
 const READ_LEN: usize = 8 * 1024;
+/// Bytes read before others get their turn: a fast sender must neither starve the shard nor outrun its time
+/// limit.
+const BURST_MAX: usize = 64 * 1024;
+/// Bytes taken from one connection. Far more than any answer has, however it is chunked; it ends what hyper
+/// would read without end, such as interim responses.
+const READ_MAX: usize = 4 * 1024 * 1024;
 
 /// What `work` gives, or `None` when `limit` passes first; then it is dropped.
 pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
@@ -69,11 +75,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 pub(super) struct HyperIo {
     stream: Box<dyn Duplex>,
     buffer: Box<[u8; READ_LEN]>,
+    read: usize,
+    burst: usize,
 }
 
 impl HyperIo {
     pub fn new(stream: Box<dyn Duplex>) -> Self {
-        Self { stream, buffer: Box::new([0; READ_LEN]) }
+        Self { stream, buffer: Box::new([0; READ_LEN]), read: 0, burst: 0 }
     }
 
     fn stream(&mut self) -> Pin<&mut dyn Duplex> {
@@ -88,11 +96,27 @@ impl hyper::rt::Read for HyperIo {
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.burst >= BURST_MAX {
+            this.burst = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let room = cursor.remaining().min(READ_LEN);
-        match ready!(Pin::new(&mut *this.stream).poll_read(cx, &mut this.buffer[..room])) {
-            Ok(len) => cursor.put_slice(&this.buffer[..len]),
-            // Many servers end a secure connection without saying goodbye. An answer that was cut short this way is
-            // found out as such: by its length, or as bencode.
+        let result = Pin::new(&mut *this.stream).poll_read(cx, &mut this.buffer[..room]);
+        if result.is_pending() {
+            this.burst = 0;
+        }
+        match ready!(result) {
+            Ok(len) => {
+                this.burst += len;
+                this.read += len;
+                if this.read > READ_MAX {
+                    return Poll::Ready(Err(io::Error::other("the tracker sends without end")));
+                }
+                cursor.put_slice(&this.buffer[..len]);
+            }
+            // Many servers end a secure connection without saying goodbye. An answer that was cut short this
+            // way is found out as such: by its length, or as bencode.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(error) => return Poll::Ready(Err(error)),
         }

@@ -1,7 +1,8 @@
 //! Secure connections: whom to trust, and the handshake.
 //!
-//! Owner: one [`Tls`] per [`super::TrackerClient`]; the certificates are read with the first https tracker, by a helper
-//! thread. Trusted are the system's authorities (Mozilla's where the system has none) and those of the configuration.
+//! Owner: one [`Tls`] per [`super::TrackerClient`]; the certificates are read with the first https tracker,
+//! by a helper thread. Trusted are the system's authorities (Mozilla's where the system has none) and those
+//! of the configuration.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;

@@ -1,7 +1,8 @@
 //! Announces over UDP (BEP 15 with the URL data of BEP 41).
 //!
-//! Called by [`TrackerClient::announce`]. Each exchange has a connected socket of its own, so the kernel drops packets
-//! of any other source; the rest is [`Exchange`]'s decision. Connection ids are remembered per tracker address.
+//! Called by [`TrackerClient::announce`]. Each exchange has a connected socket of its own, so the kernel
+//! drops packets of any other source; the rest is [`Exchange`]'s decision. Connection ids are remembered per
+//! tracker address.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ use super::{Target, TrackerClient};
 const CONNECTIONS_MAX: usize = 512;
 /// Longest packet read; the rest of a longer one is dropped. A full Ethernet frame holds 240 IPv4 peers.
 const PACKET_MAX: usize = 16 * 1024;
+/// Pause after a packet that is no answer; the kernel drops what comes meanwhile beyond its buffer.
+const JUNK_PAUSE: Duration = Duration::from_millis(1);
 /// Addresses asked: the first of each family, since silence costs a whole schedule.
 const ADDRESSES_MAX: usize = 2;
 
@@ -60,27 +63,33 @@ impl TrackerClient {
         target: &Target,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
-        let mut addresses = self.resolver.addresses(&target.url, target.port, self.config.bind).await?;
+        // Packets have their schedule; the look-up before them has HTTP's limit.
+        let after = self.config.http_timeout;
+        let look_up = self.resolver.addresses(&target.url, target.port, self.config.bind);
+        let mut addresses = within(after, look_up).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
         addresses.truncate(ADDRESSES_MAX);
         // One that answered a moment ago is likely to do so again.
         addresses.sort_by_key(|address| self.udp.get(*address, Instant::now()).is_none());
         let started = Instant::now();
-        let mut failure = TrackerError::Malformed;
+        let mut failure = None;
         for (index, address) in addresses.iter().enumerate() {
             let plan = self.plan(request.event, index + 1 == addresses.len());
             match self.exchange(url, *address, plan, request).await {
                 Ok(Outcome::Announced(response)) => return Ok(response),
                 Ok(Outcome::Refused(refusal)) => return Err(TrackerError::Refused(refusal)),
-                Ok(Outcome::TimedOut) => failure = TrackerError::TimedOut { after: rounded(started) },
+                Ok(Outcome::TimedOut) => {
+                    let after = Duration::from_millis(started.elapsed().as_millis() as u64);
+                    failure = Some(TrackerError::TimedOut { after });
+                }
                 Ok(Outcome::Scraped(_)) => unreachable!("an announce's exchange takes no scrape"),
-                Err(error) => failure = TrackerError::connect(target.host(), &error),
+                Err(error) => failure = Some(TrackerError::connect(target.host(), &error)),
             }
         }
-        Err(failure)
+        Err(failure.expect("there is at least one address, and each either answers or fails"))
     }
 
-    /// A `stopped` has little time, so its packets follow each other faster; an address that is not the last one may
-    /// be of a family without a route, so it gets one packet.
+    /// A `stopped` has little time, so its packets follow each other faster; an address that is not the last
+    /// one may be of a family without a route, so it gets one packet.
     fn plan(&self, event: Event, is_last: bool) -> RetryPlan {
         let mut plan = self.config.udp_retry;
         plan.tries_max = if is_last { plan.tries_max.max(1) } else { 1 };
@@ -112,18 +121,15 @@ impl TrackerClient {
             if wait.is_zero() {
                 continue;
             }
-            if let Some(len) = within(wait, receive(&mut socket, &mut packet)).await {
-                exchange.handle_packet(Instant::now(), &packet[..len?]);
+            let Some(len) = within(wait, receive(&mut socket, &mut packet)).await else { continue };
+            if !exchange.handle_packet(Instant::now(), &packet[..len?]) {
+                // Others go first: a flood of such packets must not keep the shard busy.
+                glommio::timer::sleep(JUNK_PAUSE).await;
             }
         }
         self.udp.set(tracker, exchange.connection(), Instant::now());
         Ok(exchange.outcome().expect("an exchange without a deadline has ended").clone())
     }
-}
-
-/// The time since `started`, in whole tenths of a second.
-fn rounded(started: Instant) -> Duration {
-    Duration::from_millis(started.elapsed().as_millis() as u64 / 100 * 100)
 }
 
 async fn send(socket: &mut TcpStream, packet: &[u8]) -> io::Result<()> {

@@ -236,7 +236,7 @@ fn late_started_is_followed_by_stopped() {
         home.poll(LEFT);
         home.announces.stop(home.now);
         assert!(!home.announces.is_idle(), "the tracker may know us by now");
-        assert_eq!(home.announces.next_wakeup(home.now), None);
+        assert_eq!(home.announces.next_wakeup(home.now), Some(home.now + Duration::from_secs(3)));
         home.result().await;
         assert!(!home.announces.is_idle(), "it does, so a `stopped` is owed");
         home.step(LEFT).await;
@@ -244,6 +244,45 @@ fn late_started_is_followed_by_stopped() {
     });
     assert_eq!(told(&server), event("started", "30"));
     assert_eq!(told(&server), event("stopped", "30"));
+}
+
+#[test]
+fn a_restart_begins_a_new_session() {
+    let server = WebServer::start(|_, stream| respond(stream, "200 OK", "", COMPACT));
+    let url = server.url();
+    run(move || async move {
+        let mut home = Home::new(&[vec![url]]);
+        home.step(LEFT).await;
+        home.announces.stop(home.now);
+        home.poll(LEFT);
+        home.announces.restart(home.now);
+        home.poll(SEED);
+        // One of the two is the late answer to `stopped`, which means nothing any more.
+        let (one, other) = (home.result().await, home.result().await);
+        assert_eq!(one.peers.len() + other.peers.len(), 2);
+        assert!(home.announces.is_idle());
+    });
+    let mut told = [told(&server), told(&server), told(&server)];
+    told[1..].sort();
+    assert_eq!(told, [event("started", "30"), event("started", "0"), event("stopped", "30")]);
+}
+
+#[test]
+fn a_dead_tracker_does_not_hold_up_the_goodbye() {
+    // Accepts at the backlog's mercy, but never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/announce", listener.local_addr().unwrap());
+    run(move || async move {
+        let mut home = Home::new(&[vec![url]]);
+        home.poll(LEFT);
+        home.announces.stop(home.now);
+        home.poll(LEFT);
+        assert!(!home.announces.is_idle());
+        home.now = home.announces.next_wakeup(home.now).unwrap();
+        home.poll(LEFT);
+        assert!(home.announces.is_idle());
+        assert_eq!(home.announces.next_wakeup(home.now), None);
+    });
 }
 
 #[test]

@@ -188,11 +188,23 @@ fn connection_ids_are_kept_and_renewed() {
 fn stopped_does_not_wait_for_a_dead_tracker() {
     let (addr, packets) = v4(|_, _| {});
     let config =
-        TrackerClientConfig { stop_timeout: Duration::from_millis(200), ..TrackerClientConfig::default() };
+        TrackerClientConfig { stop_timeout: Duration::from_secs(1), ..TrackerClientConfig::default() };
     let error = run(move || async move {
         let stopped = AnnounceRequest { event: Event::Stopped, ..request() };
         TrackerClient::new(config).announce(&format!("udp://{addr}"), &stopped).await.unwrap_err()
     });
     assert!(matches!(error, TrackerError::TimedOut { .. }), "{error:?}");
     assert!(packets.try_iter().count() >= 2, "a `stopped` is repeated as well");
+}
+
+/// Junk without end neither keeps the executor busy nor extends the time.
+#[test]
+fn floods_end_in_time() {
+    let (addr, _packets) = v4(|_, call| {
+        for _ in 0..20_000 {
+            let _ = call.socket.send_to(&[0xee; 64], call.from);
+        }
+    });
+    let error = ask(quick(30, 3), &format!("udp://{addr}")).unwrap_err();
+    assert!(matches!(error, TrackerError::TimedOut { .. }), "{error:?}");
 }
