@@ -120,9 +120,13 @@ impl RawPeer {
 
     /// Sends our handshake without any extension bits.
     pub fn send_handshake(&mut self, info_hash: [u8; 20]) {
-        let port = self.stream.local_addr().map_or(0, |address| address.port());
-        let peer_id = format!("-RW0001-{port:012}");
-        let peer_id = peer_id.as_bytes().try_into().expect("8 and 12 bytes");
+        // Different for every socket of this machine: the kernel gives one port number to several addresses.
+        let (ip, port) = match self.stream.local_addr() {
+            Ok(SocketAddr::V4(address)) => (address.ip().octets(), address.port()),
+            _ => ([0; 4], 0),
+        };
+        let peer_id = format!("-RW0001-{:03}{:03}{port:06}", ip[2], ip[3]);
+        let peer_id = peer_id.as_bytes().try_into().expect("8, 6 and 6 bytes");
         self.send_bytes(&handshake_bytes(info_hash, [0; 8], peer_id));
     }
 

@@ -1,5 +1,7 @@
 //! Swarms: many of ours exchange pieces among themselves, and ours side by side with everybody else's.
 
+use std::path::PathBuf;
+
 use ccbt_tests::aria2::Aria2Peer;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
 use ccbt_tests::lab::Lab;
@@ -34,7 +36,7 @@ fn eight_leechers_feed_each_other() {
     seed.wait_listening();
     tracker.wait_announce(seed.address().port(), |announce| announce.left == 0);
     let copies: Vec<_> = (0..LEECHERS).map(|n| lab.dir(&format!("copy{n}"))).collect();
-    let leech = |copy| {
+    let leech = |copy: &PathBuf| {
         let command = CcbtCommand::download(&made.torrent_path, copy).trackers();
         command.option("--seed-time", "30").option("--memory", "64").option("--shards", "1").start()
     };

@@ -145,16 +145,3 @@ fn a_tracker_that_never_answers_does_not_hold_up_the_end() {
     silent.wait_announce(seed.address().port(), |announce| announce.event == "started");
     seed.stop();
 }
-
-#[test]
-fn a_late_peer_is_found_by_a_later_announce() {
-    let (lab, tracker) = (Lab::open(), Tracker::start());
-    let made = publish(&lab, |spec| spec.announce(tracker.url()));
-    let copy = lab.dir("copy");
-    let mut ours = CcbtCommand::download(&made.torrent_path, &copy).trackers().start();
-    tracker.wait_announce(ours.address().port(), |announce| announce.event == "started");
-    let seed = LibtorrentPeer::start(&made.torrent_path, &made.data);
-    tracker.add_peer(made.torrent.info_hash(), seed.address());
-    ours.wait_done();
-    made.payload.assert_equal_in(&copy);
-}
