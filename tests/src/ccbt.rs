@@ -46,10 +46,15 @@ impl CcbtCommand {
     }
 
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
-        let port = free_port();
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
-        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--port", &port.to_string()]);
-        Self { command, port, use_trackers: false }
+        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
+        Self { command, port: free_port(), use_trackers: false }
+    }
+
+    /// Listens at this port instead of a free one.
+    pub fn listen_at(mut self, port: u16) -> Self {
+        self.port = port;
+        self
     }
 
     /// A peer to connect to.
@@ -72,6 +77,7 @@ impl CcbtCommand {
 
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
+        self.command.args(["--port", &self.port.to_string()]);
         if !self.use_trackers {
             self.command.arg("--no-tracker");
         }

@@ -2,6 +2,7 @@
 
     confine.py no-io-uring ERRNO PROGRAM ARGS…    io_uring_setup fails with ERRNO, as under seccomp (EPERM) or old kernels
     confine.py memlock BYTES PROGRAM ARGS…        RLIMIT_MEMLOCK is BYTES, and no privilege overrides it
+    confine.py open-files COUNT PROGRAM ARGS…     RLIMIT_NOFILE is COUNT
 """
 
 import ctypes
@@ -50,6 +51,10 @@ def memlock(limit):
         prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK)
 
 
+def open_files(count):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
+
+
 restriction, value, *command = sys.argv[1:]
-{"no-io-uring": no_io_uring, "memlock": memlock}[restriction](int(value))
+{"no-io-uring": no_io_uring, "memlock": memlock, "open-files": open_files}[restriction](int(value))
 os.execv(command[0], command)

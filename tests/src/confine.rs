@@ -17,6 +17,8 @@ pub enum Confinement {
     NoIoUring(u8),
     /// RLIMIT_MEMLOCK in bytes, with CAP_IPC_LOCK dropped.
     Memlock(u64),
+    /// RLIMIT_NOFILE, soft and hard.
+    OpenFiles(u64),
 }
 
 impl Confinement {
@@ -25,6 +27,7 @@ impl Confinement {
         let (restriction, value) = match self {
             Self::NoIoUring(errno) => ("no-io-uring", u64::from(errno)),
             Self::Memlock(bytes) => ("memlock", bytes),
+            Self::OpenFiles(count) => ("open-files", count),
         };
         let mut command = Command::new(python());
         command.args(["-c", SCRIPT, restriction, &value.to_string()]).arg(program);
