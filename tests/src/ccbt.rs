@@ -108,11 +108,12 @@ impl Ccbt {
         assert_eq!(event["port"], self.address.port(), "it listens where it was told to");
     }
 
-    /// Waits for a `progress` event whose `field` is at least `least`.
+    /// Waits for a `progress` event of a transfer (not of a check) whose `field` is at least `least`.
     pub fn wait_progress(&mut self, field: &str, least: u64) -> Value {
         self.wait_json(&format!("progress with {field} >= {least}"), |event| {
-            let reached =
-                event["event"] == "progress" && event[field].as_u64().is_some_and(|now| now >= least);
+            let moves =
+                event["event"] == "progress" && event["state"] != "checking" && event["state"] != "opening";
+            let reached = moves && event[field].as_u64().is_some_and(|now| now >= least);
             reached.then(|| event.clone())
         })
     }

@@ -236,7 +236,7 @@ fn missing_torrents_and_wrong_options() {
     let rows: [&[&str]; 7] = [
         &["--port", "65536"],
         &["--peer", "nonsense"],
-        &["--down-limit", "-5"],
+        &["--down-limit", "much"],
         &["--piece-selection", "best"],
         &["--preallocate", "maybe"],
         &["--shards", "many"],

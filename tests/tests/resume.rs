@@ -97,16 +97,8 @@ fn a_seed_does_not_offer_a_damaged_piece_and_serves_the_rest() {
     let made = lab.publish(Payload::single("hurt.bin", 20 * piece + 5), TorrentSpec::pieces_of(piece));
     damage(&made.data.join("hurt.bin"), 7 * piece + 1000);
     let mut ours = CcbtCommand::seed(&made.torrent_path, &made.data).start();
-    // Whichever comes first.
-    let mut waiting = ["checked", "listening"].to_vec();
-    while !waiting.is_empty() {
-        ours.wait_json("checked and listening", |event| {
-            let at = waiting.iter().position(|name| event["event"] == *name)?;
-            waiting.swap_remove(at);
-            Some(())
-        });
-    }
-    let checked = ours.events("checked").pop().expect("it was just seen");
+    ours.wait_listening();
+    let checked = ours.wait_event("checked");
     assert_eq!((checked["good"].as_u64(), checked["total"].as_u64()), (Some(20), Some(21)));
     let mut peer = RawPeer::connect(ours.address());
     peer.handshake(made.torrent.info_hash());

@@ -15,8 +15,9 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const LEECHERS: usize = 8;
 
-/// Bytes that `client` said it has sent, as of its last progress report.
-fn uploaded(client: &Ccbt) -> u64 {
+/// Stops `client` and returns the bytes that it says it has sent; its last report comes with the stop.
+fn uploaded(client: &mut Ccbt) -> u64 {
+    client.stop();
     let reports = client.events("progress");
     reports.last().and_then(|report| report["uploaded"].as_u64()).expect("progress counts what was sent")
 }
@@ -44,21 +45,12 @@ fn eight_leechers_feed_each_other() {
     for leecher in &mut leechers {
         leecher.wait_event("finished");
     }
-    // Each has a progress report that was made after the last block.
-    let sent: Vec<u64> = leechers
-        .iter_mut()
-        .map(|leecher| {
-            leecher.wait_progress("bytes_done", total);
-            uploaded(leecher)
-        })
-        .collect();
+    let sent: Vec<u64> = leechers.iter_mut().map(uploaded).collect();
     copies.iter().for_each(|copy| made.payload.assert_equal_in(copy));
-    let by_seed = uploaded(&seed);
+    let by_seed = uploaded(&mut seed);
     eprintln!("sent by the seed: {by_seed}, by the leechers: {sent:?}, size: {total}");
     assert!(by_seed < LEECHERS as u64 * total, "the leechers took everything from the seed");
     assert!(sent.iter().filter(|bytes| **bytes > 0).count() >= 2, "leechers serve each other: {sent:?}");
-    leechers.iter_mut().for_each(Ccbt::stop);
-    seed.stop();
 }
 
 #[test]

@@ -8,10 +8,12 @@ use ccbt_tests::process::repository;
 
 /// Folders with Rust sources.
 const SOURCES: [&str; 5] = ["engine", "shards", "storage-uring", "bench", "tests"];
-/// Columns of a line, as in rustfmt.toml.
-const COLUMNS_MAX: usize = 110;
+/// Columns of a line's text, indentation and comment marker apart: rustfmt keeps code to 110, prose may be wider.
+const COLUMNS_MAX: usize = 120;
 /// Lines of a file: what is longer does more than one thing.
 const LINES_MAX: usize = 500;
+/// Lines of a file of unit tests, which are a list.
+const TEST_LINES_MAX: usize = 600;
 /// Where `unsafe` may stand: rings, memory pools, hash kernels and what places a thread on a CPU.
 const UNSAFE_PLACES: [&str; 6] = ["/ring/", "/ring.rs", "/arena.rs", "/hash/", "/executor.rs", "/arena/"];
 
@@ -60,11 +62,22 @@ fn lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
     source.text.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
+/// Width of what a line says.
+fn columns(line: &str) -> usize {
+    let text = line.trim_start();
+    let prose = ["//! ", "/// ", "// "].iter().find_map(|marker| text.strip_prefix(marker));
+    prose.unwrap_or(text).chars().count()
+}
+
+fn is_unit_test(source: &Source) -> bool {
+    source.name.ends_with("/tests.rs") || source.name.ends_with("_tests.rs")
+}
+
 #[test]
 fn lines_are_short() {
     let mut findings = Vec::new();
     for source in sources(&["rs", "py", "toml"]) {
-        let long = |&(_, line): &(usize, &str)| line.chars().count() > COLUMNS_MAX;
+        let long = |&(_, line): &(usize, &str)| columns(line) > COLUMNS_MAX;
         findings.extend(lines(&source).filter(long).map(|(number, _)| format!("{}:{number}", source.name)));
     }
     assert_none(&format!("lines of more than {COLUMNS_MAX} columns"), &findings);
@@ -72,7 +85,10 @@ fn lines_are_short() {
 
 #[test]
 fn files_are_short() {
-    let long = |source: &Source| source.text.lines().count() > LINES_MAX;
+    let long = |source: &Source| {
+        let most = if is_unit_test(source) { TEST_LINES_MAX } else { LINES_MAX };
+        source.text.lines().count() > most
+    };
     let describe = |source: Source| format!("{}: {} lines", source.name, source.text.lines().count());
     let findings: Vec<String> = sources(&["rs"]).into_iter().filter(long).map(describe).collect();
     assert_none(&format!("files of more than {LINES_MAX} lines"), &findings);
@@ -83,8 +99,8 @@ fn every_module_says_what_it_is_for() {
     let mut findings = Vec::new();
     for source in sources(&["rs"]) {
         let first = source.text.lines().find(|line| !line.starts_with("#!")).unwrap_or_default();
-        let said = first.strip_prefix("//! ").is_some_and(|text| text.len() >= 15);
-        if !said {
+        let said = first.strip_prefix("//! ").is_some_and(|text| text.len() >= 12);
+        if !said && !is_unit_test(&source) {
             findings.push(format!("{} starts with {first:?}", source.name));
         }
     }
