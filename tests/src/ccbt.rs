@@ -13,8 +13,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::binary::ccbt_fast;
+use crate::confine::Confinement;
 use crate::ports::{free_port, local};
-use crate::process::{Process, run};
+use crate::process::{Process, run, wait_until};
 use crate::{PATIENCE, SOON};
 
 /// A command line under construction.
@@ -36,11 +37,24 @@ impl CcbtCommand {
     }
 
     fn new(subcommand: &str, torrent: &Path, output: &Path) -> Self {
-        let port = free_port();
-        let mut command = Command::new(ccbt_fast());
+        Self::build(Command::new(ccbt_fast()), subcommand, torrent, output)
+    }
+
+    /// `ccbt-fast download TORRENT --output DIR` under a restriction of the machine.
+    pub fn confined_download(confinement: Confinement, torrent: &Path, output: &Path) -> Self {
+        Self::build(confinement.command(ccbt_fast()), "download", torrent, output)
+    }
+
+    fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
-        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--port", &port.to_string()]);
-        Self { command, port, use_trackers: false }
+        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
+        Self { command, port: free_port(), use_trackers: false }
+    }
+
+    /// Listens at this port instead of a free one.
+    pub fn listen_at(mut self, port: u16) -> Self {
+        self.port = port;
+        self
     }
 
     /// A peer to connect to.
@@ -63,6 +77,7 @@ impl CcbtCommand {
 
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
+        self.command.args(["--port", &self.port.to_string()]);
         if !self.use_trackers {
             self.command.arg("--no-tracker");
         }
@@ -93,11 +108,12 @@ impl Ccbt {
         assert_eq!(event["port"], self.address.port(), "it listens where it was told to");
     }
 
-    /// Waits for a `progress` event whose `field` is at least `least`.
+    /// Waits for a `progress` event of a transfer (not of a check) whose `field` is at least `least`.
     pub fn wait_progress(&mut self, field: &str, least: u64) -> Value {
         self.wait_json(&format!("progress with {field} >= {least}"), |event| {
-            let reached =
-                event["event"] == "progress" && event[field].as_u64().is_some_and(|now| now >= least);
+            let moves =
+                event["event"] == "progress" && event["state"] != "checking" && event["state"] != "opening";
+            let reached = moves && event[field].as_u64().is_some_and(|now| now >= least);
             reached.then(|| event.clone())
         })
     }
@@ -109,6 +125,36 @@ impl Ccbt {
                 panic!("with --json every line is an object, but: {line:?} ({error})")
             });
             wanted(&event)
+        })
+    }
+
+    /// Every event called `name` that was said so far, also those that a wait has passed over.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        let stdout = self.process.stdout();
+        let all = stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        all.filter(|event| event["event"] == name).collect()
+    }
+
+    /// Everything it said on both streams.
+    pub fn words(&self) -> String {
+        self.process.stdout() + &self.process.stderr()
+    }
+
+    /// Most memory it has ever had resident, in bytes (`VmHWM`); `None` once it has ended.
+    pub fn peak_memory_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().expect("the kernel prints KiB") << 10)
+    }
+
+    /// Waits until it either ends, or reports an `error` event and goes on: the exit code in the first case.
+    pub fn wait_end_or_error(&mut self) -> Option<i32> {
+        wait_until(PATIENCE, "end or error event", || {
+            if self.process.try_exit().is_some() {
+                let status = self.process.wait_exit(SOON);
+                return Some(Some(status.code().unwrap_or_else(|| panic!("ccbt-fast died: {status}"))));
+            }
+            (!self.events("error").is_empty()).then_some(None)
         })
     }
 

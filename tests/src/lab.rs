@@ -72,13 +72,19 @@ impl Lab {
     pub fn publish(&self, payload: Payload, spec: TorrentSpec) -> Published {
         let data = self.dir("data");
         payload.write_to(&data);
+        self.announce(payload, spec)
+    }
+
+    /// Like [`Lab::publish`] with nothing but the torrent on disk: for payloads that a raw seeder serves from memory.
+    pub fn announce(&self, payload: Payload, spec: TorrentSpec) -> Published {
+        let data = self.dir("data");
         let torrent = Torrent::of(&payload, &spec);
         let torrent_path = self.file("t.torrent", torrent.bytes());
         Published { data, torrent_path, torrent, payload }
     }
 }
 
-/// A payload on disk together with its torrent file.
+/// A payload, usually on disk, together with its torrent file.
 pub struct Published {
     /// The folder that holds the payload's top-level file or folder.
     pub data: PathBuf,

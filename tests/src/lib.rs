@@ -7,13 +7,14 @@
 //! so that a mistake in the engine's own codecs cannot cancel itself out.
 //!
 //! * Where and what: [`lab`], [`payload`], [`torrent`], [`ports`]
-//! * Ours: [`binary`], [`ccbt`]
+//! * Ours: [`binary`], [`ccbt`], [`confine`]
 //! * Theirs: [`libtorrent`], [`aria2`], [`transmission`]
-//! * Made by hand: [`tracker`], [`raw_peer`], [`raw_seeder`]
+//! * Made by hand: [`tracker`], [`udp_tracker`], [`raw_peer`], [`raw_seeder`]
 
 pub mod aria2;
 pub mod binary;
 pub mod ccbt;
+pub mod confine;
 pub mod lab;
 pub mod libtorrent;
 pub mod payload;
@@ -24,6 +25,7 @@ pub mod raw_seeder;
 pub mod torrent;
 pub mod tracker;
 pub mod transmission;
+pub mod udp_tracker;
 
 use std::time::Duration;
 

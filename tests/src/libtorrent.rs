@@ -72,12 +72,26 @@ pub fn libtorrent_info(torrent: &Path) -> Value {
     parse(stdout.trim())
 }
 
+/// Makes a torrent of the file or folder `item` with libtorrent: hybrid (BEP 52), so padded (BEP 47), unless `v1_only`.
+///
+/// Panics when libtorrent cannot.
+pub fn libtorrent_create(item: &Path, torrent: &Path, piece_len: usize, v1_only: bool) {
+    let mut command = Command::new(python());
+    command.args(["-c", SCRIPT, "create"]).arg(item).arg(torrent).arg(piece_len.to_string());
+    if v1_only {
+        command.arg("v1");
+    }
+    let (code, _, stderr) = run("libtorrent", &mut command, PATIENCE);
+    assert_eq!(code, 0, "libtorrent makes no torrent of {}: {stderr}", item.display());
+}
+
 fn parse(line: &str) -> Value {
     serde_json::from_str(line)
         .unwrap_or_else(|error| panic!("the script prints JSON, but: {line:?} ({error})"))
 }
 
-fn python() -> PathBuf {
+/// The interpreter of the virtual environment.
+pub(crate) fn python() -> PathBuf {
     let path = repository().join(".cache/venv/bin/python");
     assert!(path.exists(), "{} is missing: run .ci/setup.sh first (make test does)", path.display());
     path

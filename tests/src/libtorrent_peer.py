@@ -1,12 +1,14 @@
 """libtorrent as a peer, and as a second opinion on torrent files, for the Rust harness.
 
     libtorrent_peer.py info TORRENT             prints what libtorrent reads in the file, as one JSON object
+    libtorrent_peer.py create ITEM TORRENT PIECE_LENGTH [v1]    makes a torrent file, hybrid unless told v1
     libtorrent_peer.py peer TORRENT DIR PORT    downloads to or seeds from DIR; prints one JSON object per line
 
 Commands of `peer` on stdin, one per line: `connect IP PORT`, and `stats`, which is answered. It ends when stdin does.
 """
 
 import json
+import os
 import sys
 import threading
 
@@ -34,6 +36,16 @@ def info(path):
         web_seeds=[seed["url"] for seed in torrent.web_seeds()],
         files=[[files.file_path(i), files.file_size(i)] for i in range(files.num_files())],
     )
+
+
+def create(item, path, piece_length, *kind):
+    storage = lt.file_storage()
+    lt.add_files(storage, item)
+    flags = lt.create_torrent.v1_only if kind else 0
+    torrent = lt.create_torrent(storage, int(piece_length), flags)
+    lt.set_piece_hashes(torrent, os.path.dirname(item))
+    with open(path, "wb") as out:
+        out.write(lt.bencode(torrent.generate()))
 
 
 def session(port):
@@ -102,5 +114,7 @@ def peer(path, folder, port):
 if __name__ == "__main__":
     if sys.argv[1] == "info":
         info(sys.argv[2])
+    elif sys.argv[1] == "create":
+        create(*sys.argv[2:])
     else:
         peer(sys.argv[2], sys.argv[3], int(sys.argv[4]))

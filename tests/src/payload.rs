@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -16,26 +17,47 @@ pub struct Payload {
     files: Vec<PayloadFile>,
 }
 
-struct PayloadFile {
+/// One file of a payload, as a torrent lists it.
+pub struct PayloadFile {
     /// Components below the top-level folder; empty for a single-file payload.
-    path: Vec<String>,
-    bytes: Vec<u8>,
+    pub path: Vec<String>,
+    /// Its content.
+    pub bytes: Arc<[u8]>,
+    /// Padding of BEP 47: zeros that are part of the pieces and never on disk.
+    pub pad: bool,
 }
 
 impl Payload {
     /// One file called `name` of `len` bytes.
     pub fn single(name: &str, len: usize) -> Self {
-        let bytes = noise(seed_of(name), len);
-        Self { name: name.to_owned(), files: vec![PayloadFile { path: Vec::new(), bytes }] }
+        let bytes = noise(seed_of(name), len).into();
+        Self { name: name.to_owned(), files: vec![PayloadFile { path: Vec::new(), bytes, pad: false }] }
     }
 
     /// A folder called `name` with one file for each `(path, len)`, in that order; folders are separated by `/`.
     pub fn tree(name: &str, files: &[(&str, usize)]) -> Self {
         let files = files.iter().map(|&(path, len)| PayloadFile {
             path: path.split('/').map(str::to_owned).collect(),
-            bytes: noise(seed_of(path), len),
+            bytes: noise(seed_of(path), len).into(),
+            pad: false,
         });
         Self { name: name.to_owned(), files: files.collect() }
+    }
+
+    /// The same files, each but the last followed by a padding file (BEP 47) up to the next multiple of `piece_len`.
+    pub fn padded(self, piece_len: usize) -> Self {
+        let count = self.files.len();
+        let mut files = Vec::new();
+        for (index, file) in self.files.into_iter().enumerate() {
+            let ragged = file.bytes.len() % piece_len;
+            files.push(file);
+            if ragged != 0 && index + 1 < count {
+                let len = piece_len - ragged;
+                let path = vec![".pad".to_owned(), len.to_string()];
+                files.push(PayloadFile { path, bytes: vec![0; len].into(), pad: true });
+            }
+        }
+        Self { name: self.name, files }
     }
 
     /// The tree most tests use: pieces straddle files, files smaller than a block and empty ones between them, nested
@@ -66,14 +88,21 @@ impl Payload {
         matches!(self.files.as_slice(), [only] if only.path.is_empty())
     }
 
-    /// `(path components, length in bytes)` of every file in torrent order.
-    pub fn files(&self) -> impl Iterator<Item = (&[String], usize)> {
-        self.files.iter().map(|file| (file.path.as_slice(), file.bytes.len()))
+    /// Every file in torrent order.
+    pub fn files(&self) -> impl Iterator<Item = &PayloadFile> {
+        self.files.iter()
     }
 
-    /// All files' bytes in a row: what the pieces are cut from.
-    pub fn concatenated(&self) -> Vec<u8> {
-        self.files.iter().flat_map(|file| file.bytes.iter().copied()).collect()
+    /// All files' bytes in a row: what the pieces are cut from. Copies nothing for a single file.
+    pub fn concatenated(&self) -> Arc<[u8]> {
+        match self.files.as_slice() {
+            [only] => Arc::clone(&only.bytes),
+            files => {
+                let mut all = Vec::with_capacity(self.len());
+                files.iter().for_each(|file| all.extend_from_slice(&file.bytes));
+                all.into()
+            }
+        }
     }
 
     /// Total bytes.
@@ -88,7 +117,7 @@ impl Payload {
 
     /// Writes the tree below `dir`.
     pub fn write_to(&self, dir: &Path) {
-        for file in &self.files {
+        for file in self.real_files() {
             let path = self.path_in(dir, file);
             let parent = path.parent().expect("a payload file has a parent");
             fs::create_dir_all(parent)
@@ -102,10 +131,22 @@ impl Payload {
     ///
     /// Panics with a list of all differences.
     pub fn assert_equal_in(&self, dir: &Path) {
+        self.compare_in(dir, false);
+    }
+
+    /// Like [`Payload::assert_equal_in`] for a client that makes no empty files (Transmission 3).
+    pub fn assert_equal_but_for_empty_files_in(&self, dir: &Path) {
+        self.compare_in(dir, true);
+    }
+
+    fn compare_in(&self, dir: &Path, may_lack_empty: bool) {
         let mut wrong: Vec<String> = Vec::new();
         let mut known = BTreeSet::new();
-        for file in &self.files {
+        for file in self.real_files() {
             let path = self.path_in(dir, file);
+            if may_lack_empty && file.bytes.is_empty() && !path.exists() {
+                continue;
+            }
             let want: [u8; 32] = Sha256::digest(&file.bytes).into();
             match sha256_of(&path) {
                 Ok(found) if found == want => {}
@@ -122,6 +163,15 @@ impl Payload {
             wrong.extend(strangers.map(|path| format!("{} is not part of the payload", path.display())));
         }
         assert!(wrong.is_empty(), "the copy in {} is wrong:\n{}", dir.display(), wrong.join("\n"));
+    }
+
+    /// Where the file at `index` (in torrent order) lies below `dir`.
+    pub fn path_of(&self, index: usize, dir: &Path) -> PathBuf {
+        self.path_in(dir, &self.files[index])
+    }
+
+    fn real_files(&self) -> impl Iterator<Item = &PayloadFile> {
+        self.files.iter().filter(|file| !file.pad)
     }
 
     fn path_in(&self, dir: &Path, file: &PayloadFile) -> PathBuf {

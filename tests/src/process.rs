@@ -108,6 +108,11 @@ impl Process {
         self.child.try_wait().unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name))
     }
 
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal; does nothing if the process has ended.
     pub fn signal(&mut self, signal: Signal) {
         if self.try_exit().is_none() {

@@ -20,6 +20,8 @@ pub mod id {
     pub const UNCHOKE: u8 = 1;
     /// No payload.
     pub const INTERESTED: u8 = 2;
+    /// No payload.
+    pub const NOT_INTERESTED: u8 = 3;
     /// A piece index.
     pub const HAVE: u8 = 4;
     /// A bit per piece, spare bits zero.
@@ -28,6 +30,12 @@ pub mod id {
     pub const REQUEST: u8 = 6;
     /// Piece, offset, data.
     pub const PIECE: u8 = 7;
+    /// Piece, offset, length.
+    pub const CANCEL: u8 = 8;
+    /// No payload (BEP 6).
+    pub const HAVE_ALL: u8 = 14;
+    /// Piece, offset, length (BEP 6).
+    pub const REJECT: u8 = 16;
     /// A bencoded dictionary after one byte (BEP 10).
     pub const EXTENDED: u8 = 20;
 }
@@ -112,15 +120,14 @@ impl RawPeer {
 
     /// Sends our handshake without any extension bits.
     pub fn send_handshake(&mut self, info_hash: [u8; 20]) {
-        let mut bytes = Vec::with_capacity(68);
-        bytes.push(19);
-        bytes.extend_from_slice(b"BitTorrent protocol");
-        bytes.extend_from_slice(&[0; 8]);
-        bytes.extend_from_slice(&info_hash);
-        bytes.extend_from_slice(b"-RW0001-");
-        let port = self.stream.local_addr().map_or(0, |address| address.port());
-        bytes.extend_from_slice(format!("{port:012}").as_bytes());
-        self.send_bytes(&bytes);
+        // Different for every socket of this machine: the kernel gives one port number to several addresses.
+        let (ip, port) = match self.stream.local_addr() {
+            Ok(SocketAddr::V4(address)) => (address.ip().octets(), address.port()),
+            _ => ([0; 4], 0),
+        };
+        let peer_id = format!("-RW0001-{:03}{:03}{port:06}", ip[2], ip[3]);
+        let peer_id = peer_id.as_bytes().try_into().expect("8, 6 and 6 bytes");
+        self.send_bytes(&handshake_bytes(info_hash, [0; 8], peer_id));
     }
 
     /// Reads the other side's handshake; `None` when the connection closes instead.
@@ -137,6 +144,31 @@ impl RawPeer {
         let theirs = self.read_handshake().expect("the client answers a good handshake");
         assert_eq!(theirs[..20], *b"\x13BitTorrent protocol", "the client speaks BitTorrent");
         assert_eq!(theirs[28..48], info_hash, "the client names the same torrent");
+    }
+
+    /// Fetches a range of a piece as a leecher that is unchoked; `None` once the connection is closed.
+    pub fn fetch(&mut self, piece: u32, begin: u32, len: u32) -> Option<Vec<u8>> {
+        self.send_words(id::REQUEST, &[piece, begin, len], &[]);
+        loop {
+            let block = self.wait_message(id::PIECE)?;
+            if (block.word(0), block.word(1)) == (Some(piece), Some(begin)) {
+                return Some(block.payload[8..].to_vec());
+            }
+        }
+    }
+
+    /// Declares interest and waits to be unchoked; false once the connection is closed.
+    pub fn become_unchoked(&mut self) -> bool {
+        self.send(id::INTERESTED, &[]);
+        self.wait_message(id::UNCHOKE).is_some()
+    }
+
+    /// Whether bytes wait to be read, or the end of the stream does.
+    pub fn has_data(&self) -> bool {
+        self.stream.set_nonblocking(true).expect("a socket can be non-blocking");
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("a socket can block");
+        !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Sends bytes as they are. A connection that the other side has closed is not an error: tests look for the close.
@@ -220,6 +252,15 @@ impl RawPeer {
             Err(error) => panic!("nothing received within {SOON:?}: {error}"),
         }
     }
+}
+
+/// A handshake (BEP 3) with any reserved bits and peer id.
+pub fn handshake_bytes(info_hash: [u8; 20], reserved: [u8; 8], peer_id: [u8; 20]) -> Vec<u8> {
+    let mut bytes = b"\x13BitTorrent protocol".to_vec();
+    bytes.extend_from_slice(&reserved);
+    bytes.extend_from_slice(&info_hash);
+    bytes.extend_from_slice(&peer_id);
+    bytes
 }
 
 /// The bitfield of somebody who has every one of `pieces` pieces (spare bits zero).

@@ -78,6 +78,8 @@ pub struct TorrentSpec {
     pub piece_len: usize,
     /// The announce URL, if any.
     pub announce: Option<String>,
+    /// Tiers of announce URLs (BEP 12); empty for none.
+    pub tiers: Vec<Vec<String>>,
     /// BEP 27.
     pub private: bool,
 }
@@ -85,12 +87,18 @@ pub struct TorrentSpec {
 impl TorrentSpec {
     /// A public torrent without a tracker.
     pub fn pieces_of(piece_len: usize) -> Self {
-        Self { piece_len, announce: None, private: false }
+        Self { piece_len, announce: None, tiers: Vec::new(), private: false }
     }
 
     /// The same with an announce URL.
     pub fn announce(mut self, url: String) -> Self {
         self.announce = Some(url);
+        self
+    }
+
+    /// The same with one more tier of one tracker (BEP 12).
+    pub fn tier(mut self, url: String) -> Self {
+        self.tiers.push(vec![url]);
         self
     }
 }
@@ -111,6 +119,10 @@ impl Torrent {
         let mut top = BTreeMap::from([(b"info".to_vec(), info)]);
         if let Some(url) = &spec.announce {
             top.insert(b"announce".to_vec(), Value::text(url));
+        }
+        if !spec.tiers.is_empty() {
+            let tier = |urls: &Vec<String>| Value::List(urls.iter().map(|url| Value::text(url)).collect());
+            top.insert(b"announce-list".to_vec(), Value::List(spec.tiers.iter().map(tier).collect()));
         }
         let piece_count = payload.len().div_ceil(spec.piece_len);
         Self { bytes: Value::Dict(top).encode(), info_hash, piece_len: spec.piece_len, piece_count }
@@ -158,9 +170,13 @@ pub fn info_of(payload: &Payload, spec: &TorrentSpec) -> Value {
     if payload.is_single() {
         info.insert(b"length".to_vec(), int(data.len()));
     } else {
-        let files = payload.files().map(|(path, len)| {
-            let path = Value::List(path.iter().map(|part| Value::text(part)).collect());
-            Value::dict([("length", int(len)), ("path", path)])
+        let files = payload.files().map(|file| {
+            let path = Value::List(file.path.iter().map(|part| Value::text(part)).collect());
+            let mut entry = vec![("length", int(file.bytes.len())), ("path", path)];
+            if file.pad {
+                entry.push(("attr", Value::text("p")));
+            }
+            Value::dict(entry)
         });
         info.insert(b"files".to_vec(), Value::List(files.collect()));
     }

@@ -33,8 +33,25 @@ pub struct Announce {
     pub downloaded: u64,
 }
 
+/// What the tracker answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reply {
+    /// Peers.
+    #[default]
+    Peers,
+    /// A `failure reason` with this text.
+    Failure(&'static str),
+    /// These bytes as the body.
+    Body(&'static [u8]),
+    /// This HTTP status and no body.
+    Status(u16),
+    /// Nothing, while the connection stays open.
+    Silence,
+}
+
 #[derive(Default)]
 struct Book {
+    reply: Reply,
     peers: HashMap<[u8; 20], Vec<SocketAddr>>,
     announces: Vec<Announce>,
 }
@@ -50,9 +67,14 @@ pub struct Tracker {
 impl Tracker {
     /// Starts a tracker on a free loopback port.
     pub fn start() -> Self {
+        Self::with_reply(Reply::Peers)
+    }
+
+    /// Starts a tracker that answers every announce like this.
+    pub fn with_reply(reply: Reply) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let book = Arc::new(Mutex::new(Book::default()));
+        let book = Arc::new(Mutex::new(Book { reply, ..Book::default() }));
         let stop = Arc::new(AtomicBool::new(false));
         let (books, stopping) = (Arc::clone(&book), Arc::clone(&stop));
         let thread = thread::spawn(move || {
@@ -114,13 +136,30 @@ fn answer(stream: TcpStream, book: &Mutex<Book>) -> Option<()> {
     }
     let query = request.split(' ').nth(1)?.split_once('?')?.1;
     let announce = parse(query, stream.peer_addr().ok()?.ip())?;
-    let peers = record(&mut lock(book), &announce);
-    let mut body = format!("d8:intervali{INTERVAL_S}e12:min intervali1e5:peers{}:", peers.len()).into_bytes();
-    body.extend_from_slice(&peers);
-    body.push(b'e');
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let (reply, peers) = {
+        let mut book = lock(book);
+        (book.reply, record(&mut book, &announce))
+    };
+    let (status, body) = match reply {
+        Reply::Peers => (200, peers_body(&peers)),
+        Reply::Failure(text) => (200, format!("d14:failure reason{}:{text}e", text.len()).into_bytes()),
+        Reply::Body(bytes) => (200, bytes.to_vec()),
+        Reply::Status(status) => (status, Vec::new()),
+        Reply::Silence => {
+            // Until the client hangs up.
+            let _ = reader.read_line(&mut header);
+            return None;
+        }
+    };
+    let len = body.len();
+    let head = format!("HTTP/1.1 {status} Test\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n");
     (&stream).write_all(head.as_bytes()).ok()?;
     (&stream).write_all(&body).ok()
+}
+
+fn peers_body(peers: &[u8]) -> Vec<u8> {
+    let head = format!("d8:intervali{INTERVAL_S}e12:min intervali1e5:peers{}:", peers.len());
+    [head.as_bytes(), peers, b"e"].concat()
 }
 
 /// Notes an announce and returns the compact list of the other peers.
