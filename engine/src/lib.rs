@@ -28,6 +28,7 @@
 //! With events instead of polling: `for event in session.events() { … }`, or `session.events().into_stream()` where
 //! something polls it.
 
+pub mod hashing;
 pub mod layout;
 mod session;
 #[cfg(test)]
