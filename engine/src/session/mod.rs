@@ -57,13 +57,15 @@ impl Session {
         let (hang_up, ended) = bounded::<()>(0);
         let (from_shards, shards) = (service.events().clone(), service.shards());
         let registry_of_thread = Arc::clone(&registry);
-        std::thread::Builder::new()
-            .name("ccbt-control".to_owned())
-            .spawn(move || {
-                control::run(&registry_of_thread, &from_shards, shards);
-                drop(hang_up);
-            })
-            .map_err(StartError::Resources)?;
+        let spawned = std::thread::Builder::new().name("ccbt-control".to_owned()).spawn(move || {
+            control::run(&registry_of_thread, &from_shards, shards);
+            drop(hang_up);
+        });
+        if let Err(error) = spawned {
+            // Nobody empties the queue: the shards stop, and are not waited for.
+            service.shutdown();
+            return Err(StartError::Resources(error));
+        }
         Ok(Self { port: service.port(), service: Some(service), registry, ended })
     }
 

@@ -40,7 +40,7 @@ impl Console {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         if matches!(mode, Mode::Live) {
             let style =
-                ProgressStyle::with_template("[{bar:24}] {msg}").expect("the template is well-formed");
+                ProgressStyle::with_template("[{bar:20}] {wide_msg}").expect("the template is well-formed");
             bar.set_style(style.progress_chars("=> "));
         }
         Self { mode, bar }
