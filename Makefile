@@ -1,6 +1,7 @@
 # What people and CI call. `make help` lists it.
 #
-# Commands that need more than a compiler run .ci/setup.sh first, which installs what is missing on Debian and Ubuntu.
+# Commands that need more than a compiler run .ci/setup.sh first, which installs what is missing on Debian and
+# Ubuntu.
 
 SHELL := /bin/bash
 # A rustup that .ci/setup.sh has just installed is not in the PATH of this make yet.

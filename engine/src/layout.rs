@@ -1,11 +1,11 @@
 //! Which CPU does what.
 //!
-//! Role: one pure function from the CPUs that this process may use to the threads of the engine. Owner: the session, at
-//! start. Invariant: at least one shard, one hash thread and one storage thread whatever the mask; no two pinned threads
-//! share a CPU unless more shards were asked for than there are CPUs.
+//! Role: one pure function from the CPUs that this process may use to the threads of the engine. Owner: the
+//! session, at start. Invariant: at least one shard, one hash thread and one storage thread whatever the
+//! mask; no two pinned threads share a CPU unless more shards were asked for than there are CPUs.
 //!
-//! Threads without a CPU float: the scheduler puts them wherever something is idle, which is the right thing on one to
-//! three CPUs, where a pinned helper would only wait behind a busy shard.
+//! Threads without a CPU float: the scheduler puts them wherever something is idle, which is the right thing
+//! on one to three CPUs, where a pinned helper would only wait behind a busy shard.
 
 /// CPUs from which on storage and hashing get CPUs of their own.
 const DEDICATED_FROM: usize = 4;
@@ -44,9 +44,9 @@ pub fn allowed_cpus() -> Vec<usize> {
 
 /// Lays the threads out over `cpus`, the CPUs that may be used.
 ///
-/// One to three CPUs: shards on all but one (one shard on one CPU), storage and hashing float. From four on: storage on
-/// the last CPU, one hash thread per eight CPUs before it, shards on the rest. More shards than that leaves room for
-/// makes the helpers float; more shards than CPUs share CPUs in turn.
+/// One to three CPUs: shards on all but one (one shard on one CPU), storage and hashing float. From four on:
+/// storage on the last CPU, one hash thread per eight CPUs before it, shards on the rest. More shards than
+/// that leaves room for makes the helpers float; more shards than CPUs share CPUs in turn.
 pub fn layout(cpus: &[usize], overrides: &Overrides) -> Layout {
     let hash_threads =
         if cpus.len() >= DEDICATED_FROM { cpus.len().div_ceil(CPUS_PER_HASH_THREAD) } else { 0 };

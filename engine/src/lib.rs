@@ -1,8 +1,9 @@
 //! A BitTorrent engine for Linux: thread-per-core, io_uring, no locks on the data path.
 //!
-//! This crate is what a program embeds: a [`Session`] runs torrents, a [`TorrentHandle`] is one of them, [`Events`] tell what
-//! happens, either to a thread that waits or as a [`Stream`](EventStream) for any async runtime. The engine's own threads
-//! (shards, storage, hashing) are started by [`Session::start`] and laid out over the CPUs by [`layout`].
+//! This crate is what a program embeds: a [`Session`] runs torrents, a [`TorrentHandle`] is one of them,
+//! [`Events`] tell what happens, either to a thread that waits or as a [`Stream`](EventStream) for any async
+//! runtime. The engine's own threads (shards, storage, hashing) are started by [`Session::start`] and laid
+//! out over the CPUs by [`layout`].
 //!
 //! ```no_run
 //! use ccbt_fast::{AddOptions, Session, Settings};
@@ -25,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! With events instead of polling: `for event in session.events() { … }`, or `session.events().into_stream()` where
-//! something polls it.
+//! With events instead of polling: `for event in session.events() { … }`, or `session.events().into_stream()`
+//! where something polls it.
 
 pub mod hashing;
 pub mod layout;

@@ -1,7 +1,8 @@
 //! The control thread: takes what shards tell, keeps the newest status of each torrent, and passes events on.
 //!
-//! Owner: [`super::Session`] starts it and waits for its end. Invariant: it never waits for anybody but the shards, so the
-//! queue they tell into is emptied steadily; and when it ends, every torrent has an outcome and every subscriber is closed.
+//! Owner: [`super::Session`] starts it and waits for its end. Invariant: it never waits for anybody but the
+//! shards, so the queue they tell into is emptied steadily; and when it ends, every torrent has an outcome
+//! and every subscriber is closed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

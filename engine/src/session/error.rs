@@ -60,8 +60,8 @@ pub enum WaitError {
     Removed,
 }
 
-/// The engine's threads did not stop in time: a disk or a tracker hangs. What was verified and synced is safe; the
-/// threads end with the process.
+/// The engine's threads did not stop in time: a disk or a tracker hangs. What was verified and synced is
+/// safe; the threads end with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the engine did not stop within {0:?}; data that was verified and synced is safe")]
 pub struct ShutdownError(pub Duration);

@@ -1,12 +1,13 @@
 //! The way of events from the control thread to whoever wants to hear them.
 //!
-//! Role: one bounded queue per subscriber. Owner: written by the control thread only, read by one [`Events`] or
-//! [`EventStream`]. Nothing here is on a hot path, so a mutex and a condition variable are enough.
+//! Role: one bounded queue per subscriber. Owner: written by the control thread only, read by one [`Events`]
+//! or [`EventStream`]. Nothing here is on a hot path, so a mutex and a condition variable are enough.
 //!
-//! Invariant: the writer never waits for a reader. A slow reader gets only the newest status of each torrent, and loses the
-//! oldest of the [`QUEUE_MAX`] chatty events (and is told how many); what decides about a torrent (checked, finished, failed,
-//! recovered, removed) is never lost, except that a newer one of the same kind for the same torrent replaces the older. So
-//! a queue holds at most [`QUEUE_MAX`] entries and six more per torrent.
+//! Invariant: the writer never waits for a reader. A slow reader gets only the newest status of each torrent,
+//! and loses the oldest of the [`QUEUE_MAX`] chatty events (and is told how many); what decides about a
+//! torrent (checked, finished, failed, recovered, removed) is never lost, except that a newer one of the same
+//! kind for the same torrent replaces the older. So a queue holds at most [`QUEUE_MAX`] entries and six more
+//! per torrent.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;

@@ -1,8 +1,8 @@
 //! The session: everything that one process runs.
 //!
-//! Role: starts shards and storage behind them ([`ccbt_shards::service`]), hands torrents over, and gives their state and
-//! events to the user. Owner: the user of the library. Invariant: a torrent is in the session at most once, and its key is
-//! never reused.
+//! Role: starts shards and storage behind them ([`ccbt_shards::service`]), hands torrents over, and gives
+//! their state and events to the user. Owner: the user of the library. Invariant: a torrent is in the session
+//! at most once, and its key is never reused.
 
 mod control;
 mod error;
@@ -47,8 +47,8 @@ pub struct Session {
 impl Session {
     /// Starts the engine's threads and listens.
     ///
-    /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the message says what to
-    /// change.
+    /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the
+    /// message says what to change.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let peer_id = PeerId::random(&mut rand::rng());
         let service =
@@ -57,13 +57,15 @@ impl Session {
         let (hang_up, ended) = bounded::<()>(0);
         let (from_shards, shards) = (service.events().clone(), service.shards());
         let registry_of_thread = Arc::clone(&registry);
-        std::thread::Builder::new()
-            .name("ccbt-control".to_owned())
-            .spawn(move || {
-                control::run(&registry_of_thread, &from_shards, shards);
-                drop(hang_up);
-            })
-            .map_err(StartError::Resources)?;
+        let spawned = std::thread::Builder::new().name("ccbt-control".to_owned()).spawn(move || {
+            control::run(&registry_of_thread, &from_shards, shards);
+            drop(hang_up);
+        });
+        if let Err(error) = spawned {
+            // Nobody empties the queue: the shards stop, and are not waited for.
+            service.shutdown();
+            return Err(StartError::Resources(error));
+        }
         Ok(Self { port: service.port(), service: Some(service), registry, ended })
     }
 
@@ -118,13 +120,14 @@ impl Session {
         self.torrents().iter().filter_map(TorrentHandle::status).collect()
     }
 
-    /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents to miss nothing.
+    /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents
+    /// to miss nothing.
     pub fn events(&self) -> Events {
         Events { queue: self.registry.subscribe() }
     }
 
-    /// Stops orderly: trackers hear `stopped` (for at most 3 s), writes end, files are synced, threads end. Waits for
-    /// `timeout` at most; after an error the threads are left to end with the process.
+    /// Stops orderly: trackers hear `stopped` (for at most 3 s), writes end, files are synced, threads end.
+    /// Waits for `timeout` at most; after an error the threads are left to end with the process.
     pub fn shutdown(mut self, timeout: Duration) -> Result<(), ShutdownError> {
         self.stop(timeout)
     }
@@ -140,7 +143,7 @@ impl Session {
         // Nothing is ever sent: what ends the wait is the thread hanging up.
         if self.ended.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             // Joining would wait for what hangs.
-            std::mem::forget(service);
+            let _left_running = std::mem::ManuallyDrop::new(service);
             return Err(ShutdownError(timeout));
         }
         service.join();

@@ -1,7 +1,7 @@
 //! What a session and a torrent are started with.
 //!
-//! Role: the user's words on one side, [`ServiceConfig`] and [`AddTorrent`] on the other. Invariant: every field ends up in
-//! one of these two; nothing is kept and ignored.
+//! Role: the user's words on one side, [`ServiceConfig`] and [`AddTorrent`] on the other. Invariant: every
+//! field ends up in one of these two; nothing is kept and ignored.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -28,7 +28,8 @@ const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
 pub struct Settings {
     /// Which CPU does what, where [`layout`] is to be overruled.
     pub layout: Overrides,
-    /// Port to listen on; `Some(0)`: the system chooses; `None`: the first free one of 6881–6889, else as with 0.
+    /// Port to listen on; `Some(0)`: the system chooses; `None`: the first free one of 6881–6889, else as
+    /// with 0.
     pub port: Option<u16>,
     /// Listen on this address only, and let outgoing connections leave from it. `None`: all addresses.
     pub bind: Option<IpAddr>,

@@ -46,7 +46,8 @@ fn parse(bytes: &[u8], origin: String) -> Result<Arc<Metainfo>, LoadError> {
     Metainfo::parse(bytes).map(Arc::new).map_err(|source| LoadError::Metainfo { origin, source })
 }
 
-/// All of the file, but one byte more than is supported at most: enough for the parser to refuse it by its length.
+/// All of the file, but one byte more than is supported at most: enough for the parser to refuse it by its
+/// length.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     if file.metadata()?.is_dir() {

@@ -1,8 +1,8 @@
 //! A torrent as the user of the library holds it.
 //!
-//! Role: the newest status of one torrent, and a way to wait for its end. Owner: written by the control thread, read by any
-//! [`TorrentHandle`]. Invariant: `outcome` only moves away from [`Outcome::Running`]; a failure that retries by itself is not
-//! an outcome.
+//! Role: the newest status of one torrent, and a way to wait for its end. Owner: written by the control
+//! thread, read by any [`TorrentHandle`]. Invariant: `outcome` only moves away from [`Outcome::Running`]; a
+//! failure that retries by itself is not an outcome.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -99,8 +99,8 @@ impl TorrentHandle {
         self.shared.lock().status.clone()
     }
 
-    /// Waits until everything is verified and on disk. A failure that the engine retries by itself (a full disk) goes on
-    /// waiting; `timeout` of `None` waits for ever.
+    /// Waits until everything is verified and on disk. A failure that the engine retries by itself (a full
+    /// disk) goes on waiting; `timeout` of `None` waits for ever.
     pub fn wait_finished(&self, timeout: Option<Duration>) -> Result<(), WaitError> {
         let started = Instant::now();
         let mut progress = self.shared.lock();

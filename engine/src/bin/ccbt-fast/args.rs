@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ccbt_fast::layout::Overrides;
 use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use tracing::level_filters::LevelFilter;
 
@@ -30,9 +31,12 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "`ccbt-fast TORRENT` is short for `ccbt-fast download TORRENT`.
 
-Exit codes: 0 done; 1 failed while running (bad pieces, disk or network failure); 2 wrong usage, torrent or path;
-3 io_uring or lockable memory not available; 129, 130 or 143: stopped by SIGHUP, SIGINT or SIGTERM before the download was
-finished, or by a second signal at once. `seed`, and `download` while it seeds, stop with 0 on the first signal.";
+Exit codes:
+  0              done; for `seed`, and `download` while it seeds, also after SIGINT, SIGTERM or SIGHUP
+  1              failed while running: bad pieces, or a failure of disk or network
+  2              wrong usage, torrent or path; nothing was created
+  3              io_uring or lockable memory is not available
+  129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -41,8 +45,14 @@ pub enum Command {
     Download(DownloadArgs),
     /// Serve a torrent whose data is there; nothing is written
     Seed(SeedArgs),
+    /// Make a torrent file; the same input always gives the same output
+    Create(CreateArgs),
+    /// Check files against a torrent; nothing is changed
+    Verify(VerifyArgs),
     /// Show what a torrent file says
     Info(InfoArgs),
+    /// Make, share, download and compare a file on this machine, without the internet
+    Demo(DemoArgs),
 }
 
 impl Command {
@@ -75,10 +85,10 @@ pub struct TransferArgs {
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
     /// Receive at most this many KiB per second; 0: no limit
-    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = value_parser!(u64).range(..=LIMIT_MAX_KIB))]
+    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = limit_kib())]
     pub down_limit: u64,
     /// Send at most this many KiB per second; 0: no limit
-    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = value_parser!(u64).range(..=LIMIT_MAX_KIB))]
+    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = limit_kib())]
     pub up_limit: u64,
     /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
@@ -96,7 +106,7 @@ pub struct TransferArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=65_000))]
     pub max_peers: u32,
     /// Memory for pieces at most
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = value_parser!(u32).range(16..=1 << 20))]
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = memory_mib())]
     pub memory: u32,
     /// Print one JSON object per event on standard output
     #[arg(long)]
@@ -126,6 +136,97 @@ pub struct DownloadArgs {
 pub struct SeedArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
+}
+
+/// Options of `create`.
+#[derive(Args, Clone, Debug)]
+pub struct CreateArgs {
+    /// File or folder to make a torrent of
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// Torrent file to write [default: NAME.torrent in the current folder]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Replace the torrent file if it is there
+    #[arg(long)]
+    pub force: bool,
+    /// Name of the torrent [default: that of the file or folder]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Bytes in a piece, a power of two such as 256K or 4M [default: what gives 1000 to 2000 pieces]
+    #[arg(long, value_name = "SIZE", value_parser = piece_size)]
+    pub piece_size: Option<u32>,
+    /// Peers come from the trackers only
+    #[arg(long)]
+    pub private: bool,
+    /// Tracker; repeated ones are asked when those before fail. URLs joined by commas are equals (one tier)
+    #[arg(short, long = "tracker", value_name = "URL")]
+    pub trackers: Vec<String>,
+    /// Web seed; can be repeated
+    #[arg(short, long = "web-seed", value_name = "URL")]
+    pub web_seeds: Vec<String>,
+    /// Free text
+    #[arg(short, long, value_name = "TEXT")]
+    pub comment: Option<String>,
+    /// Tag of a private tracker; changes the info-hash
+    #[arg(long, value_name = "TEXT")]
+    pub source: Option<String>,
+    /// Name of the program or person who made it
+    #[arg(long, value_name = "TEXT")]
+    pub created_by: Option<String>,
+    /// Date to put in: `now`, or seconds since 1970 [default: none, for reproducible output]
+    #[arg(long, value_name = "DATE", value_parser = date, allow_hyphen_values = true)]
+    pub date: Option<DateArg>,
+    /// Start each file of a folder at a piece boundary (padding files)
+    #[arg(long)]
+    pub align: bool,
+    /// Mark executable files of a folder as such
+    #[arg(long)]
+    pub keep_executable: bool,
+    /// Leave out symbolic links, devices, sockets and pipes instead of refusing them
+    #[arg(long)]
+    pub skip_special: bool,
+    /// Threads that hash [default: one per CPU]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: u8,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `--date` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DateArg {
+    Now,
+    Seconds(i64),
+}
+
+/// Options of `verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Torrent file
+    #[arg(value_name = "TORRENT")]
+    pub torrent: PathBuf,
+    /// Folder that holds the torrent's file or folder
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Threads that hash [default: one per CPU]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub threads: u8,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArgs {
+    /// Folder for the files, of which nothing stays [default: the system's temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// MiB to share
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = demo_mib())]
+    pub size_mib: u64,
 }
 
 /// Options of `info`.
@@ -249,6 +350,19 @@ impl SeedArgs {
     }
 }
 
+fn limit_kib() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(..=LIMIT_MAX_KIB)
+}
+
+/// At least a few pieces of common sizes, at most 1 TiB.
+fn memory_mib() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(16..=1 << 20)
+}
+
+fn demo_mib() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(1..=1 << 20)
+}
+
 fn peer_address(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
@@ -257,6 +371,29 @@ fn peer_address(text: &str) -> Result<SocketAddr, String> {
         return Err("nobody can be reached at this address".to_owned());
     }
     Ok(address)
+}
+
+fn piece_size(text: &str) -> Result<u32, String> {
+    let upper = text.to_ascii_uppercase();
+    let digits = upper.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &upper[digits.len()..] {
+        "" | "B" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        _ => return Err("must be a number of bytes, or end in K or M".to_owned()),
+    };
+    let bytes = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    bytes.ok_or_else(|| "must be a number of bytes, or end in K or M".to_owned())
+}
+
+fn date(text: &str) -> Result<DateArg, String> {
+    match text {
+        "now" => Ok(DateArg::Now),
+        seconds => seconds
+            .parse()
+            .map(DateArg::Seconds)
+            .map_err(|_| "must be `now` or a number of seconds".to_owned()),
+    }
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {

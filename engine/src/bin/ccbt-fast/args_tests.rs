@@ -46,9 +46,9 @@ fn a_torrent_alone_is_downloaded() {
 
 #[test]
 fn every_transfer_option_reaches_the_engine() {
-    let line = "seed a.torrent --output d --port 7 --bind 127.0.0.1 --peer 192.0.2.1:5 --peer [2001:db8::1]:6 \
-                --down-limit 3 --up-limit 4 --shards 2 --seed-time 1.5 --seed-ratio 2 --no-tracker --max-peers 9 \
-                --memory 32 --log-level debug";
+    let line = "seed a.torrent --output d --port 7 --bind 127.0.0.1 --peer 192.0.2.1:5 \
+                --peer [2001:db8::1]:6 --down-limit 3 --up-limit 4 --shards 2 --seed-time 1.5 \
+                --seed-ratio 2 --no-tracker --max-peers 9 --memory 32 --log-level debug";
     let args = seed(line);
     let settings = args.transfer.settings(1 << 20);
     assert_eq!((settings.port, settings.bind), (Some(7), Some("127.0.0.1".parse().unwrap())));
@@ -82,6 +82,18 @@ fn download_options_reach_the_engine() {
 }
 
 #[test]
+fn create_options_are_read() {
+    let line = "create d --piece-size 4M -t http://a,http://b -t udp://c:1 -w http://w --date -5 --private";
+    let Ok(Command::Create(args)) = parse(line) else { panic!("{line}") };
+    assert_eq!((args.piece_size, args.date), (Some(4 << 20), Some(DateArg::Seconds(-5))));
+    assert_eq!((args.trackers.len(), args.web_seeds.len(), args.private), (2, 1, true));
+    assert_eq!(["65536", "64k", "64KiB"].map(piece_size), [Ok(65536), Ok(65536), Ok(65536)]);
+    assert!(["", "K", "1G", "-1", "4096M"].iter().all(|bad| piece_size(bad).is_err()));
+    assert_eq!(date("now"), Ok(DateArg::Now));
+    assert!(date("soon").is_err());
+}
+
+#[test]
 fn nonsense_is_refused() {
     for line in [
         "download",
@@ -104,6 +116,9 @@ fn nonsense_is_refused() {
         "a --preallocate some",
         "seed a --preallocate full",
         "a --log-level loud",
+        "create",
+        "create a --threads 300",
+        "demo --size-mib 0",
     ] {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");

@@ -1,7 +1,7 @@
 //! Where output goes: JSON lines, a live display on a terminal, or plain lines.
 //!
-//! Role: the only writer to standard output while something runs. Invariant: with `--json` nothing but objects is printed; a
-//! reader that is gone (a closed pipe or terminal) stops no transfer.
+//! Role: the only writer to standard output while something runs. Invariant: with `--json` nothing but
+//! objects is printed; a reader that is gone (a closed pipe or terminal) stops no transfer.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::json;
-use crate::lines::{Line, Progress, StateName};
+use crate::lines::{Line, Progress};
 
 /// Time between plain progress lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const REDRAWS_PER_SECOND: u8 = 10;
 enum Mode {
     Json,
     Live,
-    Plain { last: Option<(Instant, StateName)> },
+    Plain { last: Option<(Instant, &'static str)> },
 }
 
 /// See the module.
@@ -40,7 +40,7 @@ impl Console {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         if matches!(mode, Mode::Live) {
             let style =
-                ProgressStyle::with_template("[{bar:24}] {msg}").expect("the template is well-formed");
+                ProgressStyle::with_template("[{bar:20}] {wide_msg}").expect("the template is well-formed");
             bar.set_style(style.progress_chars("=> "));
         }
         Self { mode, bar }
@@ -76,26 +76,30 @@ impl Console {
     }
 
     fn progress(&mut self, progress: &Progress) {
+        let pieces = (u64::from(progress.pieces_done), u64::from(progress.pieces_total));
+        self.gauge(pieces, progress.state.into(), &progress.words());
+    }
+
+    /// Shows `text` and how much of something is done, as (done, total). Plain lines come at once when
+    /// `stage` is a new one, else every [`PLAIN_INTERVAL`]; nothing with `--json`.
+    pub fn gauge(&mut self, (done, total): (u64, u64), stage: &'static str, text: &str) {
         match &mut self.mode {
-            // Printed by `line`, with its name.
             Mode::Json => {}
             Mode::Live => {
                 if self.bar.is_hidden() {
-                    let target = ProgressDrawTarget::stdout_with_hz(REDRAWS_PER_SECOND);
-                    self.bar.set_draw_target(target);
+                    self.bar.set_draw_target(ProgressDrawTarget::stdout_with_hz(REDRAWS_PER_SECOND));
                 }
-                self.bar.set_length(u64::from(progress.pieces_total));
-                self.bar.set_position(u64::from(progress.pieces_done));
-                self.bar.set_message(progress.words());
+                self.bar.set_length(total);
+                self.bar.set_position(done);
+                self.bar.set_message(text.to_owned());
             }
             Mode::Plain { last } => {
                 let now = Instant::now();
-                let is_due = last.is_none_or(|(at, state)| {
-                    state != progress.state || now.duration_since(at) >= PLAIN_INTERVAL
-                });
+                let is_due =
+                    last.is_none_or(|(at, old)| old != stage || now.duration_since(at) >= PLAIN_INTERVAL);
                 if is_due {
-                    *last = Some((now, progress.state));
-                    print_line(&progress.words());
+                    *last = Some((now, stage));
+                    print_line(text);
                 }
             }
         }

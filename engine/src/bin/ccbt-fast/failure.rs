@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use ccbt_fast::hashing::HashError;
+use ccbt_fast::hashing::create::CreateError;
+use ccbt_fast::hashing::verify::VerifyError;
 use ccbt_fast::{AddError, LoadError, ShutdownError, StartError};
 
 /// A command that does not end well.
@@ -28,9 +31,19 @@ pub enum Failure {
     Torrent(String),
     /// Nothing that was checked is good.
     #[error(
-        "there is nothing to seed: no piece is good; --output must name the folder that holds the torrent's file or folder"
+        "there is nothing to seed: no piece is good; --output must name the folder that holds the torrent's \
+         file or folder"
     )]
     NothingToSeed,
+    /// No torrent was made.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// Nothing could be checked.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// What was checked is not what it should be.
+    #[error("the data is not complete: {ok} of {total} pieces are ok")]
+    Incomplete { ok: u32, total: u32 },
     /// The demonstration went wrong.
     #[error("the demo failed: {0}")]
     Demo(String),
@@ -48,7 +61,7 @@ pub enum Failure {
         source: io::Error,
     },
     /// A signal came before the work was done.
-    #[error("stopped by {} before the download was finished; run the same command to go on", signal_name(*.0))]
+    #[error("stopped by {} before it was finished; run the same command to go on", signal_name(*.0))]
     Interrupted(i32),
 }
 
@@ -76,6 +89,9 @@ impl Failure {
         match self {
             Self::Load(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
             Self::Start { source: StartError::IoUring(_) | StartError::Resources(_) } => 3,
+            Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,
+            Self::Create(CreateError::Changed { .. }) => 1,
+            Self::Create(_) | Self::Verify(VerifyError::Root { .. }) => 2,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,
         }
@@ -103,7 +119,7 @@ fn io_uring_advice(error: &io::Error, sysctl: &str) -> &'static str {
             "the system administrator switched io_uring off: `sysctl -w kernel.io_uring_disabled=0` allows it"
         }
         (io::ErrorKind::OutOfMemory, _) => {
-            "too little memory may be locked: raise it with `ulimit -l 65536` (or LimitMEMLOCK=64M in a systemd unit)"
+            "too little memory may be locked: raise it with `ulimit -l 65536` (LimitMEMLOCK=64M for systemd)"
         }
         (io::ErrorKind::PermissionDenied, _) => {
             "a seccomp filter forbids it, as in most containers: allow io_uring_setup, io_uring_enter and \

@@ -17,7 +17,8 @@ impl Goal {
         self.time.is_none() && self.ratio.is_none()
     }
 
-    /// Whether it is reached after seeding for `seeded`, having sent `uploaded` bytes of a torrent of `size` bytes.
+    /// Whether it is reached after seeding for `seeded`, having sent `uploaded` bytes of a torrent of `size`
+    /// bytes.
     pub fn is_reached(&self, seeded: Duration, uploaded: u64, size: u64) -> bool {
         let sent = uploaded as f64 / size.max(1) as f64;
         self.time.is_some_and(|time| seeded >= time) || self.ratio.is_some_and(|ratio| sent >= ratio)

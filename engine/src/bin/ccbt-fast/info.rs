@@ -24,7 +24,7 @@ pub fn run(args: &InfoArgs) -> Result<(), Failure> {
 
 /// The object of `--json`. Sizes in bytes, the date in seconds since 1970.
 #[derive(Serialize)]
-struct Info<'a> {
+pub struct Info<'a> {
     name: &'a str,
     info_hash: String,
     length: u64,
@@ -70,7 +70,8 @@ impl From<&FileEntry> for File {
 }
 
 impl<'a> Info<'a> {
-    fn of(metainfo: &'a Metainfo) -> Self {
+    /// From a torrent that was read.
+    pub fn of(metainfo: &'a Metainfo) -> Self {
         Self {
             name: &metainfo.name,
             info_hash: metainfo.info_hash.to_string(),
@@ -253,7 +254,8 @@ mod tests {
         let link = magnet(&metainfo());
         assert!(link.starts_with("magnet:?xt=urn:btih:"));
         assert!(link.ends_with(
-            "&dn=a%20b&tr=http%3A%2F%2Ft.example%2Fa%3Fx%3D1&tr=udp%3A%2F%2Fu.example%3A1&ws=http%3A%2F%2Fw.example%2F"
+            "&dn=a%20b&tr=http%3A%2F%2Ft.example%2Fa%3Fx%3D1&tr=udp%3A%2F%2Fu.example%3A1\
+             &ws=http%3A%2F%2Fw.example%2F"
         ));
     }
 }

@@ -5,8 +5,8 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// `value` on one line. Control and direction characters that JSON allows as they are (DEL, C1, bidi) become `\uXXXX`, so the
-/// text means the same to programs and cannot drive a terminal.
+/// `value` on one line. Control and direction characters that JSON allows as they are (DEL, C1, bidi) become
+/// `\uXXXX`, so the text means the same to programs and cannot drive a terminal.
 pub fn to_line(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).expect("no map has keys other than strings");
     let mut char_bytes = [0; 4];

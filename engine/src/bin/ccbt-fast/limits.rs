@@ -5,7 +5,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Descriptors counted on when there is no limit.
 const UNLIMITED_DESCRIPTORS: u64 = 1 << 20;
 
-/// Raises open descriptors and lockable memory to their hard limits. Returns how many descriptors may be open.
+/// Raises open descriptors and lockable memory to their hard limits. Returns how many descriptors may be
+/// open.
 pub fn raise() -> usize {
     raise_to_hard(Resource::Memlock);
     raise_to_hard(Resource::Nofile);

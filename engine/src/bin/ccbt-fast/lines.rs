@@ -1,7 +1,7 @@
 //! What `download` and `seed` tell: the JSON events, and the same in words.
 //!
-//! Role: the vocabulary that programs read with `--json`; names and fields are a promise. Invariant: whatever a stranger
-//! named (faults, reasons, URLs) is escaped in words here and in JSON by [`crate::json`].
+//! Role: the vocabulary that programs read with `--json`; names and fields are a promise. Invariant: whatever
+//! a stranger named (faults, reasons, URLs) is escaped in words here and in JSON by [`crate::json`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,7 +17,8 @@ use crate::units;
 pub enum Line<'a> {
     /// The port that is listened on; the first event.
     Listening { port: u16, info_hash: String, name: &'a str },
-    /// How it goes, about four times a second while something changes, and once before `finished` and `stopped`.
+    /// How it goes, about four times a second while something changes, and once before `finished` and
+    /// `stopped`.
     Progress(Progress),
     /// Existing data was looked at: so many pieces are good.
     Checked { good: u32, total: u32 },
@@ -94,6 +95,18 @@ pub enum StateName {
     Paused,
 }
 
+impl From<StateName> for &'static str {
+    fn from(state: StateName) -> Self {
+        match state {
+            StateName::Opening => "opening",
+            StateName::Checking => "checking",
+            StateName::Downloading => "downloading",
+            StateName::Seeding => "seeding",
+            StateName::Paused => "paused",
+        }
+    }
+}
+
 impl From<State> for StateName {
     fn from(state: State) -> Self {
         match state {
@@ -133,7 +146,7 @@ impl Progress {
             StateName::Checking => format!("checking  {}", self.done()),
             StateName::Seeding => format!("seeding  up {up}  sent {}  {peers}", units::bytes(self.uploaded)),
             StateName::Downloading | StateName::Paused => {
-                let state = if self.state == StateName::Paused { "paused" } else { "downloading" };
+                let state: &str = self.state.into();
                 let left = self.bytes_total.saturating_sub(self.bytes_done);
                 let eta = units::eta(left, self.down_rate).map_or_else(|| "-".to_owned(), units::duration);
                 format!("{state}  {}  down {down}  up {up}  {peers}  ETA {eta}", self.done())
@@ -266,7 +279,8 @@ mod tests {
     fn progress_in_words() {
         assert_eq!(
             progress().words(),
-            "downloading  50.0 %  5.00 MiB of 10.0 MiB  pieces 5/10  down 1.00 MiB/s  up 0 B/s  1 peer  ETA 5s"
+            "downloading  50.0 %  5.00 MiB of 10.0 MiB  pieces 5/10  down 1.00 MiB/s  up 0 B/s  1 peer  \
+             ETA 5s"
         );
         let nearly =
             Progress { pieces_done: 99_999, pieces_total: 100_000, down_rate: 0, peers: 2, ..progress() };

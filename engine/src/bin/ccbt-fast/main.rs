@@ -4,8 +4,11 @@
 
 mod args;
 mod console;
+mod create;
+mod demo;
 mod download;
 mod failure;
+mod gauge;
 mod goal;
 mod info;
 mod json;
@@ -16,6 +19,7 @@ mod seed;
 mod signals;
 mod transfer;
 mod units;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,7 +34,10 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Download(args) => download::run(args),
         Command::Seed(args) => seed::run(args),
+        Command::Create(args) => create::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Info(args) => info::run(args),
+        Command::Demo(args) => demo::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,5 @@
-//! What `download` and `seed` have in common: start the engine, run one torrent, tell what happens, stop orderly.
+//! What `download` and `seed` have in common: start the engine, run one torrent, tell what happens, stop
+//! orderly.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

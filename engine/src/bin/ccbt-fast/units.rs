@@ -41,7 +41,8 @@ pub fn eta(left: u64, rate: u64) -> Option<Duration> {
     (rate > 0).then(|| Duration::from_secs(left.div_ceil(rate)))
 }
 
-/// `2024-02-29 12:00:00 UTC` for seconds since 1970; the number itself when the year has more than four digits.
+/// `2024-02-29 12:00:00 UTC` for seconds since 1970; the number itself when the year has more than four
+/// digits.
 pub fn date(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86400), seconds.rem_euclid(86400));
     // Years start in March, so that the leap day is the last one; eras have 400 years.

@@ -1,0 +1,67 @@
+//! Long hashing with a display beside it, and a way to stop it.
+
+use std::time::{Duration, Instant};
+
+use ccbt_fast::hashing::Progress;
+
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::signals::Signals;
+use crate::units;
+
+/// How often the display changes and signals are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Runs `work` on another thread, shows how far `progress` is, and cancels it on a signal.
+pub fn watch<T: Send>(
+    what: &'static str,
+    progress: &Progress,
+    signals: &Signals,
+    console: &mut Console,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Failure> {
+    let started = Instant::now();
+    let result = std::thread::scope(|scope| {
+        let (hang_up, ended) = crossbeam_channel::bounded::<()>(0);
+        let worker = scope.spawn(move || {
+            let result = work();
+            drop(hang_up);
+            result
+        });
+        while ended.recv_timeout(TICK) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            if signals.received().is_some() {
+                progress.cancel();
+            }
+            let (done, total) = (progress.done(), progress.total());
+            if total > 0 {
+                let text = words(what, done, total, started.elapsed());
+                console.gauge((done, total), what, &text);
+            }
+        }
+        // What panics there has been printed; it goes on here.
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    console.finish();
+    match signals.received() {
+        // A signal that came too late to stop anything is forgotten.
+        Some(signal) if progress.done() < progress.total() => Err(Failure::Interrupted(signal)),
+        _ => Ok(result),
+    }
+}
+
+fn words(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
+    let rate = (done as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+    let eta = units::eta(total - done.min(total), rate).map_or_else(|| "-".to_owned(), units::duration);
+    format!("{what}  {} of {}  {}  ETA {eta}", units::bytes(done), units::bytes(total), units::rate(rate))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_have_rate_and_time_left() {
+        let text = words("hashing", 1 << 20, 3 << 20, Duration::from_secs(1));
+        assert_eq!(text, "hashing  1.00 MiB of 3.00 MiB  1.00 MiB/s  ETA 2s");
+    }
+}
