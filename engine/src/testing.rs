@@ -25,6 +25,7 @@ pub(crate) fn status(key: TorrentKey, pieces_done: u32) -> TorrentStatus {
         pieces_total: 10,
         bytes_done: u64::from(pieces_done) << 14,
         bytes_total: 10 << 14,
+        peer_count: 0,
         peers: Vec::new(),
         candidates: 0,
     }

@@ -78,7 +78,7 @@ impl From<&TorrentStatus> for Progress {
             banned: status.stats.banned,
             down_rate: status.down_rate,
             up_rate: status.up_rate,
-            peers: status.peers.len(),
+            peers: status.peer_count,
             candidates: status.candidates,
         }
     }

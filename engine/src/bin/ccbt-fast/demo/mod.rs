@@ -87,7 +87,7 @@ fn run_in(
     let created = create_torrent(CreateOptions {
         trackers: vec![vec![tracker.url()]],
         // It is in the page cache still.
-        hash: HashOptions { direct: false, ..HashOptions::default() },
+        hash: HashOptions { reading: ccbt_fast::hashing::Reading::Buffered, ..HashOptions::default() },
         ..CreateOptions::new(&file)
     })?;
     fs::write(&places.torrent, &created.bytes).map_err(Failure::system("write the demo's torrent"))?;
