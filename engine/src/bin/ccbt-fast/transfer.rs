@@ -109,6 +109,8 @@ struct Course {
     kind: Kind,
     goal: Goal,
     started: Instant,
+    /// Whether the check found every piece.
+    complete: bool,
     /// When the last piece was on disk.
     finished: Option<Instant>,
     /// When serving without fetching began.
@@ -119,7 +121,7 @@ struct Course {
 
 impl Course {
     fn new(kind: Kind, goal: Goal, started: Instant) -> Self {
-        Self { kind, goal, started, finished: None, seeding: None, uploaded: 0, size: 0 }
+        Self { kind, goal, started, complete: false, finished: None, seeding: None, uploaded: 0, size: 0 }
     }
 
     fn handle(
@@ -147,7 +149,9 @@ impl Course {
                 if let (TorrentEvent::Finished, Some(status)) = (&event, torrent.status()) {
                     console.line(&Line::Progress(Progress::from(&*status)));
                 }
-                if let Some(line) = Line::of(&event) {
+                if self.is_true(&event)
+                    && let Some(line) = Line::of(&event)
+                {
                     console.line(&line);
                 }
                 if self.note_event(&event, Instant::now())? {
@@ -163,6 +167,11 @@ impl Course {
         self.size = status.bytes_total;
     }
 
+    /// `Finished` means that nothing is left to fetch, which for a seed of some pieces is not all.
+    fn is_true(&self, event: &TorrentEvent) -> bool {
+        self.kind == Kind::Download || self.complete || *event != TorrentEvent::Finished
+    }
+
     /// Whether seeding begins with this event.
     fn note_event(&mut self, event: &TorrentEvent, now: Instant) -> Result<bool, Failure> {
         let begins = match (event, self.kind) {
@@ -170,10 +179,15 @@ impl Course {
                 return Err(Failure::Torrent(message.clone()));
             }
             (TorrentEvent::Removed, _) => return Err(Failure::EngineLost),
-            (TorrentEvent::Checked { good: 0, .. }, Kind::Seed) => {
+            (TorrentEvent::Checked { good: 0, .. }, Kind::Seed) => return Err(Failure::NothingToSeed),
+            (TorrentEvent::Checked { good, total }, Kind::Seed) => {
+                self.complete = good == total;
+                true
+            }
+            // It runs, and there was nothing to check.
+            (TorrentEvent::Finished, Kind::Seed) if self.seeding.is_none() => {
                 return Err(Failure::NothingToSeed);
             }
-            (TorrentEvent::Checked { .. }, Kind::Seed) => true,
             (TorrentEvent::Finished, Kind::Download) => {
                 self.finished.get_or_insert(now);
                 !self.goal.is_none() && !self.goal.is_reached(Duration::ZERO, self.uploaded, self.size)

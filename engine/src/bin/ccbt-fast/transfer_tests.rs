@@ -52,6 +52,21 @@ fn a_seed_goes_on_until_the_goal_or_for_ever() {
 }
 
 #[test]
+fn a_seed_of_some_pieces_never_says_finished() {
+    let now = Instant::now();
+    let mut course = Course::new(Kind::Seed, Goal::default(), now);
+    course.note_event(&checked(3), now).unwrap();
+    assert!(!course.is_true(&TorrentEvent::Finished) && course.is_true(&TorrentEvent::Recovered));
+    assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap(), "seeding has begun already");
+    let mut whole = Course::new(Kind::Seed, Goal::default(), now);
+    whole.note_event(&checked(10), now).unwrap();
+    assert!(whole.is_true(&TorrentEvent::Finished));
+    let mut nothing_there = Course::new(Kind::Seed, Goal::default(), now);
+    let outcome = nothing_there.note_event(&TorrentEvent::Finished, now);
+    assert!(matches!(outcome, Err(Failure::NothingToSeed)));
+}
+
+#[test]
 fn failures_end_it_and_retries_do_not() {
     let now = Instant::now();
     let mut course = Course::new(Kind::Download, Goal::default(), now);
