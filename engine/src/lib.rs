@@ -41,6 +41,6 @@ pub use ccbt_protocol::picker::{PickerConfig, Strategy};
 pub use ccbt_shards::messages::{Event as TorrentEvent, State, TorrentStatus};
 pub use ccbt_storage::messages::Preallocate;
 pub use session::{
-    AddError, AddOptions, EventStream, Events, LoadError, Received, Session, SessionEvent, Settings,
-    ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
+    AddError, AddOptions, EventStream, Events, LoadError, Received, ServiceError, Session, SessionEvent,
+    Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
 };

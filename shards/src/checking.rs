@@ -101,7 +101,8 @@ impl Shard {
             let Some(piece) = check.next() else { break };
             let len = home.meta.geometry.piece_size(piece);
             let room = self.pieces < PIECES_MAX;
-            let Some(mut buf) = room.then(|| self.partition.alloc(len, home.spec.phase(piece))).flatten() else {
+            let Some(mut buf) = room.then(|| self.partition.alloc(len, home.spec.phase(piece))).flatten()
+            else {
                 // Other torrents hold the memory: again at the next tick or verdict.
                 check.put_back(piece);
                 return;
@@ -172,7 +173,11 @@ mod tests {
     use ccbt_storage::messages::OpenedFile;
 
     fn meta(sizes: &[u64]) -> Metainfo {
-        let file = |(at, len): (usize, &u64)| InputFile { path: vec![format!("f{at}")], len: *len, ..InputFile::default() };
+        let file = |(at, len): (usize, &u64)| InputFile {
+            path: vec![format!("f{at}")],
+            len: *len,
+            ..InputFile::default()
+        };
         let files = sizes.iter().enumerate().map(file).collect();
         let plan = Builder::multi_file("t", files).piece_len(16384).plan().unwrap();
         let hashes = vec![[0; 20]; plan.geometry().piece_count() as usize];
@@ -187,11 +192,14 @@ mod tests {
     #[test]
     fn looks_only_at_pieces_that_can_be_whole() {
         let meta = meta(&[40_000, 10, 60_000]);
-        assert_eq!(candidates(&meta, &report(&[None, None, None])), []);
-        assert_eq!(candidates(&meta, &report(&[Some(40_000), Some(10), Some(60_000)])), [0..7]);
-        assert_eq!(candidates(&meta, &report(&[Some(40_000), None, Some(60_000)])), [0..2, 3..7]);
-        assert_eq!(candidates(&meta, &report(&[Some(20_000), Some(10), None])), [0..1]);
-        assert_eq!(candidates(&meta, &report(&[Some(900_000), Some(10), Some(59_999)])), [0..6]);
-        assert_eq!(candidates(&meta, &report(&[Some(0), Some(0), Some(0)])), []);
+        let looked_at = |lens: &[Option<u64>]| {
+            candidates(&meta, &report(lens)).into_iter().map(|run| (run.start, run.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(looked_at(&[None, None, None]), vec![]);
+        assert_eq!(looked_at(&[Some(40_000), Some(10), Some(60_000)]), vec![(0, 7)]);
+        assert_eq!(looked_at(&[Some(40_000), None, Some(60_000)]), vec![(0, 2), (3, 7)]);
+        assert_eq!(looked_at(&[Some(20_000), Some(10), None]), vec![(0, 1)]);
+        assert_eq!(looked_at(&[Some(900_000), Some(10), Some(59_999)]), vec![(0, 6)]);
+        assert_eq!(looked_at(&[Some(0), Some(0), Some(0)]), vec![]);
     }
 }

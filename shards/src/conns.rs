@@ -16,6 +16,7 @@ use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
 use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
 use crate::ring::{Event, SocketKey};
 use crate::shard::{Conn, Shard, Stage};
+use crate::torrents::Phase;
 
 /// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
 const DIALS_PER_TURN: usize = 50;
@@ -69,7 +70,14 @@ impl Shard {
         key
     }
 
-    fn insert_conn(&mut self, key: SocketKey, addr: SocketAddr, incoming: bool, stage: Stage, home: Option<usize>) {
+    fn insert_conn(
+        &mut self,
+        key: SocketKey,
+        addr: SocketAddr,
+        incoming: bool,
+        stage: Stage,
+        home: Option<usize>,
+    ) {
         let index = key.index();
         if index >= self.conns.len() {
             self.conns.resize_with(index + 1, || None);
@@ -140,16 +148,44 @@ impl Shard {
             Ok(taken) => taken,
             Err(_) => return self.end(key, End::Refused("it does not speak BitTorrent")),
         };
-        let (start, whole) = (reader.info_hash(), reader.handshake());
+        let start = reader.info_hash();
         if let (Some((info_hash, _)), None) = (start, conn.home) {
             let all = [reader.as_bytes(), &bytes[taken..]].concat();
             if !self.find_home(key, info_hash, all) {
                 return;
             }
         }
-        match whole {
-            Some(handshake) => self.on_handshake(key, handshake, &bytes[taken..]),
+        let rest = bytes[taken..].to_vec();
+        let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+        match conn.home {
+            // It came before our files were looked at: it is answered when they were, or times out.
+            Some(index) if conn.incoming && !self.homes[index].is_running() => conn.waiting = Some(rest),
+            _ => self.continue_handshake(key, &rest),
+        }
+    }
+
+    fn continue_handshake(&mut self, key: SocketKey, rest: &[u8]) {
+        let conn = self.conn(key).expect("called for a connection that lives");
+        let Stage::Handshake(reader) = &conn.stage else { panic!("not in its handshake") };
+        match reader.handshake() {
+            Some(handshake) => self.on_handshake(key, handshake, rest),
             None => self.ring.recv_plain(key),
+        }
+    }
+
+    /// The torrent runs now: answers the connections that came before.
+    pub(crate) fn answer_waiting(&mut self, index: usize) {
+        let waiting = |conn: &&Conn| conn.home == Some(index) && conn.waiting.is_some();
+        let keys: Vec<SocketKey> =
+            self.conns.iter().flatten().filter(waiting).map(|conn| conn.socket).collect();
+        let info_hash = self.homes[index].meta.info_hash;
+        for key in keys {
+            let rest = self.conn(key).and_then(|conn| conn.waiting.take());
+            let alive = self.conn(key).is_some_and(|conn| matches!(conn.stage, Stage::Handshake(_)));
+            if let (Some(rest), true) = (rest, alive) {
+                self.send_handshake(key, info_hash);
+                self.continue_handshake(key, &rest);
+            }
         }
     }
 
@@ -158,13 +194,16 @@ impl Shard {
         if let Some(&index) = self.by_hash.get(&info_hash) {
             let home = &mut self.homes[index];
             let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
-            if !home.is_running() || home.conns >= home.max_peers || home.candidates.is_banned(conn.addr.ip()) {
+            let welcome = !matches!(home.phase, Phase::Ending { .. }) && home.conns < home.max_peers;
+            if !welcome || home.candidates.is_banned(conn.addr.ip()) {
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
                 return false;
             }
             home.conns += 1;
             conn.home = Some(index);
-            self.send_handshake(key, info_hash);
+            if home.is_running() {
+                self.send_handshake(key, info_hash);
+            }
             return true;
         }
         if let Some(&shard) = self.routes.get(&info_hash).filter(|shard| **shard != self.config.index) {
@@ -272,7 +311,8 @@ impl Shard {
     /// Ends all connections of a torrent.
     pub(crate) fn close_all(&mut self, index: usize) {
         let of_home = |conn: &&Conn| conn.home == Some(index);
-        let keys: Vec<SocketKey> = self.conns.iter().flatten().filter(of_home).map(|conn| conn.socket).collect();
+        let keys: Vec<SocketKey> =
+            self.conns.iter().flatten().filter(of_home).map(|conn| conn.socket).collect();
         keys.into_iter().for_each(|key| self.end(key, End::Ours));
     }
 
@@ -280,7 +320,8 @@ impl Shard {
     pub(crate) fn ban(&mut self, index: usize, ip: IpAddr) {
         self.homes[index].candidates.ban(ip);
         let theirs = |conn: &&Conn| conn.home == Some(index) && conn.addr.ip() == ip;
-        let keys: Vec<SocketKey> = self.conns.iter().flatten().filter(theirs).map(|conn| conn.socket).collect();
+        let keys: Vec<SocketKey> =
+            self.conns.iter().flatten().filter(theirs).map(|conn| conn.socket).collect();
         keys.into_iter().for_each(|key| self.end(key, End::Ours));
         self.tell(FromShard::Event(self.homes[index].key, Told::Banned(ip)));
     }

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use glommio::io::BufferedFile;
+use glommio::net::TcpStream;
 use glommio::{LocalExecutorBuilder, Placement};
 
 /// How long control tasks (trackers) may have to wait for their turn while a shard is busy.
@@ -57,6 +58,12 @@ where
     })?;
     built.recv().map_err(|_| io::Error::other("the shard's thread died while starting"))??;
     Ok(handle)
+}
+
+/// glommio's stream over any socket of ours, a connected UDP socket included.
+pub(crate) fn stream(socket: OwnedFd) -> TcpStream {
+    // SAFETY: `socket` gives its descriptor up right here, so the stream is its only owner.
+    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// Sleeps on an eventfd inside the executor.

@@ -76,7 +76,9 @@ impl Shard {
         let (piece, buf) = (verdict.piece, verdict.buf);
         let digests = || {
             let block = |block: Block| {
-                ccbt_storage::hash::sha1(&buf.as_slice()[block.begin as usize..(block.begin + block.len) as usize])
+                ccbt_storage::hash::sha1(
+                    &buf.as_slice()[block.begin as usize..(block.begin + block.len) as usize],
+                )
             };
             geometry.blocks(piece).map(block).collect()
         };
@@ -100,7 +102,13 @@ impl Shard {
         self.storage.submit(StorageCmd::Write { torrent, piece, buf });
     }
 
-    pub(crate) fn on_written(&mut self, index: usize, piece: PieceIndex, buf: PieceBuf, result: Result<(), StorageError>) {
+    pub(crate) fn on_written(
+        &mut self,
+        index: usize,
+        piece: PieceIndex,
+        buf: PieceBuf,
+        result: Result<(), StorageError>,
+    ) {
         let home = &mut self.homes[index];
         home.busy -= 1;
         match result {
@@ -142,7 +150,8 @@ impl Shard {
         for (_, home) in &mut self.homes {
             let Some(torrent) = &mut home.torrent else { continue };
             let live = &home.live.0;
-            let idle = torrent.picker().idle_active().find(|piece| live.get(piece).is_some_and(|l| l.pins() == 0));
+            let idle =
+                torrent.picker().idle_active().find(|piece| live.get(piece).is_some_and(|l| l.pins() == 0));
             let Some(piece) = idle else { continue };
             if torrent.picker_mut().abandon(piece) {
                 let buf = home.live.0.remove(&piece).expect("just seen").try_take();

@@ -73,11 +73,18 @@ pub enum StartError {
     #[error("cannot start the storage thread: {0}; is io_uring allowed (sysctl kernel.io_uring_disabled=0)?")]
     IoUring(#[source] std::io::Error),
     /// Memory or descriptors are not to be had.
-    #[error("cannot get the memory or descriptors that are needed: {0}; raise `ulimit -l` and `ulimit -n`, or lower the memory ceiling")]
+    #[error(
+        "cannot get the memory or descriptors that are needed: {0}; \
+         raise `ulimit -l` and `ulimit -n`, or lower the memory ceiling"
+    )]
     Resources(#[source] std::io::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}; choose another --port or --bind")]
-    Listen { addr: SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        addr: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// The running engine: shards, storage thread, hash pool.
@@ -215,7 +222,13 @@ impl Service {
     }
 }
 
-fn shard_config(config: &ServiceConfig, index: usize, count: usize, listeners: Vec<OwnedFd>, port: u16) -> ShardConfig {
+fn shard_config(
+    config: &ServiceConfig,
+    index: usize,
+    count: usize,
+    listeners: Vec<OwnedFd>,
+    port: u16,
+) -> ShardConfig {
     let share = config.memory_bytes / count;
     ShardConfig {
         index,
@@ -282,7 +295,8 @@ fn listen(addrs: &[SocketAddr]) -> Result<(Vec<OwnedFd>, u16), StartError> {
 }
 
 fn bind_listener(addr: SocketAddr) -> std::io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     // A port in TIME_WAIT can be used again; one that is listened on cannot.
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {

@@ -17,10 +17,10 @@ use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::rate::TokenBucket;
 use ccbt_protocol::torrent::TorrentConfig;
 use ccbt_protocol::wire::handshake::HandshakeReader;
-use ccbt_storage::{StorageClient, StorageService};
 use ccbt_storage::arena::Partition;
 use ccbt_storage::doorbell::Doorbell;
 use ccbt_storage::messages::StorageCmd;
+use ccbt_storage::{StorageClient, StorageService};
 use crossbeam_channel::{Receiver, Sender};
 use rand::rngs::SmallRng;
 use slab::Slab;
@@ -105,6 +105,8 @@ pub(crate) struct Conn {
     pub since: Instant,
     /// The peer in the torrent, until it is told that the peer is gone.
     pub peer: Option<PeerKey>,
+    /// It came before its torrent runs: what followed the handshake.
+    pub waiting: Option<Vec<u8>>,
     /// The block that is being received beside its place.
     pub aside: Option<Vec<u8>>,
     /// Blocks given up whose place the receive in flight may still write, and whether the picker is to be told.
@@ -138,6 +140,7 @@ impl Conn {
             home,
             since: now,
             peer: None,
+            waiting: None,
             aside: None,
             releases: Vec::new(),
             queued: false,

@@ -316,6 +316,7 @@ impl Shard {
         home.torrent = Some(torrent);
         home.phase = Phase::Running;
         self.touch(index);
+        self.answer_waiting(index);
         self.dial(index);
     }
 

@@ -62,7 +62,8 @@ impl Sink for PeerSink<'_> {
     }
 
     fn placed(&self, block: Block, offset: u32, len: u32) -> &[u8] {
-        let piece = self.live.0.get(&block.piece).expect("a piece lives as long as a receive may write to it");
+        let piece =
+            self.live.0.get(&block.piece).expect("a piece lives as long as a receive may write to it");
         piece.read((block.begin + offset) as usize, len as usize)
     }
 
@@ -105,7 +106,8 @@ impl Shard {
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
         self.down.consume(n as u64);
-        let Some((index, result)) = self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
+        let Some((index, result)) =
+            self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
         else {
             return;
         };
@@ -120,7 +122,9 @@ impl Shard {
 
     /// Bytes that came with the handshake.
     pub(crate) fn feed(&mut self, key: SocketKey, bytes: &[u8]) {
-        let Some((_, result)) = self.with_sink(key, |receiver, _, sink| receiver.feed(bytes, sink)) else { return };
+        let Some((_, result)) = self.with_sink(key, |receiver, _, sink| receiver.feed(bytes, sink)) else {
+            return;
+        };
         if let Err(fault) = result {
             self.end(key, End::Fault(fault));
         }
@@ -154,7 +158,8 @@ impl Shard {
         }
         let releases = std::mem::take(&mut conn.releases);
         let (index, peer) = (conn.home.expect("open"), conn.peer.expect("open"));
-        let torrent = self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
+        let torrent =
+            self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
         for (block, release) in releases {
             self.ring.receiver(key).retract(block);
             if release {
@@ -326,7 +331,8 @@ impl Shard {
             return self.end(key, End::Broken);
         }
         let now = self.now;
-        let Some(conn) = self.conns.get_mut(key.index()).and_then(Option::as_mut).filter(|c| c.socket == key) else {
+        let Some(conn) = self.conns.get_mut(key.index()).and_then(Option::as_mut).filter(|c| c.socket == key)
+        else {
             return;
         };
         if let (Stage::Open(peer), Some(index)) = (&conn.stage, conn.home)

@@ -111,7 +111,8 @@ impl Shard {
         let stats = home.torrent.as_ref().map(|torrent| torrent.stats()).unwrap_or_default();
         let peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
         let picture = (state, stats, peer_count, pieces_done);
-        let (down_rate, up_rate) = home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
+        let (down_rate, up_rate) =
+            home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
         if home.last_status == Some(picture) && down_rate + up_rate == 0 {
             return None;
         }

@@ -113,7 +113,8 @@ impl ReadCache {
 
     /// Lets go of a torrent's extents; none may be in a batch or being read.
     pub fn drop_torrent(&mut self, torrent: TorrentKey) {
-        let keys: Vec<ExtentKey> = self.extents.keys().filter(|key| key.torrent == torrent).copied().collect();
+        let keys: Vec<ExtentKey> =
+            self.extents.keys().filter(|key| key.torrent == torrent).copied().collect();
         keys.into_iter().for_each(|key| self.evict(key));
     }
 }
@@ -137,7 +138,8 @@ impl Shard {
     /// Fills the next send of a connection: messages first, then as many requested blocks as are in memory.
     pub(crate) fn fill_batch(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
         let now = self.now;
-        let torrent = self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
+        let torrent =
+            self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
         let out = torrent.out(now, peer);
         if !out.is_empty() {
             self.ring.batch(key).bytes(out);
@@ -294,7 +296,10 @@ mod tests {
         assert_eq!(nths(block(EXTENT - 16384, 16384)), [0]);
         assert_eq!(nths(block(EXTENT - 1, 2)), [0, 1]);
         let geometry = Geometry::new(4 * 300_000, 300_000).unwrap();
-        assert_eq!(range_of(&geometry, ExtentKey { torrent, piece: PieceIndex(3), nth: 1 }), (EXTENT, 300_000 - EXTENT));
+        assert_eq!(
+            range_of(&geometry, ExtentKey { torrent, piece: PieceIndex(3), nth: 1 }),
+            (EXTENT, 300_000 - EXTENT)
+        );
     }
 
     #[test]

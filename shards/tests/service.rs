@@ -119,7 +119,8 @@ fn address(service: &Service) -> SocketAddr {
 fn assert_same(meta: &Metainfo, one: &Path, other: &Path) {
     for file in &meta.files {
         let path = file.path.join("/");
-        let (left, right) = (std::fs::read(one.join(&path)).unwrap(), std::fs::read(other.join(&path)).unwrap());
+        let (left, right) =
+            (std::fs::read(one.join(&path)).unwrap(), std::fs::read(other.join(&path)).unwrap());
         assert!(left == right, "{path} differs");
     }
 }

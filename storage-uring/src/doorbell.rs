@@ -18,8 +18,8 @@ use rustix::event::{EventfdFlags, eventfd};
 /// They must not be chained (an io_uring ring that polls one and is told to write the other): Linux 6.18 defers a
 /// signal that is raised within the write of another eventfd, and after the first time loses it.
 ///
-/// Order of calls for the owner: `announce_sleep` or `announce_park`, look at the queues once more, then block on the descriptor (or call
-/// `awake` when there was something), and after waking `awake` and `drain`.
+/// Order of calls for the owner: `announce_sleep` or `announce_park`, look at the queues once more, then block on the
+/// descriptor (or call `awake` when there was something), and after waking `awake` and `drain`.
 #[derive(Debug)]
 pub struct Doorbell {
     eventfd: OwnedFd,

@@ -64,7 +64,10 @@ impl Candidates {
         if self.known.len() >= MAX_CANDIDATES && !self.evict() {
             return false;
         }
-        self.known.insert(addr, Candidate { source, failures: 0, not_before: None, connected: false, ourselves: false });
+        self.known.insert(
+            addr,
+            Candidate { source, failures: 0, not_before: None, connected: false, ourselves: false },
+        );
         true
     }
 
@@ -99,11 +102,14 @@ impl Candidates {
         let Some(candidate) = self.known.get_mut(&addr) else { return };
         candidate.connected = false;
         candidate.failures = if useful { 0 } else { candidate.failures + 1 };
-        if candidate.source == Source::Incoming || candidate.source != Source::User && candidate.failures > MAX_FAILURES {
+        if candidate.source == Source::Incoming
+            || candidate.source != Source::User && candidate.failures > MAX_FAILURES
+        {
             self.known.remove(&addr);
             return;
         }
-        let wait = BACK_OFF.saturating_mul(1 << candidate.failures.saturating_sub(1).min(16)).min(MAX_BACK_OFF);
+        let wait =
+            BACK_OFF.saturating_mul(1 << candidate.failures.saturating_sub(1).min(16)).min(MAX_BACK_OFF);
         candidate.not_before = Some(now + wait);
     }
 

@@ -7,7 +7,18 @@ use std::time::Duration;
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::metainfo::MetainfoError;
 
-pub use ccbt_shards::service::StartError;
+pub use ccbt_shards::service::StartError as ServiceError;
+
+/// Why a session does not start. Nothing runs.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// io_uring cannot be used; the message names the sysctl or limit to change.
+    #[error(transparent)]
+    IoUring(#[from] ccbt_storage::ring::ProbeError),
+    /// Memory, descriptors, threads or the address to listen on are not to be had.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
 
 /// Why a torrent cannot be read. Nothing was created.
 #[derive(Debug, thiserror::Error)]

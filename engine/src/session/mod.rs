@@ -21,7 +21,7 @@ use ccbt_shards::messages::TorrentStatus;
 use ccbt_shards::service::Service;
 use crossbeam_channel::{Receiver, bounded};
 
-pub use error::{AddError, LoadError, ShutdownError, StartError, WaitError};
+pub use error::{AddError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
@@ -50,6 +50,8 @@ impl Session {
     /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the
     /// message says what to change.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        // First: without io_uring the shards' executors would panic instead of saying what to change.
+        ccbt_storage::ring::probe()?;
         let peer_id = PeerId::random(&mut rand::rng());
         let service =
             start_on_free_port(settings, |port| Service::start(settings.service_config(peer_id, port)))?;
@@ -64,7 +66,7 @@ impl Session {
         if let Err(error) = spawned {
             // Nobody empties the queue: the shards stop, and are not waited for.
             service.shutdown();
-            return Err(StartError::Resources(error));
+            return Err(ServiceError::Resources(error).into());
         }
         Ok(Self { port: service.port(), service: Some(service), registry, ended })
     }
@@ -162,13 +164,13 @@ impl Drop for Session {
 /// Starts on the first of the settings' ports that is free.
 fn start_on_free_port<T>(
     settings: &Settings,
-    mut start: impl FnMut(u16) -> Result<T, StartError>,
-) -> Result<T, StartError> {
+    mut start: impl FnMut(u16) -> Result<T, ServiceError>,
+) -> Result<T, ServiceError> {
     let ports = settings.ports();
     let (last, others) = ports.split_last().expect("there is always a port to try");
     for port in others {
         match start(*port) {
-            Err(StartError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {}
+            Err(ServiceError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {}
             other => return other,
         }
     }
@@ -179,9 +181,9 @@ fn start_on_free_port<T>(
 mod tests {
     use super::*;
 
-    fn taken(port: u16) -> StartError {
+    fn taken(port: u16) -> ServiceError {
         let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        StartError::Listen { addr, source: io::ErrorKind::AddrInUse.into() }
+        ServiceError::Listen { addr, source: io::ErrorKind::AddrInUse.into() }
     }
 
     #[test]
@@ -200,9 +202,9 @@ mod tests {
         let mut calls = 0;
         let no_ring = |_| {
             calls += 1;
-            Err::<(), _>(StartError::IoUring(io::ErrorKind::PermissionDenied.into()))
+            Err::<(), _>(ServiceError::IoUring(io::ErrorKind::PermissionDenied.into()))
         };
-        assert!(matches!(start_on_free_port(&Settings::default(), no_ring), Err(StartError::IoUring(_))));
+        assert!(matches!(start_on_free_port(&Settings::default(), no_ring), Err(ServiceError::IoUring(_))));
         assert_eq!(calls, 1);
         let chosen = Settings { port: Some(9), ..Settings::default() };
         assert!(start_on_free_port(&chosen, |port| Err::<(), _>(taken(port))).is_err());

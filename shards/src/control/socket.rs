@@ -4,12 +4,10 @@
 //! Ours are made here, so that they can be bound; a connected UDP socket in it gives what its own `UdpSocket`
 //! does not: sends that are never cut, and receives that can be given up without losing a packet. Its
 //! time-outs are not used, as they outlive the read they were set for; [`within`] is.
-#![allow(unsafe_code)]
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,6 +16,8 @@ use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::TcpStream;
 use hyper::rt::ReadBufCursor;
 use socket2::{Domain, Socket, Type};
+
+use crate::executor;
 
 /// Bytes read at once.
 const READ_LEN: usize = 8 * 1024;
@@ -49,8 +49,7 @@ fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<TcpStr
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    // SAFETY: the descriptor is given up by `socket` right here, so the stream is its only owner.
-    Ok(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) })
+    Ok(executor::stream(socket.into()))
 }
 
 /// A TCP connection to `addr` that leaves from `bind`.

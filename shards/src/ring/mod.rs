@@ -80,8 +80,8 @@ pub struct SocketRing {
 }
 
 impl SocketRing {
-    /// A ring that also watches `bell` and, while parked, writes its park descriptor at completions. Errors: what `io_uring_setup` says; the caller
-    /// has probed before and explains.
+    /// A ring that also watches `bell` and, while parked, writes its park descriptor at completions. Errors: what
+    /// `io_uring_setup` says; the caller has probed before and explains.
     pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
         let ring = setup()?;
         ring.submitter().register_eventfd(bell.park_fd().as_raw_fd())?;
@@ -110,7 +110,8 @@ impl SocketRing {
     }
 
     fn arm_bell(&mut self) {
-        let poll = opcode::PollAdd::new(types::Fd(self.bell.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+        let poll =
+            opcode::PollAdd::new(types::Fd(self.bell.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
         self.push(poll, UserData::new(Op::Bell, 0, 0));
     }
 
@@ -225,9 +226,14 @@ impl SocketRing {
     fn socket_done(&mut self, data: UserData, result: i32, flags: u32) -> Option<Event> {
         let index = data.index as usize;
         let socket = &mut **self.sockets.get_mut(index).expect("an operation outlived its socket");
-        assert_eq!(socket.generation & user_data::GENERATION_MASK, data.generation, "an operation of another socket");
+        assert_eq!(
+            socket.generation & user_data::GENERATION_MASK,
+            data.generation,
+            "an operation of another socket"
+        );
         let key = socket.key(data.index);
-        let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
+        let result =
+            if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as usize) };
         let event = match data.op {
             Op::Connect => {
                 socket.connecting = None;
@@ -278,7 +284,10 @@ impl SocketRing {
     }
 
     fn get(&self, key: SocketKey) -> Option<&Socket> {
-        self.sockets.get(key.index as usize).map(|socket| &**socket).filter(|socket| socket.generation == key.generation)
+        self.sockets
+            .get(key.index as usize)
+            .map(|socket| &**socket)
+            .filter(|socket| socket.generation == key.generation)
     }
 
     /// Ends the connection. [`Event::Closed`] comes once no operation is left; no other event of `key` does.
@@ -373,7 +382,9 @@ fn setup() -> io::Result<IoUring> {
 /// Waiting that ends by time, signal or a completion backlog is no error.
 fn tolerate(result: io::Result<usize>) -> io::Result<()> {
     match result {
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Err(error),
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => {
+            Err(error)
+        }
         _ => Ok(()),
     }
 }

@@ -138,7 +138,8 @@ impl SocketRing {
     /// Whether the receive in flight may write into `block`'s place; `false` for a socket that is gone.
     pub fn may_write(&self, key: SocketKey, block: Block) -> bool {
         let Some(recv) = self.get(key).map(|socket| &socket.recv) else { return false };
-        recv.in_flight && recv.segments.iter().any(|s| matches!(s, Segment::Block { block: b, .. } if *b == block))
+        recv.in_flight
+            && recv.segments.iter().any(|s| matches!(s, Segment::Block { block: b, .. } if *b == block))
     }
 
     /// Asks the kernel to end the receive in flight early; its [`super::Event::Received`] comes as usual, with

@@ -101,7 +101,8 @@ impl SendOp {
             }
             let bytes = &bytes[skip..];
             skip = 0;
-            self.iovecs.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+            self.iovecs
+                .push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
         }
         self.header.msg_iov = self.iovecs.as_mut_ptr();
         self.header.msg_iovlen = self.iovecs.len();
@@ -154,7 +155,8 @@ impl SocketRing {
         socket.send.gather();
         socket.send.in_flight = true;
         let fd = types::Fd(socket.raw_fd());
-        let entry = opcode::SendMsg::new(fd, &raw const socket.send.header).flags(libc::MSG_NOSIGNAL as u32).build();
+        let entry =
+            opcode::SendMsg::new(fd, &raw const socket.send.header).flags(libc::MSG_NOSIGNAL as u32).build();
         self.push(entry, UserData::new(Op::Send, key.generation, key.index));
     }
 }

@@ -181,7 +181,9 @@ fn scatters_blocks_to_their_places_and_sends_from_slots() {
     assert!(matches!(next(&mut ring), Event::Sent(of, Ok(60_008)) if of == key));
     let got = reader.join().unwrap();
     let from = 4 * BLOCK as usize + 10;
-    assert!(got[..4] == *b"head" && got[60_004..] == *b"tail" && got[4..60_004] == bytes[from..from + 60_000]);
+    assert!(
+        got[..4] == *b"head" && got[60_004..] == *b"tail" && got[4..60_004] == bytes[from..from + 60_000]
+    );
     ring.close(key);
     while !matches!(next(&mut ring), Event::Closed(of) if of == key) {}
     for slot in slots {
@@ -260,7 +262,11 @@ fn a_rung_bell_and_a_timeout_wake_a_parked_loop() {
     ring.flush().unwrap();
     let mut fds = [rustix::event::PollFd::from_borrowed_fd(bell.park_fd(), rustix::event::PollFlags::IN)];
     let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
-    assert_eq!(rustix::event::poll(&mut fds, Some(&timeout)).unwrap(), 1, "the timeout writes the park eventfd");
+    assert_eq!(
+        rustix::event::poll(&mut fds, Some(&timeout)).unwrap(),
+        1,
+        "the timeout writes the park eventfd"
+    );
     ring.set_parked(false);
     bell.announce_sleep();
     bell.ring();
@@ -299,7 +305,8 @@ fn parking_again_and_again_loses_no_wake_up() {
         ring.set_parked(true);
         ring.flush().unwrap();
         if !ring.has_events() {
-            let mut fds = [rustix::event::PollFd::from_borrowed_fd(bell.park_fd(), rustix::event::PollFlags::IN)];
+            let mut fds =
+                [rustix::event::PollFd::from_borrowed_fd(bell.park_fd(), rustix::event::PollFlags::IN)];
             let timeout = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
             let n = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
             assert_eq!(n, 1, "round {round}: nothing woke us");

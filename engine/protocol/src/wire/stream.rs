@@ -28,7 +28,6 @@ pub trait Sink {
         false
     }
 
-
     /// Copies `bytes` to `offset` within the block's place. Only for the block that was begun last.
     fn write(&mut self, block: Block, offset: u32, bytes: &[u8]);
 
@@ -171,7 +170,9 @@ impl Stream {
 
     pub(super) fn ahead(&self) -> Ahead<'_> {
         match self.state {
-            State::Payload { block, done, accepted: true } if self.aside => Ahead::Aside { len: block.len - done },
+            State::Payload { block, done, accepted: true } if self.aside => {
+                Ahead::Aside { len: block.len - done }
+            }
             State::Payload { block, done, accepted: true } => Ahead::Block { block, offset: done },
             State::Payload { block, done, accepted: false } => Ahead::Discard { len: block.len - done },
             State::Skip { left } => Ahead::Discard { len: left },

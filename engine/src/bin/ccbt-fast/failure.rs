@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ccbt_fast::hashing::HashError;
 use ccbt_fast::hashing::create::CreateError;
 use ccbt_fast::hashing::verify::VerifyError;
-use ccbt_fast::{AddError, LoadError, ShutdownError, StartError};
+use ccbt_fast::{AddError, LoadError, ServiceError, ShutdownError, StartError};
 
 /// A command that does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +88,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Load(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
-            Self::Start { source: StartError::IoUring(_) | StartError::Resources(_) } => 3,
+            Self::Start { source: StartError::Service(ServiceError::Listen { .. }) } => 1,
+            Self::Start { .. } => 3,
             Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,
             Self::Create(CreateError::Changed { .. }) => 1,
             Self::Create(_) | Self::Verify(VerifyError::Root { .. }) => 2,
@@ -105,11 +106,12 @@ fn signal_name(signal: i32) -> String {
 /// What to change when the engine does not start, from the error and the state of the system.
 fn advice(error: &StartError) -> String {
     match error {
-        StartError::IoUring(source) => {
+        // The probe's errors say it themselves; this is what only shows with all rings of the engine.
+        StartError::Service(ServiceError::IoUring(source)) => {
             let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
             format!("\n{}", io_uring_advice(source, sysctl.trim()))
         }
-        StartError::Resources(_) | StartError::Listen { .. } => String::new(),
+        _ => String::new(),
     }
 }
 
@@ -132,21 +134,27 @@ fn io_uring_advice(error: &io::Error, sysctl: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ccbt_storage::ring::ProbeError;
     use std::net::SocketAddr;
 
+    fn started(error: ServiceError) -> Failure {
+        StartError::from(error).into()
+    }
+
     fn io_uring(errno: i32) -> Failure {
-        StartError::IoUring(io::Error::from_raw_os_error(errno)).into()
+        started(ServiceError::IoUring(io::Error::from_raw_os_error(errno)))
     }
 
     #[test]
     fn exit_codes_tell_the_kinds_apart() {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        let listen = StartError::Listen { addr, source: io::ErrorKind::AddrInUse.into() };
+        let listen = ServiceError::Listen { addr, source: io::ErrorKind::AddrInUse.into() };
         let codes = [
             (Failure::Usage("x".into()), 2),
             (io_uring(1), 3),
-            (StartError::Resources(io::ErrorKind::OutOfMemory.into()).into(), 3),
-            (listen.into(), 1),
+            (started(ServiceError::Resources(io::ErrorKind::OutOfMemory.into())), 3),
+            (StartError::from(ProbeError::Memory).into(), 3),
+            (started(listen), 1),
             (Failure::Torrent("x".into()), 1),
             (Failure::EngineLost, 1),
             (Failure::Interrupted(2), 130),
