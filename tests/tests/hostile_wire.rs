@@ -29,7 +29,7 @@ impl Target {
         let made =
             lab.publish(Payload::single("target", (PIECES - 1) * PIECE + 77), TorrentSpec::pieces_of(PIECE));
         let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).start();
-        seed.wait_listening();
+        seed.wait_ready();
         Self { seed, made, _lab: lab }
     }
 
