@@ -108,6 +108,16 @@ impl Ccbt {
         assert_eq!(event["port"], self.address.port(), "it listens where it was told to");
     }
 
+    /// Waits until it listens and its torrent takes connections: existing data has been checked.
+    pub fn wait_ready(&mut self) {
+        self.wait_listening();
+        self.wait_json("torrent that takes connections", |event| {
+            let named = ["checked", "seeding", "finished"].iter().any(|name| event["event"] == *name);
+            let moves = event["state"] == "downloading" || event["state"] == "seeding";
+            (named || moves).then_some(())
+        });
+    }
+
     /// Waits for a `progress` event of a transfer (not of a check) whose `field` is at least `least`.
     pub fn wait_progress(&mut self, field: &str, least: u64) -> Value {
         self.wait_json(&format!("progress with {field} >= {least}"), |event| {

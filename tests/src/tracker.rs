@@ -9,8 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use crate::process::wait_until;
+use crate::process::POLL;
 use crate::{PATIENCE, SOON};
 
 /// Seconds between announces that the tracker asks for: short, so that late peers are found within a test's patience.
@@ -107,9 +108,18 @@ impl Tracker {
 
     /// Waits for an announce from the peer with `port` that satisfies `wanted`.
     pub fn wait_announce(&self, port: u16, wanted: impl Fn(&Announce) -> bool) -> Announce {
-        wait_until(PATIENCE, &format!("announce from port {port}"), || {
-            lock(&self.book).announces.iter().find(|a| a.peer.port() == port && wanted(a)).cloned()
-        })
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let heard = self.announces();
+            if let Some(found) = heard.iter().find(|a| a.peer.port() == port && wanted(a)) {
+                return found.clone();
+            }
+            assert!(
+                Instant::now() < until,
+                "no such announce from port {port} within {PATIENCE:?}, only {heard:#?}"
+            );
+            thread::sleep(POLL);
+        }
     }
 }
 

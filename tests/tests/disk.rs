@@ -233,7 +233,7 @@ fn a_file_cut_short_under_a_seed_is_never_served_wrong() {
     let piece = 64 * KIB;
     let made = lab.publish(Payload::single("cut.bin", 64 * piece), TorrentSpec::pieces_of(piece));
     let mut ours = CcbtCommand::seed(&made.torrent_path, &made.data).start();
-    ours.wait_listening();
+    ours.wait_ready();
     let whole = made.payload.concatenated();
     let mut peer = RawPeer::connect(ours.address());
     peer.handshake(made.torrent.info_hash());
@@ -270,7 +270,7 @@ fn deleted_files_end_a_seed_in_no_crash() {
     let lab = Lab::open();
     let made = lab.publish(Payload::straddling("tree", 4 * MIB), TorrentSpec::pieces_of(64 * KIB));
     let mut ours = CcbtCommand::seed(&made.torrent_path, &made.data).start();
-    ours.wait_listening();
+    ours.wait_ready();
     fs::remove_dir_all(made.data.join("tree")).expect("the lab is writable");
     let mut peer = RawPeer::connect(ours.address());
     peer.handshake(made.torrent.info_hash());

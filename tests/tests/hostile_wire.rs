@@ -7,6 +7,7 @@ use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
+use ccbt_tests::process::wait_until;
 use ccbt_tests::raw_peer::{RawPeer, full_bitfield, handshake_bytes, id};
 use ccbt_tests::torrent::TorrentSpec;
 
@@ -29,7 +30,7 @@ impl Target {
         let made =
             lab.publish(Payload::single("target", (PIECES - 1) * PIECE + 77), TorrentSpec::pieces_of(PIECE));
         let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).start();
-        seed.wait_listening();
+        seed.wait_ready();
         Self { seed, made, _lab: lab }
     }
 
@@ -50,10 +51,19 @@ impl Target {
         handshake_bytes(self.made.torrent.info_hash(), reserved, *peer_id)
     }
 
+    /// Like [`Target::meet`] for a seed whose places are taken: honest peers come again.
+    fn meet_at_last(&self, last: u8) -> RawPeer {
+        wait_until(PATIENCE, "place for an honest peer", || {
+            let mut peer = self.call(last);
+            peer.send_handshake(self.made.torrent.info_hash());
+            peer.read_handshake().map(|_| peer)
+        })
+    }
+
     /// An honest peer is unchoked and gets the right bytes: of the first piece, a middle one and the short last one.
     fn assert_serves(&mut self, last: u8) {
         self.seed.assert_alive();
-        let mut peer = self.meet(last);
+        let mut peer = self.meet_at_last(last);
         assert!(peer.become_unchoked(), "an honest peer is unchoked");
         let whole = self.made.payload.concatenated();
         for (piece, begin, len) in [(0, 0, 16_384), (9, 32_768, 16_384), (20, 0, 77), (3, 5, 1000)] {

@@ -39,7 +39,7 @@ fn we_fetch(lab: &Lab, made: &Published, peer: SocketAddr, more: &[(&str, &str)]
 /// Our client as a seeder that listens.
 fn we_seed(torrent: &Path, dir: &Path) -> Ccbt {
     let mut seed = CcbtCommand::seed(torrent, dir).start();
-    seed.wait_listening();
+    seed.wait_ready();
     seed
 }
 
@@ -273,7 +273,7 @@ fn others_connect_to_our_download() {
     let made = lab.publish(single(), TorrentSpec::pieces_of(256 * KIB));
     let copy = lab.dir("ours");
     let mut ours = CcbtCommand::download(&made.torrent_path, &copy).start();
-    ours.wait_listening();
+    ours.wait_ready();
     let mut seed = LibtorrentPeer::start(&made.torrent_path, &made.data);
     seed.connect(ours.address());
     ours.wait_done();

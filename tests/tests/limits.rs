@@ -47,7 +47,7 @@ fn an_upload_limit_holds_over_several_leechers() {
     let made = publish(&lab);
     let limit = LIMIT_KIB.to_string();
     let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).option("--up-limit", limit).start();
-    seed.wait_listening();
+    seed.wait_ready();
     let copies = [lab.dir("one"), lab.dir("two")];
     let begin = Instant::now();
     // Neither gives anything back, so that each takes the whole payload, at half the limit, from the seed.

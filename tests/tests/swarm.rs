@@ -34,7 +34,7 @@ fn eight_leechers_feed_each_other() {
         .option("--memory", "64")
         .option("--up-limit", "8192")
         .start();
-    seed.wait_listening();
+    seed.wait_ready();
     tracker.wait_announce(seed.address().port(), |announce| announce.left == 0);
     let copies: Vec<_> = (0..LEECHERS).map(|n| lab.dir(&format!("copy{n}"))).collect();
     let leech = |copy: &PathBuf| {
@@ -61,7 +61,7 @@ fn everybody_downloads_from_us_at_once() {
     let folders = ["libtorrent", "aria2", "transmission", "ours"].map(|name| lab.dir(name));
     let mut transmission = TransmissionPeer::leech(&lab, &made.torrent_path, &folders[2]);
     let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).peer(transmission.address()).start();
-    seed.wait_listening();
+    seed.wait_ready();
     tracker.add_peer(made.torrent.info_hash(), seed.address());
     let mut libtorrent = LibtorrentPeer::start(&made.torrent_path, &folders[0]);
     libtorrent.connect(seed.address());
@@ -110,7 +110,7 @@ fn a_leecher_with_half_and_one_with_the_other_half_complete_each_other() {
     std::fs::write(right.join("halves"), &bytes).expect("the lab is writable");
     let start = |dir| CcbtCommand::download(&made.torrent_path, dir).option("--seed-time", "30");
     let mut first = start(&left).start();
-    first.wait_listening();
+    first.wait_ready();
     let mut second = start(&right).peer(first.address()).start();
     first.wait_event("finished");
     second.wait_event("finished");

@@ -141,7 +141,7 @@ fn a_tracker_that_never_answers_does_not_hold_up_the_end() {
     let (lab, silent) = (Lab::open(), Tracker::with_reply(Reply::Silence));
     let made = publish(&lab, |spec| spec.announce(silent.url()));
     let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).trackers().start();
-    seed.wait_listening();
+    seed.wait_ready();
     silent.wait_announce(seed.address().port(), |announce| announce.event == "started");
     seed.stop();
 }
