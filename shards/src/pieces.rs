@@ -215,6 +215,8 @@ impl Shard {
             announces.completed(now);
         }
         let key = home.key;
+        // At once: whoever hears `Finished` may stop us before the next tick.
+        self.announce(index);
         self.tell(FromShard::Event(key, Event::Finished));
     }
 

@@ -31,7 +31,7 @@ fn download(lab: &Lab, made: &Published, peers: &[&RawSeeder]) -> Ccbt {
         command = command.peer(peer.address());
     }
     let mut ours = command.start();
-    ours.wait_ready();
+    ours.wait_listening();
     ours
 }
 

@@ -101,6 +101,10 @@ impl Candidates {
     pub fn gone(&mut self, now: Instant, addr: SocketAddr, useful: bool) {
         let Some(candidate) = self.known.get_mut(&addr) else { return };
         candidate.connected = false;
+        if self.banned.contains(&addr.ip()) {
+            self.known.remove(&addr);
+            return;
+        }
         candidate.failures = if useful { 0 } else { candidate.failures + 1 };
         if candidate.source == Source::Incoming
             || candidate.source != Source::User && candidate.failures > MAX_FAILURES
@@ -209,6 +213,16 @@ mod tests {
         assert!(list.is_empty());
         assert!(!list.add(SocketAddr::new(addr(1).ip(), 1), Source::Tracker));
         assert!(!list.add(SocketAddr::new(addr(2).ip(), 0), Source::Tracker));
+        list.add(addr(3), Source::User);
+        let (now, mut rng) = (Instant::now(), rng());
+        assert_eq!(list.next(now, &mut rng), Some(addr(3)));
+        list.ban(addr(3).ip());
+        list.gone(now, addr(3), true);
+        assert_eq!(
+            list.next(now + MAX_BACK_OFF, &mut rng),
+            None,
+            "one that was connected when it was banned"
+        );
         assert!(!list.add("224.0.0.1:5".parse().unwrap(), Source::Tracker));
         assert!(!list.add("0.0.0.0:5".parse().unwrap(), Source::Tracker));
     }

@@ -38,12 +38,13 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
     future::or(ended, timed_out).await
 }
 
-/// A socket of kind `kind` that is connected, or connecting, to `addr`.
-fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<TcpStream> {
+/// A socket of kind `kind` that is connected, or connecting, to `addr` from `port` (0: any).
+fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(addr), kind, None)?;
     socket.set_nonblocking(true)?;
-    if let Some(ip) = bind {
-        socket.bind(&SocketAddr::new(ip, 0).into())?;
+    if bind.is_some() || port != 0 {
+        let any = if addr.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+        socket.bind(&SocketAddr::new(bind.unwrap_or(any), port).into())?;
     }
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -54,15 +55,15 @@ fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<TcpStr
 
 /// A TCP connection to `addr` that leaves from `bind`.
 pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    let mut stream = open(addr, Type::STREAM, bind)?;
+    let mut stream = open(addr, Type::STREAM, bind, 0)?;
     // Sending nothing waits until the connection stands, and tells why it does not.
     poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await?;
     Ok(stream)
 }
 
-/// A UDP socket that takes packets of `addr` only.
-pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    open(addr, Type::DGRAM, bind)
+/// A UDP socket that takes packets of `addr` only, on our `port` (0: any).
+pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
+    open(addr, Type::DGRAM, bind, port)
 }
 
 /// A connection, plain or secure.

@@ -2,7 +2,7 @@
 //!
 //! Called by [`TrackerClient::announce`]. Each exchange has a connected socket of its own, so the kernel
 //! drops packets of any other source; the rest is [`Exchange`]'s decision. Connection ids are remembered per
-//! tracker address.
+//! tracker address with the port they were given to, since some trackers take them from that port only.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,22 +33,29 @@ const ADDRESSES_MAX: usize = 2;
 /// Connection ids of trackers.
 #[derive(Default)]
 pub(super) struct Connections {
-    known: RefCell<HashMap<SocketAddr, Connection>>,
+    known: RefCell<HashMap<SocketAddr, Known>>,
+}
+
+/// A connection id, and our port that it was given to.
+#[derive(Clone, Copy)]
+struct Known {
+    connection: Connection,
+    port: u16,
 }
 
 impl Connections {
-    fn get(&self, tracker: SocketAddr, now: Instant) -> Option<Connection> {
-        self.known.borrow().get(&tracker).copied().filter(|connection| connection.is_fresh(now))
+    fn get(&self, tracker: SocketAddr, now: Instant) -> Option<Known> {
+        self.known.borrow().get(&tracker).copied().filter(|known| known.connection.is_fresh(now))
     }
 
-    fn set(&self, tracker: SocketAddr, connection: Option<Connection>, now: Instant) {
+    fn set(&self, tracker: SocketAddr, connection: Option<Known>, now: Instant) {
         let mut known = self.known.borrow_mut();
         let Some(connection) = connection else {
             known.remove(&tracker);
             return;
         };
         if known.len() >= CONNECTIONS_MAX {
-            known.retain(|_, connection| connection.is_fresh(now));
+            known.retain(|_, known| known.connection.is_fresh(now));
         }
         if known.len() < CONNECTIONS_MAX || known.contains_key(&tracker) {
             known.insert(tracker, connection);
@@ -106,10 +113,18 @@ impl TrackerClient {
         plan: RetryPlan,
         request: &AnnounceRequest,
     ) -> io::Result<Outcome> {
-        let mut socket = connect_udp(tracker, self.config.bind)?;
+        let now = Instant::now();
+        let known = self.udp.get(tracker, now);
+        // The port may be taken, by another announce to the same tracker above all: then everything is new.
+        let again =
+            known.and_then(|known| Some((connect_udp(tracker, self.config.bind, known.port).ok()?, known)));
+        let (mut socket, cached) = match again {
+            Some((socket, known)) => (socket, Some(known.connection)),
+            None => (connect_udp(tracker, self.config.bind, 0)?, None),
+        };
+        let port = socket.local_addr()?.port();
         let query = Query::Announce(Box::new(request.clone()), url_data(url).to_vec());
-        let (family, now) = (AddressFamily::of(&tracker.ip()), Instant::now());
-        let cached = self.udp.get(tracker, now);
+        let family = AddressFamily::of(&tracker.ip());
         let mut exchange = Exchange::new(plan, family, rand::random(), query, cached, now);
         let mut packet = vec![0; PACKET_MAX];
         loop {
@@ -127,7 +142,8 @@ impl TrackerClient {
                 glommio::timer::sleep(JUNK_PAUSE).await;
             }
         }
-        self.udp.set(tracker, exchange.connection(), Instant::now());
+        let connection = exchange.connection().map(|connection| Known { connection, port });
+        self.udp.set(tracker, connection, Instant::now());
         Ok(exchange.outcome().expect("an exchange without a deadline has ended").clone())
     }
 }

@@ -17,10 +17,12 @@ impl Torrent {
     pub fn message(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
         let peer = peer_of(&mut self.slots, key);
         peer.last_received = now;
-        if !matches!(message, Message::KeepAlive | Message::Extended { .. } | Message::Port(_)) {
+        // Real clients say much before they say what they have (aria2: allowed-fast, interested), so only what they say
+        // of that itself, and blocks, end the time for a bitfield.
+        use Message::{Bitfield as Field, Have, HaveAll, HaveNone};
+        if matches!(message, Have(_) | Field(_) | HaveAll | HaveNone) {
             let may_bitfield = std::mem::replace(&mut peer.may_bitfield, false);
-            let is_bitfield = matches!(message, Message::Bitfield(_) | Message::HaveAll | Message::HaveNone);
-            if is_bitfield && !may_bitfield {
+            if !matches!(message, Have(_)) && !may_bitfield {
                 return Err(PeerFault::LateBitfield);
             }
         }

@@ -267,7 +267,9 @@ impl Announcer {
     pub fn stop(&mut self, now: Instant) -> Vec<Announce> {
         self.stopping = true;
         for tracker in &mut self.trackers {
-            if tracker.started && !tracker.stopped_sent {
+            // A `completed` under way is waited for: overtaken by `stopped` it would bring us back to life.
+            let regular = matches!(tracker.in_flight, Some((_, Event::None)));
+            if tracker.started && !tracker.stopped_sent && regular {
                 tracker.in_flight = None;
             }
         }
