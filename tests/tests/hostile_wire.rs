@@ -206,15 +206,15 @@ fn bitfields_that_do_not_fit() {
     let full = full_bitfield(PIECES);
     let mut spare = full.clone();
     spare[2] |= 1;
-    let late = [words(id::HAVE, &[1]), frame(id::BITFIELD, &full)].concat();
-    let twice = [frame(id::BITFIELD, &[0; 3]), frame(id::BITFIELD, &[0; 3])].concat();
+    let late = [words(id::HAVE, &[1]), frame(id::BITFIELD, &[0; 3])].concat();
+    let twice = [frame(id::BITFIELD, &full), frame(id::BITFIELD, &[0; 3])].concat();
     let rows = [
         ("a bitfield that is too short", frame(id::BITFIELD, &full[..2])),
         ("a bitfield that is too long", frame(id::BITFIELD, &[0; 4])),
         ("an empty bitfield", frame(id::BITFIELD, &[])),
         ("spare bits", frame(id::BITFIELD, &spare)),
-        ("a late bitfield", late),
-        ("a second bitfield", twice),
+        ("a late bitfield that takes a piece back", late),
+        ("a second bitfield that takes everything back", twice),
         ("HAVE ALL without BEP 6", frame(id::HAVE_ALL, &[])),
     ];
     Target::new().assert_each_closed(&rows);

@@ -17,20 +17,17 @@ impl Torrent {
     pub fn message(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
         let peer = peer_of(&mut self.slots, key);
         peer.last_received = now;
-        // Real clients say much before they say what they have (aria2: allowed-fast, interested), so only what they say
-        // of that itself, and blocks, end the time for a bitfield.
-        use Message::{Bitfield as Field, Have, HaveAll, HaveNone};
-        if matches!(message, Have(_) | Field(_) | HaveAll | HaveNone) {
-            let may_bitfield = std::mem::replace(&mut peer.may_bitfield, false);
-            if !matches!(message, Have(_)) && !may_bitfield {
-                return Err(PeerFault::LateBitfield);
-            }
+        let mut first = false;
+        if matches!(message, Message::Have(_) | Message::Bitfield(_) | Message::HaveAll | Message::HaveNone) {
+            first = std::mem::replace(&mut peer.may_bitfield, false);
         }
         if is_fast(&message) && !peer.fast() {
             return Err(PeerFault::FastNotNegotiated);
         }
         match message {
-            Message::KeepAlive | Message::HaveNone | Message::Port(_) => Ok(()),
+            Message::KeepAlive | Message::Port(_) => Ok(()),
+            Message::HaveNone if first => Ok(()),
+            Message::HaveNone => Err(PeerFault::LateBitfield),
             Message::Choke => self.on_choke(key),
             Message::Unchoke => {
                 peer.peer_choking = false;
@@ -54,7 +51,7 @@ impl Torrent {
                 Ok(())
             }
             Message::Have(piece) => self.on_have(key, piece),
-            Message::Bitfield(bytes) => self.on_bitfield(key, bytes),
+            Message::Bitfield(bytes) => self.on_bitfield(key, bytes, first),
             Message::HaveAll => {
                 self.becomes_seed(key);
                 self.update_interest(key);
@@ -119,15 +116,29 @@ impl Torrent {
         Ok(())
     }
 
-    fn on_bitfield(&mut self, key: PeerKey, bytes: &[u8]) -> Result<(), PeerFault> {
+    /// A bitfield comes first (BEP 3), but aria2 also sends one later in place of many HAVEs: one that only adds is an
+    /// update, one that takes back what was said is a fault.
+    fn on_bitfield(&mut self, key: PeerKey, bytes: &[u8], first: bool) -> Result<(), PeerFault> {
         let field = Bitfield::from_wire(bytes, self.geometry.piece_count())?;
+        let peer = peer_of(&mut self.slots, key);
+        let before = match &peer.has {
+            Has::All if field.is_full() => return peer.strike(),
+            Has::All => return Err(PeerFault::LateBitfield),
+            Has::Some(before) if before.has_any_not_in(&field) => return Err(PeerFault::LateBitfield),
+            Has::Some(before) => before,
+        };
+        if before.count() == field.count() && !first {
+            return peer.strike();
+        }
         if field.is_full() {
             self.becomes_seed(key);
         } else {
+            self.picker.peer_bitfield_removed(before);
             self.picker.peer_bitfield_added(&field);
-            self.peer_mut(key).has = Has::Some(field);
+            peer.has = Has::Some(field);
         }
         self.update_interest(key);
+        self.mark(key);
         Ok(())
     }
 

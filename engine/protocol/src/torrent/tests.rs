@@ -226,14 +226,19 @@ fn bitfields_come_first_once_and_fit() {
     assert_eq!(script.says(Message::Extended { id: 0, payload: b"d1:v1:xe" }), Ok(()));
     assert_eq!(script.says(Message::Bitfield(full.as_wire())), Ok(()));
     assert!(script.torrent.peer(script.key).is_seed());
-    assert_eq!(script.says(Message::Bitfield(full.as_wire())), Err(PeerFault::LateBitfield));
-    assert_eq!(script.says(Message::HaveAll), Err(PeerFault::LateBitfield));
+    // Nothing new is tolerated some times; taking back is not.
+    assert_eq!(script.says(Message::Bitfield(full.as_wire())), Ok(()));
+    assert_eq!(script.says(Message::Bitfield(none(12).as_wire())), Err(PeerFault::LateBitfield));
     let mut late = Script::new(FAST, none(12));
-    // aria2 says these first; what it has comes later, and once.
+    // As aria2 does: hints first, then what it has, later a bitfield in place of many HAVEs.
     late.says(Message::AllowedFast(PieceIndex(0))).unwrap();
     late.says(Message::Interested).unwrap();
-    late.says(Message::Unchoke).unwrap();
+    late.says(Message::HaveNone).unwrap();
     late.says(Message::Have(PieceIndex(1))).unwrap();
+    assert_eq!(late.says(Message::Bitfield(&[0xf0, 0])), Ok(()));
+    assert!(late.torrent.peer(late.key).has(PieceIndex(3)));
+    assert_eq!(late.torrent.picker().copies(PieceIndex(1)), 1, "counted once");
+    assert_eq!(late.says(Message::Bitfield(&[0xe0, 0])), Err(PeerFault::LateBitfield));
     assert_eq!(late.says(Message::HaveNone), Err(PeerFault::LateBitfield));
     let mut wrong = Script::new(FAST, none(12));
     assert!(matches!(wrong.says(Message::Bitfield(&[0xff])), Err(PeerFault::Bitfield(_))));
