@@ -74,7 +74,7 @@ impl Shard {
     }
 
     /// One turn; returns whether anything happened.
-    fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         self.now = Instant::now();
         let mut progress = self.take_messages();
         progress |= self.take_storage();

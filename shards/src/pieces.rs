@@ -2,8 +2,8 @@
 //!
 //! Role: complete → hashed → written → synced. Owner: the shard. Invariants: a piece's memory leaves
 //! [`crate::torrents::Home::live`] only when no receive in flight may write to it; a piece is told to peers only after
-//! storage said `Written`; `Finished` is told only after a `Sync` that covers every piece; verified data that the disk
-//! did not take stays in memory until it does.
+//! storage said `Written`; `Finished` is told only after a `Sync` that covers every piece; a piece whose sync failed is
+//! missing again; verified data that the disk did not take stays in memory until it does.
 
 use std::time::{Duration, Instant};
 
@@ -28,15 +28,15 @@ pub(crate) struct Failure {
     message: String,
 }
 
-/// How far the torrent's last pieces are on their way to durability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SyncState {
-    /// Nothing was written since the last one.
-    Clean,
-    /// Pieces were written.
-    Dirty,
-    /// `Sync` was handed over; `finish`: when it succeeds the torrent is finished.
-    UnderWay { finish: bool },
+/// Which pieces are written and not yet durable.
+#[derive(Debug, Default)]
+pub(crate) struct Durability {
+    /// Written, and not covered by a sync that succeeded or is under way.
+    pub unsynced: Vec<PieceIndex>,
+    /// Covered by the sync under way.
+    syncing: Option<Vec<PieceIndex>>,
+    /// `Finished` is to be told once everything is durable.
+    finish: bool,
 }
 
 impl Shard {
@@ -94,10 +94,6 @@ impl Shard {
     fn write(&mut self, index: usize, piece: PieceIndex, buf: PieceBuf) {
         let home = &mut self.homes[index];
         home.busy += 1;
-        home.sync = match home.sync {
-            SyncState::Clean => SyncState::Dirty,
-            other => other,
-        };
         let torrent = home.key;
         self.storage.submit(StorageCmd::Write { torrent, piece, buf });
     }
@@ -114,6 +110,7 @@ impl Shard {
         match result {
             Ok(()) => {
                 home.torrent.as_mut().expect("written pieces belong to a running torrent").written(piece);
+                home.durability.unsynced.push(piece);
                 self.free_piece(buf);
                 self.recover(index);
             }
@@ -166,22 +163,34 @@ impl Shard {
 
     /// Everything wanted is written: make it durable, then say so.
     pub(crate) fn on_finished(&mut self, index: usize) {
-        let home = &mut self.homes[index];
-        if home.sync == SyncState::Clean {
-            return self.tell_finished(index);
+        let durability = &mut self.homes[index].durability;
+        durability.finish = true;
+        if durability.syncing.is_none() {
+            self.finish_when_durable(index);
         }
-        self.submit_sync(index, true);
     }
 
-    fn sync(&mut self, index: usize) {
-        let finish = self.homes[index].torrent.as_ref().is_some_and(Torrent::is_finished);
-        self.submit_sync(index, finish);
+    /// Tells `Finished` if it is due, after one more sync where that is needed.
+    fn finish_when_durable(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        let due = home.durability.finish && home.torrent.as_ref().is_some_and(Torrent::is_finished);
+        match home.durability.unsynced.is_empty() {
+            _ if !due => {}
+            true => {
+                home.durability.finish = false;
+                self.tell_finished(index);
+            }
+            false => self.submit_sync(index),
+        }
     }
 
-    pub(crate) fn submit_sync(&mut self, index: usize, finish: bool) {
+    /// Makes durable what was written; one at a time.
+    pub(crate) fn submit_sync(&mut self, index: usize) {
         let home = &mut self.homes[index];
         home.busy += 1;
-        home.sync = SyncState::UnderWay { finish };
+        let pieces = std::mem::take(&mut home.durability.unsynced);
+        let before = home.durability.syncing.replace(pieces);
+        assert!(before.is_none(), "two syncs of one torrent");
         let torrent = home.key;
         self.command(StorageCmd::Sync { torrent });
     }
@@ -189,18 +198,22 @@ impl Shard {
     pub(crate) fn on_synced(&mut self, index: usize, result: Result<(), StorageError>) {
         let home = &mut self.homes[index];
         home.busy -= 1;
-        let SyncState::UnderWay { finish } = home.sync else { panic!("a sync that nobody asked for") };
+        let pieces = home.durability.syncing.take().expect("a sync that nobody asked for");
         match result {
             Ok(()) => {
-                home.sync = SyncState::Clean;
-                let finished = home.torrent.as_ref().is_some_and(Torrent::is_finished);
                 self.recover(index);
-                if finish && finished {
-                    self.tell_finished(index);
-                }
+                self.finish_when_durable(index);
             }
             Err(error) => {
-                home.sync = SyncState::Dirty;
+                // The kernel may have dropped what it could not write, and a later sync says nothing of it: these
+                // pieces are not ours until they are fetched and written again.
+                if let Some(torrent) = &mut home.torrent {
+                    for piece in pieces {
+                        if torrent.picker().have().has(piece) {
+                            torrent.lost_piece(piece);
+                        }
+                    }
+                }
                 self.fail(index, &error);
             }
         }
@@ -248,7 +261,8 @@ impl Shard {
         } else if let Some((piece, buf)) = home.unwritten.pop() {
             self.write(index, piece, buf);
         } else {
-            self.sync(index);
+            // Nothing waits to be written: ask the disk whether it takes a sync again.
+            self.submit_sync(index);
         }
     }
 
@@ -269,3 +283,6 @@ impl Shard {
         self.touch(index);
     }
 }
+
+#[cfg(test)]
+mod tests;

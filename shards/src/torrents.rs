@@ -21,7 +21,7 @@ use ccbt_storage::messages::{OpenMode, OpenReport, Preallocate, StorageCmd, Stor
 use crate::announce::{Announces, Identity, Totals};
 use crate::checking::Check;
 use crate::messages::{AddTorrent, Event, FromShard, State};
-use crate::pieces::{Failure, SyncState};
+use crate::pieces::{Durability, Failure};
 use crate::ring::{LivePiece, Places, SocketKey};
 use crate::shard::{PIECES_MAX, Shard};
 
@@ -76,12 +76,12 @@ pub(crate) struct Home {
     pub unwritten: Vec<(PieceIndex, PieceBuf)>,
     /// Hash jobs and storage commands of pieces under way.
     pub busy: usize,
-    /// Everything wanted is written; the sync that makes it durable was asked for or done.
-    pub sync: SyncState,
+    pub durability: Durability,
     seed_only: bool,
     prealloc: Preallocate,
     picker: PickerConfig,
-    pub last_status: Option<(State, Stats, usize, u32)>,
+    /// What the last status told, and whether bytes moved then.
+    pub last_status: Option<(State, Stats, usize, u32, bool)>,
     removed: bool,
 }
 
@@ -197,7 +197,7 @@ impl Shard {
             failure: None,
             unwritten: Vec::new(),
             busy: 0,
-            sync: SyncState::Clean,
+            durability: Durability::default(),
             seed_only: add.seed_only,
             prealloc: add.prealloc,
             picker: add.picker,
@@ -389,8 +389,8 @@ impl Shard {
         if closing || !told || home.busy > 0 || home.conns > 0 {
             return;
         }
-        if home.sync == SyncState::Dirty && home.failure.is_none() {
-            return self.submit_sync(index, false);
+        if !home.durability.unsynced.is_empty() && home.failure.is_none() {
+            return self.submit_sync(index);
         }
         for (_, buf) in std::mem::take(&mut home.unwritten) {
             self.free_piece(buf);

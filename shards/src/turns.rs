@@ -110,10 +110,12 @@ impl Shard {
         }
         let stats = home.torrent.as_ref().map(|torrent| torrent.stats()).unwrap_or_default();
         let peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
-        let picture = (state, stats, peer_count, pieces_done);
         let (down_rate, up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
-        if home.last_status == Some(picture) && down_rate + up_rate == 0 {
+        // The first status at rest tells that the rates are zero again.
+        let moving = down_rate + up_rate > 0;
+        let picture = (state, stats, peer_count, pieces_done, moving);
+        if home.last_status == Some(picture) && !moving {
             return None;
         }
         home.last_status = Some(picture);
