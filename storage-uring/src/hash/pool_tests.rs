@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::arena::Partition;
+use crate::hash::Backend;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::collections::BTreeSet;
@@ -95,6 +96,45 @@ fn stop_answers_what_waits_and_then_refuses() {
     pool.stop();
     assert_eq!(client.verdicts.len(), 100);
     assert!(sender.send(client.job(0, 1, true)).is_err());
+}
+
+/// Runs a worker on this thread until its queue is empty, without anybody else.
+fn run_alone(jobs: impl IntoIterator<Item = PoolJob>) {
+    let (sender, receiver) = bounded(POOL_JOBS_MAX);
+    jobs.into_iter().for_each(|job| sender.send(job).unwrap());
+    let (running, stopped) = bounded(0);
+    drop(running);
+    Worker { jobs: receiver, stopped, idle: Arc::default() }.run();
+}
+
+#[test]
+fn short_pieces_do_not_wait_for_a_long_one() {
+    let mut client = Client::new(41);
+    let long = client.job(0, 4 << 20, true);
+    let shorts: Vec<_> = (1..=40).map(|piece| client.job(piece, 16_384, true)).collect();
+    run_alone(std::iter::once(long).chain(shorts));
+    let order: Vec<u32> = client.verdicts.try_iter().map(|verdict| verdict.piece.0).collect();
+    assert_eq!(order.len(), 41);
+    // With a single lane the first comes first.
+    let last = if Backend::detect().lanes() > 1 { 40 } else { 0 };
+    assert_eq!(order.iter().position(|&piece| piece == 0), Some(last), "{order:?}");
+}
+
+#[test]
+fn idle_threads_get_jobs_before_lanes_do() {
+    assert_eq!(share(1, 0, 0), 0);
+    assert_eq!(share(1, 20, 0), 20, "nobody idle: as many as wait");
+    assert_eq!(share(1, 1, 1), 0, "the other one is for the idle thread");
+    assert_eq!(share(1, 15, 1), 7, "eight each");
+    assert_eq!(share(4, 2, 3), 0, "has more than its share");
+    for (running, waiting, idle) in
+        (1..20).flat_map(|a| (0..40).flat_map(move |b| (0..5).map(move |c| (a, b, c))))
+    {
+        let share = share(running, waiting, idle);
+        assert!(share <= waiting);
+        let left = waiting - share;
+        assert!(share == 0 || idle == 0 || left / idle + 1 >= running + share, "{running} {waiting} {idle}");
+    }
 }
 
 #[test]
