@@ -2,12 +2,15 @@
 //!
 //! Role: `transfer` runs each client as a downloader against [`generator::serve`] (a synthetic seeder of many peers)
 //! and as a seeder against [`generator::fetch`] (a synthetic leecher), one client at a time, and reports medians.
+//! `hash` measures the engine's hash kernels against each other and other libraries.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
 pub mod clients;
 pub mod error;
 pub mod generator;
+pub mod hash;
+pub mod machine;
 pub mod payload;
 pub mod process;
 pub mod stats;

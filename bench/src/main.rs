@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ccbt_bench::error::BenchError;
+use ccbt_bench::hash::{self, HashArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
 
@@ -18,11 +19,14 @@ struct Cli {
 enum Command {
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
+    /// Hash with each kernel, other libraries and sha1sum; print GB/s per core and whether the dispatch is right
+    Hash(HashArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
+        Command::Hash(args) => hash::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -19,8 +19,6 @@ pub trait Algorithm: Copy + Debug + Send + Sync + 'static + sealed::Sealed {
     const START: Self::State;
     /// From how many messages on AVX-512 beats SHA-NI in groups of four.
     const AVX512_OVER_SHA_NI: usize;
-    /// From how many messages on AVX-512, and AVX2, beat the portable kernel one by one.
-    const WIDE_OVER_PORTABLE: usize;
     /// The digest of a message that ends with this chaining value.
     fn digest(state: Self::State) -> Self::Digest;
     /// [`super::Kernel::compress`] once the kernel is known to be there.
@@ -43,10 +41,8 @@ impl Algorithm for Sha1Algorithm {
     const NAME: &'static str = "SHA-1";
     /// FIPS 180-4, 5.3.1.
     const START: State1 = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
-    /// Eight: 5.8 GB/s against 5.3. Nine: 5.1 against 5.9.
+    /// Eight: 5.9 GB/s against 5.3. Nine: 4.9 against 5.8.
     const AVX512_OVER_SHA_NI: usize = 9;
-    /// Two: 1.0 GB/s with AVX2 against 1.2. Three: 1.5.
-    const WIDE_OVER_PORTABLE: usize = 3;
 
     fn digest(state: State1) -> [u8; 20] {
         big_endian(state)
@@ -76,10 +72,8 @@ impl Algorithm for Sha256Algorithm {
         0x1f83_d9ab,
         0x5be0_cd19,
     ];
-    /// Ten: 3.3 GB/s of both. Eleven: 3.4 against 3.7.
+    /// Ten: 3.3 GB/s of both. Eleven: 3.4 against 3.6.
     const AVX512_OVER_SHA_NI: usize = 11;
-    /// Two: 0.5 GB/s of both. Three: 0.7 with AVX2.
-    const WIDE_OVER_PORTABLE: usize = 3;
 
     fn digest(state: State256) -> [u8; 32] {
         big_endian(state)
