@@ -9,9 +9,12 @@ use ccbt_storage::hash::algorithm::Algorithm;
 use ccbt_storage::hash::{Backend, Kernel};
 use serde::Serialize;
 
-/// What a group of so many messages costs a kernel.
+/// A kernel and how many messages it takes.
+type Group = (Kernel, usize);
+
+/// What each group costs.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Costs(BTreeMap<(Kernel, usize), f64>);
+pub(super) struct Costs(BTreeMap<Group, f64>);
 
 impl Costs {
     /// Notes that `kernel` hashes `lanes` messages at `gb_per_s` together.
@@ -20,23 +23,20 @@ impl Costs {
     }
 
     /// What `groups` cost together; `None` when one was not measured.
-    fn of(&self, groups: &[(Kernel, usize)]) -> Option<f64> {
+    fn of(&self, groups: &[Group]) -> Option<f64> {
         groups.iter().map(|group| self.0.get(group)).sum()
     }
 
     /// The cheapest groups for `batch` messages with the kernels of `allowed`; `None` when none were measured.
-    fn best(&self, batch: usize, allowed: &[Kernel]) -> Option<Vec<(Kernel, usize)>> {
-        // Cost and last group of the cheapest way for each smaller batch.
-        let mut ways: Vec<Option<(f64, Option<(Kernel, usize)>)>> = vec![Some((0.0, None))];
+    fn best(&self, batch: usize, allowed: &[Kernel]) -> Option<Vec<Group>> {
+        // The last group of the cheapest way for each smaller batch, and what the whole way costs.
+        let mut ways: Vec<(f64, Option<Group>)> = vec![(0.0, None)];
         for size in 1..=batch {
-            let mut best: Option<(f64, Option<(Kernel, usize)>)> = None;
-            for (&(kernel, lanes), cost) in &self.0 {
-                if lanes > size || !allowed.contains(&kernel) {
-                    continue;
-                }
-                let Some((rest, _)) = ways[size - lanes] else { continue };
-                if best.is_none_or(|(before, _)| rest + cost < before) {
-                    best = Some((rest + cost, Some((kernel, lanes))));
+            let mut best = (f64::INFINITY, None);
+            for (&group, cost) in self.0.iter().filter(|((kernel, _), _)| allowed.contains(kernel)) {
+                let Some(rest) = size.checked_sub(group.1) else { continue };
+                if ways[rest].0 + cost < best.0 {
+                    best = (ways[rest].0 + cost, Some(group));
                 }
             }
             ways.push(best);
@@ -44,7 +44,7 @@ impl Costs {
         let mut groups = Vec::new();
         let mut left = batch;
         while left > 0 {
-            let group = ways[left].and_then(|(_, group)| group)?;
+            let group = ways[left].1?;
             groups.push(group);
             left -= group.1;
         }
@@ -54,7 +54,7 @@ impl Costs {
 }
 
 /// The groups that the engine's rule makes of a batch.
-fn rule<A: Algorithm>(backend: Backend, batch: usize) -> Vec<(Kernel, usize)> {
+fn rule<A: Algorithm>(backend: Backend, batch: usize) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut left = batch;
     while left > 0 {
@@ -89,9 +89,8 @@ impl Choice {
 /// Batches of 1 to `most` messages, with the kernels in `kernels`. Empty unless all of those were measured.
 pub(super) fn choices<A: Algorithm>(costs: &Costs, kernels: &[Kernel], most: usize) -> Vec<Choice> {
     let Some(backend) = Backend::of(kernels) else { return Vec::new() };
-    let wide = |groups: &[(Kernel, usize)]| {
-        groups.iter().any(|(kernel, _)| matches!(kernel, Kernel::Avx2 | Kernel::Avx512))
-    };
+    let wide =
+        |groups: &[Group]| groups.iter().any(|(kernel, _)| matches!(kernel, Kernel::Avx2 | Kernel::Avx512));
     let choose = |messages| {
         let (rule, best) = (rule::<A>(backend, messages), costs.best(messages, kernels)?);
         let rate = |groups| Some(messages as f64 / costs.of(groups)?);
@@ -119,7 +118,7 @@ pub(super) fn crossover(choices: &[Choice]) -> (Option<usize>, Option<usize>) {
 }
 
 /// "SHA-NI 4+3": kernels and the messages of their groups.
-fn describe(groups: &[(Kernel, usize)]) -> String {
+fn describe(groups: &[Group]) -> String {
     let mut text = String::new();
     let mut before = None;
     for &(kernel, lanes) in groups {
