@@ -2,6 +2,7 @@
 //!
 //! Role: `transfer` runs each client as a downloader against [`generator::serve`] (a synthetic seeder of many peers)
 //! and as a seeder against [`generator::fetch`] (a synthetic leecher), one client at a time, and reports medians.
+//! `storage` compares the storage service with fio.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
@@ -11,5 +12,6 @@ pub mod generator;
 pub mod payload;
 pub mod process;
 pub mod stats;
+pub mod storage;
 pub mod tracker;
 pub mod transfer;

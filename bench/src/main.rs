@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ccbt_bench::error::BenchError;
+use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
 
@@ -18,11 +19,18 @@ struct Cli {
 enum Command {
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
+    /// Write and read past the page cache with the storage service and with fio; print MB/s, CPU and latencies
+    Storage(StorageArgs),
+    /// One measurement of `storage`
+    #[command(hide = true)]
+    StorageChild(ChildArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
+        Command::Storage(args) => storage::run(&args),
+        Command::StorageChild(args) => storage::child::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
