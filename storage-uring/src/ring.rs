@@ -10,7 +10,19 @@
 //!
 //! # What is not used, and why
 //!
-//! FIXED-DOC
+//! Registered buffers (`READ_FIXED`, `WRITE_FIXED`) save looking up the pages of every transfer. With pages of
+//! 4 KiB that is worth having: fio on ext4, O_DIRECT, 16 in flight, medians of 5, CPU seconds per GiB without
+//! and with: 64 KiB 0.136 → 0.115, 256 KiB 0.078 → 0.049, 1 MiB 0.050 → 0.025, 4 MiB 0.051 → 0.023. But piece
+//! memory has huge pages ([`crate::arena`]), and there most of it is gone: reads of 1 MiB, 64 in flight, 0.009 →
+//! 0.005, writes 0.040 → 0.031 with runs that differ by as much. The whole service takes 0.007 to 0.015 per
+//! GiB. Against that stands that registered memory is pinned: all of the ceiling would be resident from the
+//! start, however little is in use, and count against `ulimit -l`.
+//!
+//! Registered files save a reference count per operation: in the same runs 0.136 → 0.143, 0.078 → 0.077, 0.050
+//! → 0.048, 0.051 → 0.048, which is less than what runs differ by.
+//!
+//! On tmpfs neither changes anything beyond noise (64 KiB 0.043 → 0.043 and 0.047, 4 MiB 0.014 → 0.015 and
+//! 0.013): nothing is looked up, the bytes are copied.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;

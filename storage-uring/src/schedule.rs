@@ -15,6 +15,18 @@
 //! ([`WORKERS_PER_DEVICE_MAX`]), every device has its own, and a slow one takes none from the others. Where
 //! nearly everything would block (sparse files on most file systems), the attempt is left out for a while.
 
+//! # Devices and memory
+//!
+//! A device holds no more than its depth times the length of an operation in the kernel, and the tuner cuts
+//! that to what the device moves in a fraction of a second. Pieces that wait here for a slow device hold their
+//! memory too, though: a write that was handed over cannot be refused. What bounds that is the shard, which
+//! asks peers for a piece only when it has memory for it; a torrent on a slow device can so come to hold all
+//! piece memory of its shard, and then downloads of other torrents of that shard go at its pace. Reads have
+//! memory of their own, and other shards theirs.
+//!
+//! Opening a file (not reading or writing it) happens on the storage thread and waits for the device that has
+//! its directory.
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
