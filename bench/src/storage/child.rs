@@ -1,7 +1,6 @@
 //! One measurement of the storage service, in this process: `ccbt-bench storage-child` (hidden).
 //!
-//! Role: does what a shard does, without network and hashing: pieces in rising order, a bounded number under
-//! way. Prints one line of JSON, a [`Measured`].
+//! Role: does what a shard does, without network and hashing: whole pieces, a bounded number under way. Prints one line of JSON, a [`Measured`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,9 +13,10 @@ use ccbt_storage::layout::{FileSpec, LayoutSpec};
 use ccbt_storage::messages::{OpenMode, Preallocate, StorageCmd, StorageDone};
 use ccbt_storage::{Completion, StorageClient, StorageConfig, StorageService};
 use clap::Args;
+use rand::seq::SliceRandom as _;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{Alloc, Measured, Seen, Way};
+use super::{Alloc, Measured, Order, Seen, Way};
 use crate::error::BenchError;
 use crate::stats::Latencies;
 
@@ -35,6 +35,8 @@ pub struct ChildArgs {
     window: usize,
     #[arg(long, value_enum)]
     alloc: Alloc,
+    #[arg(long, value_enum)]
+    order: Order,
     #[arg(long)]
     queue_depth: Option<u32>,
     #[arg(long)]
@@ -79,8 +81,9 @@ fn measure(args: &ChildArgs, folder: PathBuf) -> Result<Measured, BenchError> {
     let client = service.client(Arc::clone(&bell), args.window);
     let mut rig = Rig { client, bell, memory, spec: Arc::clone(&spec), window: args.window };
     rig.touch_memory(piece_len);
+    let order = pieces(&spec, args.order);
     rig.open(args.alloc)?;
-    let write = rig.move_all(false)?;
+    let write = rig.move_all(&order, false)?;
     let start = Instant::now();
     rig.client.submit(StorageCmd::Sync { torrent: KEY });
     match rig.wait() {
@@ -88,7 +91,7 @@ fn measure(args: &ChildArgs, folder: PathBuf) -> Result<Measured, BenchError> {
         other => panic!("{other:?} is no answer to a sync"),
     }
     let sync_s = start.elapsed().as_secs_f64();
-    let read = rig.move_all(true)?;
+    let read = rig.move_all(&order, true)?;
     let stats = service.stats();
     let device = &stats.devices[0];
     let bytes = device.read.bytes + device.write.bytes;
@@ -106,6 +109,16 @@ fn measure(args: &ChildArgs, folder: PathBuf) -> Result<Measured, BenchError> {
     rig.wait();
     service.stop();
     Ok(Measured { write, read, peak_rss_mib: 0.0, seen: Some(seen) })
+}
+
+/// The pieces in the order they are to be moved.
+fn pieces(spec: &LayoutSpec, order: Order) -> Vec<u32> {
+    let count = spec.total_len().div_ceil(u64::from(spec.piece_len())) as u32;
+    let mut pieces: Vec<u32> = (0..count).collect();
+    if order == Order::Random {
+        pieces.shuffle(&mut rand::rng());
+    }
+    pieces
 }
 
 /// CPU seconds of this process so far, with the kernel's workers, which are its threads.
@@ -161,15 +174,17 @@ impl Rig {
     }
 
     /// Writes or reads every piece once.
-    fn move_all(&mut self, reading: bool) -> Result<Way, BenchError> {
-        let pieces = self.spec.total_len().div_ceil(u64::from(self.spec.piece_len())) as u32;
+    fn move_all(&mut self, pieces: &[u32], reading: bool) -> Result<Way, BenchError> {
         let mut latencies = Latencies::default();
-        let mut handed_over = vec![Instant::now(); pieces as usize];
+        let mut handed_over = vec![Instant::now(); pieces.len()];
         let (start, cpu_before) = (Instant::now(), cpu());
-        let (mut next, mut left) = (0, pieces);
+        let (mut next, mut left) = (0, pieces.len());
         while left > 0 {
-            while next < pieces && self.client.under_way() < self.window && self.begin(next, reading) {
-                handed_over[next as usize] = Instant::now();
+            while let Some(&piece) = pieces.get(next)
+                && self.client.under_way() < self.window
+                && self.begin(piece, reading)
+            {
+                handed_over[piece as usize] = Instant::now();
                 next += 1;
             }
             let (piece, buf, result) = match self.wait() {

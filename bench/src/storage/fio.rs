@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Alloc, Case, Measured, StorageArgs, Way};
+use super::{Alloc, Case, Measured, Order, StorageArgs, Way};
 use crate::error::BenchError;
 
 /// Its version, when it is installed.
@@ -31,12 +31,16 @@ fn pass(args: &StorageArgs, case: Case, file: &Path, way: &str) -> Result<Way, B
         Alloc::Full => "native",
         Alloc::Sparse => "truncate",
     };
+    let random = match case.order {
+        Order::Rising => "",
+        Order::Random => "rand",
+    };
     let mut command = Command::new("fio");
     command
         .args(["--name=bench", "--ioengine=io_uring", "--direct=1", "--output-format=json"])
         .args(["--percentile_list=50:99:99.9", "--invalidate=0"])
         .arg(format!("--filename={}", file.display()))
-        .arg(format!("--rw={way}"))
+        .arg(format!("--rw={random}{way}"))
         .arg(format!("--bs={}k", case.piece_kib))
         .arg(format!("--iodepth={}", case.window))
         .arg(format!("--size={}m", args.size_mib))

@@ -38,6 +38,9 @@ pub struct StorageArgs {
     /// How files get their blocks
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Alloc::Full, Alloc::Sparse])]
     pub alloc: Vec<Alloc>,
+    /// In which order pieces come
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Order::Rising])]
+    pub order: Vec<Order>,
     /// Rounds; the order within a round alternates
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub runs: u32,
@@ -65,6 +68,16 @@ pub enum Alloc {
     Sparse,
 }
 
+/// In which order the pieces of a file are written and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// From the first to the last.
+    Rising,
+    /// Any, as rarest-first makes it: each once.
+    Random,
+}
+
 /// What was measured with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +91,7 @@ enum Tool {
 struct Case {
     piece_kib: u32,
     alloc: Alloc,
+    order: Order,
     /// Pieces under way.
     window: u32,
 }
@@ -164,11 +178,19 @@ pub fn run(args: &StorageArgs) -> Result<bool, BenchError> {
 }
 
 fn cases(args: &StorageArgs) -> Vec<Case> {
-    let of = |&piece_kib: &u32| {
+    let mut cases = Vec::new();
+    for &piece_kib in &args.pieces_kib {
         let window = (args.window_mib.saturating_mul(1024) / piece_kib.max(1)).clamp(4, 64);
-        args.alloc.iter().map(move |&alloc| Case { piece_kib, alloc, window })
-    };
-    args.pieces_kib.iter().flat_map(of).collect()
+        for &alloc in &args.alloc {
+            cases.extend(args.order.iter().map(|&order| Case { piece_kib, alloc, order, window }));
+        }
+    }
+    cases
+}
+
+/// A choice as the command line has it.
+fn name(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().expect("none is skipped").get_name().to_owned()
 }
 
 /// One measurement of the service, in a process of its own.
@@ -182,7 +204,8 @@ fn service(args: &StorageArgs, case: Case) -> Result<Measured, BenchError> {
     option("--size-mib", args.size_mib.to_string());
     option("--piece-kib", case.piece_kib.to_string());
     option("--window", case.window.to_string());
-    option("--alloc", case.alloc.to_possible_value().expect("none is skipped").get_name().to_owned());
+    option("--alloc", name(case.alloc));
+    option("--order", name(case.order));
     if let Some(depth) = args.queue_depth {
         option("--queue-depth", depth.to_string());
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use rustix::fs::statfs;
 use serde::Serialize;
 
-use super::{Alloc, Case, Measured, StorageArgs, Tool, Way};
+use super::{Case, Measured, StorageArgs, Tool, Way, name};
 use crate::error::BenchError;
 use crate::stats::median;
 
@@ -34,10 +34,11 @@ impl Run {
     /// One line of progress.
     pub(super) fn line(&self) -> String {
         let start = format!(
-            "{} {} KiB {} run {}:",
+            "{} {} KiB {} {} run {}:",
             tool_name(self.tool),
             self.case.piece_kib,
-            alloc_name(self.case.alloc),
+            name(self.case.alloc),
+            name(self.case.order),
             self.round + 1
         );
         match (&self.measured, &self.error) {
@@ -58,13 +59,6 @@ fn tool_name(tool: Tool) -> &'static str {
     match tool {
         Tool::Service => "service",
         Tool::Fio => "fio",
-    }
-}
-
-fn alloc_name(alloc: Alloc) -> &'static str {
-    match alloc {
-        Alloc::Full => "full",
-        Alloc::Sparse => "sparse",
     }
 }
 
@@ -171,9 +165,10 @@ impl Report {
             setting.size_mib, setting.file_system, setting.runs, setting.cpus, setting.kernel
         ));
         line(format_args!(
-            "{:>9} {:<6} {:<8} {:>10} {:>6} {:>9} {:>8} {:>8} {:>10} {:>6} {:>9} {:>8}",
+            "{:>9} {:<6} {:<6} {:<8} {:>10} {:>6} {:>9} {:>8} {:>8} {:>10} {:>6} {:>9} {:>8}",
             "piece KiB",
             "alloc",
+            "order",
             "by",
             "write MB/s",
             "/fio",
@@ -193,9 +188,10 @@ impl Report {
             let share =
                 |share: Option<f64>| share.map_or(String::new(), |share| format!("{:.0}%", share * 100.0));
             line(format_args!(
-                "{:>9} {:<6} {:<8} {:>10.0} {:>6} {:>9.3} {:>8.0} {:>8.0} {:>10.0} {:>6} {:>9.3} {:>8.0}",
+                "{:>9} {:<6} {:<6} {:<8} {:>10.0} {:>6} {:>9.3} {:>8.0} {:>8.0} {:>10.0} {:>6} {:>9.3} {:>8.0}",
                 row.case.piece_kib,
-                alloc_name(row.case.alloc),
+                name(row.case.alloc),
+                name(row.case.order),
                 tool_name(row.tool),
                 write.mb_per_s,
                 share(row.write_to_fio),
@@ -275,6 +271,7 @@ fn file_system(dir: &std::path::Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Alloc, Order};
     use super::*;
 
     fn way(seconds: f64) -> Way {
@@ -288,6 +285,7 @@ mod tests {
             size_mib: 1024,
             pieces_kib: vec![1024],
             alloc: vec![Alloc::Full],
+            order: vec![Order::Random],
             runs: 3,
             window_mib: 16,
             queue_depth: None,
