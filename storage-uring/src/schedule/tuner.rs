@@ -12,9 +12,10 @@
 //! 2. After that, now and then, one knob is moved for one epoch, then moved back for one (A-B-A: the mean of
 //!    the epochs around it is what the trial is compared with, so that a device that gets faster or slower by
 //!    itself misleads less). More depth or longer operations must gain [`GAIN_MIN`], or the noise seen
-//!    between equal epochs if that is more; less depth or shorter operations are taken when they lose no more
-//!    than [`LOSS_MAX`] — the same rate with less in the queue means shorter waits for reads and less piece
-//!    memory bound. Between the two lies the hysteresis. Trials that fail become rarer.
+//!    between equal epochs if that is more. Less depth or shorter operations are tried only where operations
+//!    take longer than [`LATENCY_SHORT`], and taken when they lose no more than [`LOSS_MAX`], twice in a row:
+//!    the same rate with less in the queue means shorter waits for reads and less piece memory bound. Between
+//!    the two lies the hysteresis. Trials that fail become rarer.
 //! 3. Little's law as the brake: when operations take longer than [`LATENCY_MAX`] on average, the device has
 //!    more in its queue than it moves in that time, and the depth (or, at its least, the length) is cut to
 //!    what it does move. A throttled or dying device thus holds little, without a trial.
@@ -25,12 +26,18 @@ use std::time::Duration;
 pub const BATCH_BYTES_MAX: u32 = 4 << 20;
 /// Bytes per operation at least: below this the cost per operation shows on every device.
 pub const BATCH_BYTES_MIN: u32 = 128 << 10;
+/// Operations in flight per device at least: one being carried out, the next ones there when it ends, and a
+/// place for the other direction.
+pub const DEPTH_MIN: u32 = 4;
 /// Operations in flight per device at most.
 pub const DEPTH_MAX: u32 = 64;
 /// Least time over which a rate is measured.
 pub const EPOCH_MIN: Duration = Duration::from_millis(100);
 /// Mean time an operation may take before the queue is cut.
 pub const LATENCY_MAX: Duration = Duration::from_millis(300);
+/// Where operations are faster than this on average, neither depth nor length is made less: nobody waits long
+/// for them, short operations cost CPU time, and every move risks a mistake.
+pub const LATENCY_SHORT: Duration = Duration::from_millis(50);
 /// What doubling the depth must gain at the start.
 pub const GROWTH_MIN: f64 = 0.12;
 /// What more depth or longer operations must gain.
@@ -134,6 +141,8 @@ pub struct DeviceTuner {
     noise: f64,
     /// Which trial is next.
     next_trial: usize,
+    /// A trial of less that went well once, and is to do so once more.
+    promising: Option<usize>,
     pause: u32,
 }
 
@@ -163,6 +172,7 @@ impl DeviceTuner {
             peak: 0.0,
             noise: 0.0,
             next_trial: 0,
+            promising: None,
             pause: PAUSE_MIN,
         };
         this.now.depth = fixed.depth.map_or(depth, |depth| depth.max(1)).min(this.depth_max(bytes));
@@ -197,7 +207,7 @@ impl DeviceTuner {
     }
 
     fn depth_min(&self) -> u32 {
-        self.fixed.depth.map_or(2, |depth| depth.max(1))
+        self.fixed.depth.map_or(DEPTH_MIN, |depth| depth.max(1))
     }
 
     /// Takes in an operation that ended. Whether depth or length changed.
@@ -330,7 +340,8 @@ impl DeviceTuner {
         self.phase = Phase::Steady { pause: self.pause };
     }
 
-    /// The setting with one knob moved, unless it is fixed, at its end, or would make operations too slow.
+    /// The setting with one knob moved, unless it is fixed, at its end, would make operations too slow, or
+    /// would be less for nothing.
     fn moved(&self, tried: usize, latency: Duration) -> Option<Setting> {
         let (of_depth, more) = TRIALS[tried];
         let mut to = self.now;
@@ -346,7 +357,8 @@ impl DeviceTuner {
             to.depth = to.depth.min(self.depth_max(to.bytes));
         }
         let slow = more && latency * 2 > LATENCY_MAX;
-        (to != self.now && !slow).then_some(to)
+        let pointless = !more && latency < LATENCY_SHORT;
+        (to != self.now && !slow && !pointless).then_some(to)
     }
 
     fn end_trial(&mut self, tried: usize, trial: Setting, base: f64, rate: f64) {
@@ -356,6 +368,14 @@ impl DeviceTuner {
         } else {
             rate > base * (1.0 - LOSS_MAX) && rate > self.peak * (1.0 - DRIFT_MAX)
         };
+        let promising = self.promising.take();
+        if taken && !more && promising != Some(tried) {
+            // A lucky epoch costs a setting that was good: twice in a row is less likely luck.
+            self.promising = Some(tried);
+            self.next_trial = tried;
+            self.phase = Phase::Steady { pause: 0 };
+            return;
+        }
         if taken {
             self.now = trial;
             self.pause = PAUSE_MIN;
