@@ -3,6 +3,7 @@
 //! Role: `transfer` runs each client as a downloader against [`generator::serve`] (a synthetic seeder of many peers)
 //! and as a seeder against [`generator::fetch`] (a synthetic leecher), one client at a time, and reports medians.
 //! `hash` measures the engine's hash kernels against each other and other libraries.
+//! `storage` compares the storage service with fio.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
@@ -14,5 +15,6 @@ pub mod machine;
 pub mod payload;
 pub mod process;
 pub mod stats;
+pub mod storage;
 pub mod tracker;
 pub mod transfer;

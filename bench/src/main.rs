@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
+use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
 
@@ -21,12 +22,19 @@ enum Command {
     Transfer(TransferArgs),
     /// Hash with each kernel, other libraries and sha1sum; print GB/s per core and whether the dispatch is right
     Hash(HashArgs),
+    /// Write and read past the page cache with the storage service and with fio; print MB/s, CPU and latencies
+    Storage(StorageArgs),
+    /// One measurement of `storage`
+    #[command(hide = true)]
+    StorageChild(ChildArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
         Command::Hash(args) => hash::run(&args),
+        Command::Storage(args) => storage::run(&args),
+        Command::StorageChild(args) => storage::child::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

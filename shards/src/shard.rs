@@ -210,10 +210,9 @@ impl Shard {
         }
         let partition = Partition::new(config.download_bytes)?;
         let cache = ReadCache::new(config.upload_bytes)?;
-        let regions = [partition.region().clone(), cache.region().clone()];
         Ok(Self {
             ring,
-            storage: storage.client(links.bell.clone(), &regions, UNDER_WAY_MAX),
+            storage: storage.client(links.bell.clone(), UNDER_WAY_MAX),
             partition,
             cache,
             tracker: Rc::new(TrackerClient::new(config.tracker.clone())),

@@ -74,11 +74,6 @@ impl ReadCache {
         })
     }
 
-    /// The mapping behind the cache.
-    pub fn region(&self) -> &std::sync::Arc<ccbt_storage::arena::Region> {
-        self.partition.region()
-    }
-
     fn ready(&mut self, key: ExtentKey) -> Option<Rc<PieceBuf>> {
         self.clock += 1;
         match self.extents.get_mut(&key)? {

@@ -162,7 +162,7 @@ impl Partition {
         self.used_pages as usize * PAGE
     }
 
-    /// The mapping behind this partition, for [`crate::StorageService::client`].
+    /// The mapping behind this partition.
     pub fn region(&self) -> &Arc<Region> {
         &self.region
     }

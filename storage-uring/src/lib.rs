@@ -14,5 +14,6 @@ pub mod messages;
 pub mod ring;
 pub mod schedule;
 pub mod service;
+pub mod stats;
 
 pub use service::{Completion, StorageClient, StorageConfig, StorageService};

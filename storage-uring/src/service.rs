@@ -10,12 +10,13 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use crate::arena::Region;
-use crate::core::{Core, NewClient};
+use crate::core::{Core, CoreConfig, NewClient};
 use crate::doorbell::Doorbell;
 use crate::hash::{HashPool, PoolJob};
 use crate::messages::{HashJob, HashVerdict, StorageCmd, StorageDone};
 use crate::ring::{DiskRing, survive_file_size_limit};
+use crate::schedule::tuner::Fixed;
+use crate::stats::{ServiceCounters, StorageStats, WorkerStats};
 
 /// Clients that may wait to be taken in; more would wait for the storage thread's next turn.
 const NEWCOMERS: usize = 16;
@@ -27,15 +28,30 @@ pub struct StorageConfig {
     pub storage_cpu: Option<usize>,
     /// One hash thread per entry, pinned to that CPU when given.
     pub hash_cpus: Vec<Option<usize>>,
-    /// Disk operations in flight per device at most; at least 1 is used.
-    pub queue_depth: u32,
-    /// Files open at most; at least 1 is used.
+    /// Disk operations in flight per device at most (at least 1 is used); `None` = found out for each device
+    /// at run time ([`crate::schedule::tuner`]).
+    pub queue_depth: Option<u32>,
+    /// Bytes per disk operation at most, brought into 128 KiB..=4 MiB; `None` = found out as above.
+    pub write_bytes: Option<u32>,
+    /// Files open at most; at least 1 is used, and one more for each device beyond the first when it is
+    /// smaller than the number of devices.
     pub max_open_files: usize,
+    /// What is to go wrong (tests only).
+    #[cfg(any(test, feature = "testing"))]
+    pub faults: crate::ring::fake::FaultPlan,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { storage_cpu: None, hash_cpus: vec![None], queue_depth: 64, max_open_files: 512 }
+        Self {
+            storage_cpu: None,
+            hash_cpus: vec![None],
+            queue_depth: None,
+            write_bytes: None,
+            max_open_files: 512,
+            #[cfg(any(test, feature = "testing"))]
+            faults: crate::ring::fake::FaultPlan::default(),
+        }
     }
 }
 
@@ -56,6 +72,7 @@ pub struct StorageService {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     pool: Option<HashPool>,
+    stats: Arc<ServiceCounters>,
 }
 
 /// One shard's way to storage and hashing. Owned by the shard's thread.
@@ -69,7 +86,10 @@ pub struct StorageClient {
     verdicts: Receiver<HashVerdict>,
     bell: Arc<Doorbell>,
     under_way: usize,
+    /// Of these, hash jobs.
+    hashing: usize,
     max_jobs: usize,
+    stats: Arc<ServiceCounters>,
     /// Whose turn it is in [`Self::poll`].
     verdicts_first: bool,
 }
@@ -83,8 +103,9 @@ impl StorageService {
         let (newcomers, arrivals) = bounded(NEWCOMERS);
         let (started, outcome) = bounded(1);
         let pool = HashPool::start(&config.hash_cpus)?;
+        let stats = Arc::new(ServiceCounters::default());
         let thread = std::thread::Builder::new().name("ccbt-storage".into()).spawn({
-            let (bell, stop) = (Arc::clone(&bell), Arc::clone(&stop));
+            let (bell, stop, stats) = (Arc::clone(&bell), Arc::clone(&stop), Arc::clone(&stats));
             move || {
                 if let Some(cpu) = config.storage_cpu
                     && !core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
@@ -93,12 +114,20 @@ impl StorageService {
                 }
                 survive_file_size_limit();
                 // The ring belongs to the thread that makes it.
-                let ring = match DiskRing::new(Arc::clone(&bell)) {
+                #[cfg_attr(not(any(test, feature = "testing")), allow(unused_mut))]
+                let mut ring = match DiskRing::new(Arc::clone(&bell)) {
                     Ok(ring) => ring,
                     Err(error) => return drop(started.send(Err(error))),
                 };
                 let _ = started.send(Ok(()));
-                Core::new(ring, bell, stop, arrivals, config.queue_depth, config.max_open_files).run();
+                #[cfg_attr(not(any(test, feature = "testing")), allow(unused_mut))]
+                let mut core = CoreConfig::new(&config, stats);
+                #[cfg(any(test, feature = "testing"))]
+                {
+                    core.never_inline = config.faults.holds();
+                    ring.plan_faults(config.faults);
+                }
+                Core::new(ring, bell, stop, arrivals, core).run();
             }
         });
         let result = thread.and_then(|thread| match outcome.recv() {
@@ -107,7 +136,7 @@ impl StorageService {
             Err(_) => Err(io::Error::other("the storage thread died while starting")),
         });
         match result {
-            Ok(thread) => Ok(Self { newcomers, bell, stop, thread: Some(thread), pool: Some(pool) }),
+            Ok(thread) => Ok(Self { newcomers, bell, stop, thread: Some(thread), pool: Some(pool), stats }),
             Err(error) => {
                 pool.stop();
                 Err(error)
@@ -117,16 +146,7 @@ impl StorageService {
 
     /// A client that is woken by `bell`. `max_jobs` (at least 1) bounds the commands and jobs it has under
     /// way.
-    ///
-    /// `regions` are the mappings its buffers come from. They are not registered as fixed buffers: that would
-    /// pin them, so that the whole memory ceiling were resident from the start, to save a part of the 0.015
-    /// CPU seconds that a direct GiB costs.
-    pub fn client(&self, bell: Arc<Doorbell>, regions: &[Arc<Region>], max_jobs: usize) -> StorageClient {
-        tracing::debug!(
-            bytes = regions.iter().map(|region| region.len()).sum::<usize>(),
-            max_jobs,
-            "new client"
-        );
+    pub fn client(&self, bell: Arc<Doorbell>, max_jobs: usize) -> StorageClient {
         let max_jobs = max_jobs.max(1);
         let (commands, taken) = bounded(max_jobs);
         let (answer, answers) = bounded(max_jobs);
@@ -144,9 +164,21 @@ impl StorageService {
             verdicts,
             bell,
             under_way: 0,
+            hashing: 0,
             max_jobs,
+            stats: Arc::clone(&self.stats),
             verdicts_first: false,
         }
+    }
+
+    /// What was done so far and how things stand. Cheap: a few hundred loads.
+    pub fn stats(&self) -> StorageStats {
+        self.stats.snapshot()
+    }
+
+    /// io_uring's worker threads in this process. Reads a file of procfs per thread: not for every second.
+    pub fn workers(&self) -> io::Result<WorkerStats> {
+        self.stats.workers()
     }
 
     /// Ends the threads after all commands are answered. Clients must be gone or idle.
@@ -185,6 +217,8 @@ impl StorageClient {
     /// Hands a job over; as [`Self::submit`].
     pub fn hash(&mut self, job: HashJob) {
         self.count_in();
+        self.hashing += 1;
+        self.stats.hash.handed_over();
         let job = PoolJob { job, reply: self.verdict_sender.clone(), bell: Arc::clone(&self.bell) };
         assert!(self.jobs.send(job).is_ok(), "the hash pool is gone");
     }
@@ -200,8 +234,12 @@ impl StorageClient {
         let verdict = || self.verdicts.try_recv().ok().map(Completion::Hash);
         let answer = || self.answers.try_recv().ok().map(Completion::Storage);
         let next = if self.verdicts_first { verdict().or_else(answer) } else { answer().or_else(verdict) };
-        if next.is_some() {
+        if let Some(next) = &next {
             self.under_way -= 1;
+            if let Completion::Hash(verdict) = next {
+                self.hashing -= 1;
+                self.stats.hash.taken_back(verdict.buf.len() as u64);
+            }
         }
         next
     }
@@ -214,5 +252,22 @@ impl StorageClient {
     /// Commands and jobs handed over and not yet answered.
     pub fn under_way(&self) -> usize {
         self.under_way
+    }
+}
+
+impl Drop for StorageClient {
+    fn drop(&mut self) {
+        self.stats.hash.given_up(self.hashing);
+    }
+}
+
+impl CoreConfig {
+    fn new(config: &StorageConfig, stats: Arc<ServiceCounters>) -> Self {
+        Self {
+            fixed: Fixed { depth: config.queue_depth, batch_bytes: config.write_bytes },
+            max_open_files: config.max_open_files,
+            never_inline: false,
+            stats,
+        }
     }
 }

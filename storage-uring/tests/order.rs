@@ -17,7 +17,7 @@ fn a_sync_is_answered_after_all_earlier_writes_and_a_close_after_everything() {
     for parent in ["/tmp", "/dev/shm"] {
         let Ok(folder) = tempfile::tempdir_in(parent) else { continue };
         let spec = layout(folder.path(), vec![file("a", 3_000_001), file("b", 2_000_000)], 16_384);
-        let mut rig = Rig::new(StorageConfig { queue_depth: 2, ..StorageConfig::default() });
+        let mut rig = Rig::new(StorageConfig { queue_depth: Some(2), ..StorageConfig::default() });
         rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
         let pieces = piece_count(&spec);
         for piece in 0..pieces {
@@ -153,7 +153,7 @@ fn two_clients_share_a_torrent_and_each_gets_its_own_answers() {
     assert_eq!(rig.write_all(1, &spec, &all), Default::default());
     let bell = ccbt_storage::doorbell::Doorbell::new().unwrap();
     let mut memory = ccbt_storage::arena::Partition::new(1 << 20).unwrap();
-    let mut other = rig.service.client(bell, &[Arc::clone(memory.region())], 4);
+    let mut other = rig.service.client(bell, 4);
     let buf = memory.alloc(16_384, 0).unwrap();
     other.submit(StorageCmd::Read { torrent: KEY, tag: 77, start: 0, buf });
     rig.submit_read(1, &spec, 16_384, 100, 78);
@@ -183,7 +183,7 @@ fn two_clients_share_a_torrent_and_each_gets_its_own_answers() {
 fn stopping_answers_what_is_under_way() {
     let folder = tempfile::tempdir().unwrap();
     let spec = layout(folder.path(), vec![file("a", 4_000_000)], 16_384);
-    let mut rig = Rig::new(StorageConfig { queue_depth: 1, ..StorageConfig::default() });
+    let mut rig = Rig::new(StorageConfig { queue_depth: Some(1), ..StorageConfig::default() });
     rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
     for piece in 0..piece_count(&spec) {
         assert!(rig.submit_write(1, &spec, piece, None));
@@ -233,7 +233,7 @@ fn hash_jobs_come_back_through_the_same_client() {
 fn more_than_max_jobs_is_a_broken_invariant() {
     let rig = Rig::new(StorageConfig::default());
     let bell = ccbt_storage::doorbell::Doorbell::new().unwrap();
-    let mut client = rig.service.client(bell, &[], 1);
+    let mut client = rig.service.client(bell, 1);
     client.submit(StorageCmd::Sync { torrent: KEY });
     client.submit(StorageCmd::Sync { torrent: KEY });
 }

@@ -141,7 +141,7 @@ fn tell(story: &Story, root: &Path) {
         .map(|(at, &(len, is_pad))| if is_pad { pad(len) } else { file(&format!("d{}/f{at}", at % 3), len) });
     let spec = layout(root, files.collect(), story.piece_len);
     let config = StorageConfig {
-        queue_depth: story.queue_depth,
+        queue_depth: Some(story.queue_depth),
         max_open_files: story.max_open_files,
         ..StorageConfig::default()
     };

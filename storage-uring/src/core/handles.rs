@@ -1,8 +1,8 @@
 //! Open descriptors, a bounded number of them.
 //!
 //! Role: a torrent of 100,000 files never has all of them open. Owner: the storage thread. Invariant: at most
-//! `max` descriptors, as long as fewer than `max` operations are in flight; a descriptor with operations in
-//! flight (another holder of its `Rc`) is never closed.
+//! `max` descriptors, as long as fewer than `max` operations are in flight (the storage thread divides that
+//! among the devices); a descriptor with operations in flight (another holder of its `Rc`) is never closed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -43,6 +43,11 @@ impl Handles {
     /// Descriptors kept open at most.
     pub(super) fn max(&self) -> usize {
         self.max
+    }
+
+    /// Descriptors open now.
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
     }
 
     pub(super) fn get(&mut self, key: HandleKey) -> Option<Rc<OwnedFd>> {

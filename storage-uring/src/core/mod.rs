@@ -9,6 +9,7 @@
 //! submit (and sleep when there is nothing else to do) → take in what ended.
 
 mod barrier;
+mod device;
 mod handles;
 mod opening;
 mod ports;
@@ -21,11 +22,13 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::TorrentKey;
 use crossbeam_channel::Receiver;
 use slab::Slab;
 
+use self::device::Device;
 use self::handles::Handles;
 use self::opening::Opening;
 pub(crate) use self::ports::NewClient;
@@ -36,24 +39,12 @@ use crate::doorbell::Doorbell;
 use crate::error::{ErrorKind, Op, StorageError};
 use crate::messages::{OpenMode, StorageCmd, StorageDone};
 use crate::ring::{DiskRing, Done};
-use crate::schedule::{Batch, DeviceQueue, Next, SEAMS_MAX, TASKS_MAX};
+use crate::schedule::tuner::Fixed;
+use crate::schedule::{Batch, Next, WORKERS_PER_DEVICE_MAX};
+use crate::stats::ServiceCounters;
 
-/// Kernel workers for blocking operations at most, however many devices there are.
-const WORKERS_MAX: u32 = 32;
 /// Operations carried out on this thread (file systems in memory) per device and turn.
 const INLINE_PER_TURN: usize = 8;
-
-/// A file system's device and its queue.
-#[derive(Debug)]
-struct Device {
-    /// `st_dev`.
-    number: u64,
-    /// Its data lives in memory: operations are done on this thread at once.
-    in_memory: bool,
-    /// Whether `O_DIRECT` works where the file system does not say; `None` = not tried.
-    direct_works: Option<bool>,
-    queue: DeviceQueue<Task>,
-}
 
 /// An operation that moves no piece data.
 #[derive(Debug)]
@@ -69,7 +60,7 @@ enum Task {
 /// An operation in flight.
 #[derive(Debug)]
 enum Running {
-    Batch { device: usize, batch: Batch },
+    Batch { device: usize, batch: Batch, started: Duration },
     Task { device: usize, task: Task },
 }
 
@@ -87,9 +78,25 @@ pub(crate) struct Core {
     running: Slab<Running>,
     devices: Vec<Device>,
     handles: Handles,
-    queue_depth: u32,
+    fixed: Fixed,
     /// Which device is served first next time.
     first_device: usize,
+    stats: Arc<ServiceCounters>,
+    /// The clock's zero.
+    epoch: Instant,
+    /// The time when this turn began.
+    now: Duration,
+    /// Operations may hang in tests, so none is carried out on this thread.
+    never_inline: bool,
+}
+
+/// How the storage thread is to work.
+#[derive(Clone, Debug)]
+pub(crate) struct CoreConfig {
+    pub(crate) fixed: Fixed,
+    pub(crate) max_open_files: usize,
+    pub(crate) never_inline: bool,
+    pub(crate) stats: Arc<ServiceCounters>,
 }
 
 impl Core {
@@ -98,8 +105,7 @@ impl Core {
         bell: Arc<Doorbell>,
         stop: Arc<AtomicBool>,
         newcomers: Receiver<NewClient>,
-        queue_depth: u32,
-        max_open_files: usize,
+        config: CoreConfig,
     ) -> Self {
         Self {
             ring,
@@ -111,9 +117,13 @@ impl Core {
             requests: Slab::new(),
             running: Slab::new(),
             devices: Vec::new(),
-            handles: Handles::new(max_open_files),
-            queue_depth,
+            handles: Handles::new(config.max_open_files),
+            fixed: config.fixed,
             first_device: 0,
+            stats: config.stats,
+            epoch: Instant::now(),
+            now: Duration::ZERO,
+            never_inline: config.never_inline,
         }
     }
 
@@ -127,7 +137,9 @@ impl Core {
                 self.command(client, command);
             }
             self.step_opening();
+            self.now = self.epoch.elapsed();
             self.start_operations();
+            self.show();
             self.ports.ring();
             busy |= self.work_left();
             if busy {
@@ -135,10 +147,17 @@ impl Core {
             } else if !self.rest() {
                 return;
             }
+            self.now = self.epoch.elapsed();
             while let Some(done) = self.ring.next_done() {
                 self.operation_ended(done);
             }
         }
+    }
+
+    /// Lets others see how things stand.
+    fn show(&self) {
+        self.stats.now(self.ring.counts(), self.handles.open());
+        self.devices.iter().for_each(Device::show);
     }
 
     /// Sleeps until an operation ends or the bell rings; false when it is time to stop.
@@ -205,19 +224,27 @@ impl Core {
 
     /// Whether something can be done without waiting for an operation or a command.
     fn work_left(&self) -> bool {
-        let room = self.running.len() < self.handles.max();
-        !self.opening.is_empty() || room && self.devices.iter().any(|device| device.queue.ready())
+        let share = self.share();
+        let startable = |device: &Device| device.queue.in_flight() < share && device.queue.ready();
+        !self.opening.is_empty() || self.devices.iter().any(startable)
+    }
+
+    /// Operations that each device may have in flight, whatever its queue would take. Each operation uses one
+    /// descriptor, and as long as fewer than the limit are in use, one can be closed for another: so the limit
+    /// is divided, and a slow device cannot keep the others from opening files. One each in any case.
+    fn share(&self) -> u32 {
+        let share = self.handles.max() / self.devices.len().max(1);
+        u32::try_from(share.max(1)).unwrap_or(u32::MAX)
     }
 
     /// Starts what the devices may do now.
     fn start_operations(&mut self) {
-        let count = self.devices.len();
+        let (count, share) = (self.devices.len(), self.share());
         self.first_device += 1;
         for turn in 0..count {
             let device = (self.first_device + turn) % count;
             let mut inline = 0;
-            // Each operation uses one descriptor, so below this bound one can always be closed for another.
-            while self.running.len() < self.handles.max() && inline < INLINE_PER_TURN {
+            while self.devices[device].queue.in_flight() < share && inline < INLINE_PER_TURN {
                 match self.devices[device].queue.next_work() {
                     None => break,
                     Some(Next::Task(task)) => self.start_task(device, task),
@@ -232,7 +259,10 @@ impl Core {
 
     fn operation_ended(&mut self, done: Done) {
         match self.running.remove(done.token as usize) {
-            Running::Batch { device, batch } => self.batch_ended(device, batch, done.result),
+            Running::Batch { device, batch, started } => {
+                let latency = self.now.saturating_sub(started);
+                self.batch_ended(device, batch, done.result, latency);
+            }
             Running::Task { device, task } => self.task_ended(device, task, done.result),
         }
     }
@@ -252,6 +282,8 @@ impl Core {
                 return self.task_failed(task, error);
             }
         };
+        // No kernel does these without a worker.
+        self.devices[device].counters.punt();
         let entry = self.running.vacant_entry();
         let token = entry.key() as u64;
         match &task {
@@ -266,9 +298,14 @@ impl Core {
     }
 
     fn task_ended(&mut self, device: usize, task: Task, result: Result<u32, i32>) {
-        self.devices[device].queue.task_ended();
+        let of = &mut self.devices[device];
+        of.queue.task_ended();
+        of.counters.task();
         match (result, task) {
-            (Err(libc::EINTR | libc::EAGAIN), task) => self.devices[device].queue.push_task(task),
+            (Err(libc::EINTR | libc::EAGAIN), task) => {
+                of.counters.retry();
+                of.queue.push_task(task);
+            }
             (result, Task::Allocate { torrent, file, fd, had }) => {
                 self.allocated(torrent, file, &fd, had, result)
             }
@@ -276,6 +313,7 @@ impl Core {
                 self.sync_part_ended(torrent, None);
             }
             (Err(errno), task) => {
+                of.counters.error();
                 let path = self.task_path(&task);
                 self.task_failed(task, StorageError::from_errno(Op::Sync, &path, errno));
             }
@@ -296,9 +334,10 @@ impl Core {
         if let Some(known) = self.devices.iter().position(|device| device.number == number) {
             return known as u16;
         }
-        let queue = DeviceQueue::new(self.queue_depth);
-        self.devices.push(Device { number, in_memory: in_memory(), direct_works: None, queue });
-        self.ring.limit_workers((self.devices.len() as u32 * (SEAMS_MAX + TASKS_MAX)).min(WORKERS_MAX));
+        let in_memory = in_memory() && !self.never_inline;
+        self.devices.push(Device::new(number, in_memory, self.fixed, &self.stats));
+        // Every device has its own: none waits for the workers that another occupies.
+        self.ring.limit_workers(self.devices.len() as u32 * WORKERS_PER_DEVICE_MAX);
         u16::try_from(self.devices.len() - 1).expect("fewer than 65536 devices")
     }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::arena::Partition;
 use crate::layout::{Class, FileSpec, LayoutSpec};
 use crate::messages::Preallocate;
+use crate::schedule::Mode;
 
 const KEY: TorrentKey = TorrentKey(3);
 const PIECE: u32 = 16_384;
@@ -36,7 +37,13 @@ impl Bench {
             .send(NewClient { commands: taken, answers: answer, bell: Doorbell::new().unwrap() })
             .unwrap();
         let ring = DiskRing::new(Arc::clone(&bell)).unwrap();
-        let core = Core::new(ring, bell, Arc::new(AtomicBool::new(true)), arrivals, 8, 8);
+        let config = CoreConfig {
+            fixed: Fixed { depth: Some(8), batch_bytes: None },
+            max_open_files: 8,
+            never_inline: true,
+            stats: Arc::default(),
+        };
+        let core = Core::new(ring, bell, Arc::new(AtomicBool::new(true)), arrivals, config);
         let memory = Partition::new(1 << 20).unwrap();
         let mut this = Self { core, commands, answers, memory, spec: Arc::clone(&spec), _folder: folder };
         let (mode, prealloc) = (OpenMode::ReadWrite, Preallocate::Sparse);
@@ -67,7 +74,8 @@ impl Bench {
     fn next(&mut self) -> (usize, Batch) {
         let device = usize::from(self.core.torrents[&KEY].home);
         match self.core.devices[device].queue.next_work() {
-            Some(Next::Batch(batch)) => (device, batch),
+            // As if the attempt had blocked: what ends it now is final.
+            Some(Next::Batch(batch)) => (device, Batch { mode: Mode::Plain, ..batch }),
             other => panic!("{other:?}"),
         }
     }
@@ -109,7 +117,7 @@ fn a_short_write_goes_on_where_it_ended() {
         let bytes: Vec<u8> = (0..moved).map(content).collect();
         let file = std::fs::OpenOptions::new().write(true).open(bench.spec.file_path(0)).unwrap();
         file.write_all_at(&bytes, 0).unwrap();
-        bench.core.batch_ended(device, batch, Ok(moved));
+        bench.core.batch_ended(device, batch, Ok(moved), Duration::ZERO);
         assert_eq!(bench.answers.len(), (moved / PIECE) as usize, "only whole pieces are claimed");
         assert_eq!(bench.finish(), [(0, Ok(())), (1, Ok(())), (2, Ok(()))]);
         bench.check(0..3);
@@ -121,14 +129,14 @@ fn an_error_of_a_joined_operation_hits_only_the_piece_it_is_of() {
     let mut bench = Bench::new();
     (0..3).for_each(|piece| bench.write(piece));
     let (device, batch) = bench.next();
-    bench.core.batch_ended(device, batch, Err(libc::EIO));
+    bench.core.batch_ended(device, batch, Err(libc::EIO), Duration::ZERO);
     assert!(bench.answers.is_empty(), "nobody knows yet which piece it was");
     // On their own, only the second fails again.
     let alone: Vec<_> = (0..3).map(|_| bench.next()).collect();
     for (device, batch) in alone {
         assert_eq!(batch.parts.len(), 1);
         match batch.head().offset / u64::from(PIECE) {
-            1 => bench.core.batch_ended(device, batch, Err(libc::EIO)),
+            1 => bench.core.batch_ended(device, batch, Err(libc::EIO), Duration::ZERO),
             _ => bench.core.start_batch(device, batch),
         }
     }
@@ -146,7 +154,7 @@ fn a_file_system_that_refuses_direct_writes_gets_buffered_ones() {
         eprintln!("skipped: no O_DIRECT in the temporary folder");
         return;
     }
-    bench.core.batch_ended(device, batch, Err(libc::EINVAL));
+    bench.core.batch_ended(device, batch, Err(libc::EINVAL), Duration::ZERO);
     let (device, batch) = bench.next();
     assert_eq!(batch.head().class, Class::Seam);
     bench.core.start_batch(device, batch);
@@ -162,7 +170,7 @@ fn being_asked_to_try_again_ends() {
     let mut tries = 0;
     while bench.answers.is_empty() {
         let (device, batch) = bench.next();
-        bench.core.batch_ended(device, batch, Err(libc::EAGAIN));
+        bench.core.batch_ended(device, batch, Err(libc::EAGAIN), Duration::ZERO);
         tries += 1;
         assert!(tries < 1000);
     }

@@ -1,5 +1,7 @@
 //! Reads and writes: from requests to parts, and from ended operations back to answers.
 
+use std::time::{Duration, Instant};
+
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 
 use super::{Core, Running, may_write, not_open};
@@ -8,7 +10,7 @@ use crate::error::{ErrorKind, Op, StorageError};
 use crate::layout::Class;
 use crate::messages::StorageDone;
 use crate::ring::{BufKey, Direction, Range};
-use crate::schedule::{BATCH_BYTES_MAX, Batch, Part};
+use crate::schedule::{Batch, Mode, Part};
 
 /// Shorter reads with ragged ends go through the page cache as a whole: one operation instead of up to three.
 const RAGGED_DIRECT_READ_MIN: u32 = 64 * 1024;
@@ -82,7 +84,8 @@ impl Core {
             let small = direction == Direction::Read && ragged && extent.len < RAGGED_DIRECT_READ_MIN;
             let queue = &mut self.devices[usize::from(state.device)].queue;
             for (class, span) in extent.spans(phase, state.align().filter(|_| !small)) {
-                for from in (0..span.len).step_by(BATCH_BYTES_MAX as usize) {
+                let cut = queue.batch_bytes();
+                for from in (0..span.len).step_by(cut as usize) {
                     parts_left += 1;
                     queue.push(Part {
                         request,
@@ -90,7 +93,7 @@ impl Core {
                         file: span.file,
                         offset: span.offset + u64::from(from),
                         at: span.at + from,
-                        len: BATCH_BYTES_MAX.min(span.len - from),
+                        len: cut.min(span.len - from),
                         direction,
                         class,
                         solo: false,
@@ -109,10 +112,11 @@ impl Core {
         let fd = match self.handle(head.torrent, head.file, head.class == Class::Direct) {
             Ok(fd) => fd,
             Err(error) if error.errno() == Some(libc::EINVAL) && head.class == Class::Direct => {
-                return self.batch_ended(device, batch, Err(libc::EINVAL));
+                return self.batch_ended(device, batch, Err(libc::EINVAL), Duration::ZERO);
             }
             Err(error) => {
                 self.devices[device].queue.ended(&batch);
+                self.devices[device].counters.error();
                 return self.fail(&batch.parts, &error);
             }
         };
@@ -120,20 +124,42 @@ impl Core {
         let range =
             |part: &Part| Range { buf: requests[part.request as usize].buf, at: part.at, len: part.len };
         if self.devices[device].in_memory {
+            let start = Instant::now();
             let result =
                 self.ring.transfer_now(head.direction, &fd, head.offset, batch.parts.iter().map(range));
-            return self.batch_ended(device, batch, result);
+            return self.batch_ended(device, batch, result, start.elapsed());
+        }
+        if batch.mode == Mode::Worker {
+            self.devices[device].counters.punt();
         }
         let entry = self.running.vacant_entry();
         let token = entry.key() as u64;
-        self.ring.transfer(head.direction, &fd, head.offset, batch.parts.iter().map(range), token);
-        entry.insert(Running::Batch { device, batch });
+        let way = (head.direction, batch.mode);
+        self.ring.transfer(way, &fd, head.offset, batch.parts.iter().map(range), token);
+        entry.insert(Running::Batch { device, batch, started: self.now });
     }
 
     /// Takes the result of a batch: what was moved is done, the rest goes on, and an error hits only the part
     /// it is of.
-    pub(super) fn batch_ended(&mut self, device: usize, batch: Batch, result: Result<u32, i32>) {
-        self.devices[device].queue.ended(&batch);
+    pub(super) fn batch_ended(
+        &mut self,
+        device: usize,
+        batch: Batch,
+        result: Result<u32, i32>,
+        latency: Duration,
+    ) {
+        let of = &mut self.devices[device];
+        if let Err(errno @ (libc::EAGAIN | libc::EOPNOTSUPP)) = result
+            && batch.mode == Mode::Try
+            && !of.in_memory
+        {
+            of.counters.blocked();
+            return of.queue.would_block(batch, errno == libc::EAGAIN);
+        }
+        of.queue.ended(&batch);
+        if let Ok(bytes) = result {
+            of.moved(&batch, bytes, self.now, latency);
+        }
         let head = *batch.head();
         let torrent = self.torrents.get_mut(&head.torrent).expect("a request holds its torrent");
         if head.direction == Direction::Write {
@@ -146,6 +172,7 @@ impl Core {
                     if head.direction == Direction::Read { ErrorKind::ShortRead } else { ErrorKind::Io };
                 let error =
                     StorageError::new(op_of(head.direction), &torrent.spec.file_path(head.file), kind);
+                of.counters.error();
                 self.fail(&batch.parts, &error);
             }
             Ok(moved) => self.moved(device, batch, moved),
@@ -160,14 +187,15 @@ impl Core {
             }
             Err(_) if many => self.again(device, batch.parts, |part| Part { solo: true, ..part }),
             Err(errno) => {
+                of.counters.error();
                 let path = torrent.spec.file_path(head.file);
                 self.fail(&batch.parts, &StorageError::from_errno(op_of(head.direction), &path, errno));
             }
         }
     }
 
-    /// `moved` bytes of the batch are done; the rest goes on through the page cache, since it may start
-    /// anywhere.
+    /// `moved` bytes of the batch are done; the rest goes on, through the page cache unless it starts with a
+    /// whole page.
     fn moved(&mut self, device: usize, batch: Batch, mut moved: u32) {
         for part in batch.parts {
             let done = moved.min(part.len);
@@ -177,12 +205,15 @@ impl Core {
                 continue;
             }
             let offset = part.offset + u64::from(done);
-            let rest = Part { offset, at: part.at + done, len: part.len - done, class: Class::Seam, ..part };
+            self.devices[device].counters.retry();
+            let class = if (done as usize).is_multiple_of(PAGE) { part.class } else { Class::Seam };
+            let rest = Part { offset, at: part.at + done, len: part.len - done, class, ..part };
             self.devices[device].queue.push(rest);
         }
     }
 
     fn again(&mut self, device: usize, parts: Vec<Part>, change: impl Fn(Part) -> Part) {
+        self.devices[device].counters.retry();
         parts.into_iter().for_each(|part| self.devices[device].queue.push(change(part)));
     }
 

@@ -23,12 +23,12 @@ fn moves_bytes_both_ways_and_holds_what_the_kernel_uses() {
     }
     let key = ring.hold(buf);
     let halves = [Range { buf: key, at: 4096, len: 4096 }, Range { buf: key, at: 0, len: 4096 }];
-    ring.transfer(Direction::Write, &fd, 10, halves.into_iter(), 7);
+    ring.transfer((Direction::Write, Mode::Plain), &fd, 10, halves.into_iter(), 7);
     ring.turn(true);
     assert_eq!(ring.next_done(), Some(Done { token: 7, result: Ok(8192) }));
     ring.zero(Range { buf: key, at: 0, len: 8192 });
     assert_eq!(ring.transfer_now(Direction::Read, &fd, 10, halves.into_iter()), Ok(8192));
-    ring.transfer(Direction::Read, &fd, 8192 + 10, halves.into_iter(), 8);
+    ring.transfer((Direction::Read, Mode::Plain), &fd, 8192 + 10, halves.into_iter(), 8);
     ring.sync(&fd, true, 9);
     let mut seen = Vec::new();
     while seen.len() < 2 {
@@ -53,7 +53,13 @@ fn a_buffer_in_flight_cannot_be_taken() {
     let mut part = Partition::new(1 << 16).unwrap();
     let fd = Rc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
     let key = ring.hold(part.alloc(4096, 0).unwrap());
-    ring.transfer(Direction::Write, &fd, 0, [Range { buf: key, at: 0, len: 4096 }].into_iter(), 0);
+    ring.transfer(
+        (Direction::Write, Mode::Plain),
+        &fd,
+        0,
+        [Range { buf: key, at: 0, len: 4096 }].into_iter(),
+        0,
+    );
     ring.release(key);
 }
 

@@ -26,7 +26,7 @@ impl Rig {
         let service = StorageService::start(config).unwrap();
         let bell = Doorbell::new().unwrap();
         let memory = Partition::new(256 << 20).unwrap();
-        let client = service.client(Arc::clone(&bell), &[Arc::clone(memory.region())], 4096);
+        let client = service.client(Arc::clone(&bell), 4096);
         Self { client, memory, bell, service }
     }
 

@@ -1,0 +1,204 @@
+//! Something goes wrong at the n-th operation, for every n: what is claimed is on the disk.
+
+mod common;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ccbt_protocol::ids::PieceIndex;
+use ccbt_storage::StorageConfig;
+use ccbt_storage::layout::LayoutSpec;
+use ccbt_storage::messages::{ErrorKind, OpenMode, Preallocate, StorageError};
+use ccbt_storage::ring::fake::{Fault, FaultOp, FaultPlan, Nth, Outcome, Target};
+use common::*;
+
+const KEY: u32 = 1;
+/// Pieces of 48 KiB and odd bytes: whole pages, shared pages, pieces in two files, padding.
+const PIECE: u32 = 50_000;
+
+fn files() -> Vec<ccbt_storage::layout::FileSpec> {
+    vec![file("a", 130_001), file("d/b", 300), pad(1234), file("d/c", 400_000)]
+}
+
+/// What came of a download with the given fault.
+struct Outcomes {
+    failed: HashMap<u32, StorageError>,
+    synced: bool,
+    reads_failed: u32,
+}
+
+/// Reads what is on the disk, past our own code; bytes that are not there count as zeros.
+fn on_disk(spec: &LayoutSpec, piece: u32) -> Vec<u8> {
+    let index = PieceIndex(piece);
+    let mut bytes = vec![0; spec.piece_size(index) as usize];
+    for extent in spec.extents(spec.piece_start(index), spec.piece_size(index)) {
+        if !spec.files()[extent.file as usize].pad {
+            let file = std::fs::read(spec.file_path(extent.file)).unwrap_or_default();
+            let (from, to) = (extent.offset as usize, extent.offset as usize + extent.len as usize);
+            let there = file.get(from..to.min(file.len())).unwrap_or_default();
+            bytes[extent.at as usize..][..there.len()].copy_from_slice(there);
+        }
+    }
+    bytes
+}
+
+/// Writes, syncs, reads and closes, with everything checked that holds whatever goes wrong.
+fn download(folder: &Path, faults: FaultPlan, config: &StorageConfig) -> Outcomes {
+    let spec = layout(folder, files(), PIECE);
+    let mut rig = Rig::new(StorageConfig { faults, ..config.clone() });
+    let all: Vec<u32> = (0..piece_count(&spec)).collect();
+    if let Err(error) = rig.open(KEY, &spec, Preallocate::Full, OpenMode::ReadWrite) {
+        // The fault hit a reservation: with the next try everything is as if nothing had been.
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        rig.open(KEY, &spec, Preallocate::Full, OpenMode::ReadWrite).unwrap();
+    }
+    let failed = rig.write_all(KEY, &spec, &all);
+    assert_eq!(rig.memory.used(), 0, "every buffer came back");
+    let synced = rig.sync(KEY).is_ok();
+    let mut reads_failed = 0;
+    for &piece in &all {
+        let start = spec.piece_start(PieceIndex(piece));
+        let right = expected(KEY, &spec, start, spec.piece_size(PieceIndex(piece)));
+        if !failed.contains_key(&piece) {
+            assert!(on_disk(&spec, piece) == right, "piece {piece} is claimed and not there");
+        }
+        // A read may be hit itself, but never gives wrong bytes for a piece that is there.
+        match rig.read(KEY, &spec, start, right.len() as u32) {
+            Ok(bytes) => assert!(failed.contains_key(&piece) || bytes == right, "piece {piece} read wrongly"),
+            Err(_) => reads_failed += 1,
+        }
+    }
+    // The service goes on: what failed can be fetched again, and is then there.
+    let again: Vec<u32> = failed.keys().copied().collect();
+    assert_eq!(rig.write_all(KEY, &spec, &again), HashMap::new());
+    rig.sync(KEY).unwrap();
+    rig.close(KEY);
+    check_files(KEY, &spec);
+    assert_eq!(rig.memory.used(), 0);
+    rig.service.stop();
+    Outcomes { failed, synced, reads_failed }
+}
+
+fn folders() -> Vec<tempfile::TempDir> {
+    let mut folders = vec![tempfile::tempdir().unwrap()];
+    folders.extend(tempfile::tempdir_in("/dev/shm"));
+    folders
+}
+
+fn sweep(op: FaultOp, outcome: Outcome, check: impl Fn(&Outcomes, bool)) {
+    // Long operations that several pieces share, and short ones alone.
+    let joined = StorageConfig { queue_depth: Some(1), ..StorageConfig::default() };
+    let many = StorageConfig { queue_depth: Some(16), ..StorageConfig::default() };
+    for (place, folder) in folders().iter().enumerate() {
+        for config in [&joined, &many] {
+            let mut hits = 0;
+            for nth in 0.. {
+                let folder = folder.path().join(format!("{nth}"));
+                let plan = FaultPlan::default().with(Fault {
+                    target: Target::Below(folder.clone()),
+                    op,
+                    nth: Nth::Only(nth),
+                    outcome: outcome.clone(),
+                });
+                let outcomes = download(&folder, plan.clone(), config);
+                std::fs::remove_dir_all(&folder).unwrap();
+                let hit = plan.struck(0) > 0;
+                check(&outcomes, hit);
+                if !hit {
+                    assert!(plan.seen(0) <= nth);
+                    break;
+                }
+                hits += 1;
+                assert!(hits < 500, "a download has fewer operations");
+            }
+            assert!(hits > 0 || place > 0, "{op:?}: nothing was hit");
+        }
+    }
+}
+
+#[test]
+fn an_error_at_any_write_costs_at_most_the_pieces_it_was_of() {
+    for errno in [libc::EIO, libc::ENOSPC] {
+        sweep(FaultOp::Write, Outcome::Errno(errno), |outcomes, _| {
+            // Joined with others, each is tried once more on its own; alone, it fails.
+            assert!(outcomes.failed.len() <= 1, "{:?}", outcomes.failed);
+            assert!(outcomes.failed.values().all(|error| error.errno() == Some(errno)));
+            assert!(outcomes.synced);
+        });
+    }
+}
+
+#[test]
+fn being_interrupted_or_asked_to_wait_costs_nothing() {
+    for errno in [libc::EINTR, libc::EAGAIN] {
+        sweep(FaultOp::Any, Outcome::Errno(errno), |outcomes, _| {
+            assert!(outcomes.failed.is_empty() && outcomes.synced, "{:?}", outcomes.failed);
+        });
+    }
+}
+
+#[test]
+fn short_transfers_go_on_where_they_ended() {
+    for len in [1, 4096, 40_000] {
+        for op in [FaultOp::Write, FaultOp::Read] {
+            sweep(op, Outcome::Short(len), |outcomes, _| {
+                assert!(outcomes.failed.is_empty() && outcomes.synced, "{:?}", outcomes.failed);
+                assert_eq!(outcomes.reads_failed, 0);
+            });
+        }
+    }
+}
+
+#[test]
+fn an_error_at_any_read_fails_that_read_alone() {
+    sweep(FaultOp::Read, Outcome::Errno(libc::EIO), |outcomes, hit| {
+        assert!(outcomes.failed.is_empty() && outcomes.synced);
+        assert!(outcomes.reads_failed <= u32::from(hit));
+    });
+}
+
+#[test]
+fn a_failed_sync_is_never_called_done() {
+    sweep(FaultOp::Sync, Outcome::Errno(libc::EIO), |outcomes, hit| {
+        // Folders are synced too; the second sync of the download is hit when the first was not.
+        assert!(outcomes.failed.is_empty());
+        assert!(!hit || !outcomes.synced);
+    });
+}
+
+#[test]
+fn an_error_at_any_reservation_fails_the_opening_and_not_the_next() {
+    sweep(FaultOp::Allocate, Outcome::Errno(libc::ENOSPC), |outcomes, _| {
+        assert!(outcomes.failed.is_empty() && outcomes.synced);
+    });
+}
+
+#[test]
+fn a_disk_that_fails_for_good_fails_every_piece_and_nothing_else() {
+    for folder in folders() {
+        let spec = layout(folder.path(), files(), PIECE);
+        let faults = FaultPlan::default().with(Fault {
+            target: Target::Below(folder.path().to_owned()),
+            op: FaultOp::Write,
+            nth: Nth::From(3),
+            outcome: Outcome::Errno(libc::EIO),
+        });
+        let mut rig = Rig::new(StorageConfig { faults, ..StorageConfig::default() });
+        rig.open(KEY, &spec, Preallocate::None, OpenMode::ReadWrite).unwrap();
+        let all: Vec<u32> = (0..piece_count(&spec)).collect();
+        let failed = rig.write_all(KEY, &spec, &all);
+        assert!(!failed.is_empty());
+        for piece in all.iter().filter(|piece| !failed.contains_key(piece)) {
+            let index = PieceIndex(*piece);
+            let right = expected(KEY, &spec, spec.piece_start(index), spec.piece_size(index));
+            assert!(on_disk(&spec, *piece) == right, "piece {piece} is claimed and not there");
+        }
+        assert!(failed.values().all(|error| error.kind() == ErrorKind::Io && error.is_temporary()));
+        let stats = rig.service.stats();
+        assert!(stats.devices.iter().map(|device| device.errors).sum::<u64>() >= failed.len() as u64);
+        rig.sync(KEY).unwrap();
+        rig.close(KEY);
+        assert_eq!(rig.memory.used(), 0);
+        rig.service.stop();
+    }
+}
