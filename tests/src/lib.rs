@@ -7,13 +7,14 @@
 //! so that a mistake in the engine's own codecs cannot cancel itself out.
 //!
 //! * Where and what: [`lab`], [`loopfs`], [`payload`], [`torrent`], [`ports`]
-//! * Ours: [`binary`], [`ccbt`], [`confine`]
+//! * Ours: [`binary`], [`ccbt`], [`confine`], [`cgroup`]
 //! * Theirs: [`libtorrent`], [`aria2`], [`transmission`]
 //! * Made by hand: [`tracker`], [`udp_tracker`], [`raw_peer`], [`raw_seeder`]
 
 pub mod aria2;
 pub mod binary;
 pub mod ccbt;
+pub mod cgroup;
 pub mod confine;
 pub mod lab;
 pub mod libtorrent;
