@@ -304,3 +304,53 @@ fn a_folder_we_may_not_use_is_named() {
     rig.close(1);
     rig.service.stop();
 }
+
+/// Writes the first half of a file, lets `meddle` at it, writes the rest and syncs: the kinds of errors, in order.
+fn meddled(root: &Path, prealloc: Preallocate, meddle: impl FnOnce(&Path)) -> Result<(), ErrorKind> {
+    let mut rig = rig();
+    let spec = layout(root, vec![file("d/a", 100_000), file("d/b", 900_000)], 65_536);
+    rig.open(1, &spec, prealloc, OpenMode::ReadWrite).unwrap();
+    let all: Vec<u32> = (0..piece_count(&spec)).collect();
+    let (first, rest) = all.split_at(all.len() / 2);
+    rig.write_all(1, &spec, first);
+    rig.sync(1).expect("nobody has been there yet");
+    meddle(&spec.file_path(1));
+    rig.write_all(1, &spec, rest);
+    let result = rig.sync(1).map_err(|error| {
+        assert_eq!(error.path(), spec.file_path(1), "{error}");
+        error.kind()
+    });
+    rig.close(1);
+    rig.service.stop();
+    result
+}
+
+#[test]
+fn a_sync_tells_of_files_that_others_changed() {
+    use Preallocate::{Full, None, Sparse};
+    for base in [std::env::temp_dir(), "/dev/shm".into()].iter().filter(|path| path.is_dir()) {
+        let folder = tempfile::tempdir_in(base).unwrap();
+        for (number, prealloc) in [Full, Sparse, None].into_iter().enumerate() {
+            let root = |name: &str| folder.path().join(format!("{name}{number}"));
+            assert_eq!(meddled(&root("alone"), prealloc, |_| ()), Ok(()));
+            let gone = meddled(&root("gone"), prealloc, |path| std::fs::remove_file(path).unwrap());
+            assert_eq!(gone, Err(ErrorKind::Missing), "{prealloc:?}");
+            let other = meddled(&root("other"), prealloc, |path| {
+                let other = path.with_file_name("other");
+                std::fs::write(&other, vec![1; 900_000]).unwrap();
+                std::fs::rename(&other, path).unwrap();
+            });
+            assert_eq!(other, Err(ErrorKind::Missing), "{prealloc:?}");
+            let moved = meddled(&root("moved"), prealloc, |path| {
+                let folder = path.parent().unwrap();
+                std::fs::rename(folder, folder.with_file_name("elsewhere")).unwrap();
+            });
+            assert_eq!(moved, Err(ErrorKind::Missing), "{prealloc:?}");
+            // What is written afterwards makes the file as long as it was, with a hole.
+            let cut = meddled(&root("cut"), prealloc, |path| {
+                std::fs::File::options().write(true).open(path).unwrap().set_len(50_000).unwrap();
+            });
+            assert_eq!(cut, Err(ErrorKind::ShortRead), "{prealloc:?} {base:?}");
+        }
+    }
+}

@@ -55,7 +55,10 @@ fn check_opened(spec: &LayoutSpec, prealloc: Preallocate, label: &str) {
         if prealloc == Preallocate::Full && file.len >= COUNTED_LEN_MIN {
             assert!(taken >= file.len, "{label}: {taken} bytes are reserved for {name} of {len}");
         } else {
-            assert!(taken < COUNTED_LEN_MIN.max(4096), "{label}: {name} takes {taken} bytes before any write");
+            assert!(
+                taken < COUNTED_LEN_MIN.max(4096),
+                "{label}: {name} takes {taken} bytes before any write"
+            );
         }
     }
 }
@@ -146,7 +149,8 @@ fn tmpfs() {
 
 /// Bytes of the file in the page cache; `None` where `fincore` is missing.
 fn cached_bytes(path: &Path) -> Option<u64> {
-    let output = Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output();
+    let output =
+        Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).arg(path).output();
     let output = match output {
         Ok(output) => output,
         Err(error) => {

@@ -227,5 +227,7 @@ pub fn verified(torrent: &Path, output: &Path) -> Value {
     let args = [OsStr::new("verify"), torrent.as_os_str(), OsStr::new("--output"), output.as_os_str()];
     let (_, stdout, stderr) = ccbt(args.into_iter().chain([OsStr::new("--json")]));
     let report = stdout.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
-    report.filter(|report| report["pieces_ok"].is_u64()).unwrap_or_else(|| panic!("no report: {stdout}{stderr}"))
+    report
+        .filter(|report| report["pieces_ok"].is_u64())
+        .unwrap_or_else(|| panic!("no report: {stdout}{stderr}"))
 }

@@ -49,7 +49,9 @@ impl Cgroup {
             let folder = root.join(controller);
             remove_stale(&folder);
             let path = folder.join(&name);
-            fs::create_dir(&path).map(|()| path.clone()).map_err(|error| format!("{}: {error}", path.display()))
+            fs::create_dir(&path)
+                .map(|()| path.clone())
+                .map_err(|error| format!("{}: {error}", path.display()))
         };
         if root.join("memory/memory.limit_in_bytes").exists() || root.join("memory/tasks").exists() {
             let memory = make("memory")?;
@@ -69,8 +71,11 @@ impl Cgroup {
     /// The files a process writes its id to, separated by colons.
     pub fn procs(&self) -> String {
         let folders = [Some(&self.memory), self.devices.as_ref().filter(|_| !self.is_v2)];
-        let files: Vec<String> =
-            folders.into_iter().flatten().map(|path| path.join("cgroup.procs").display().to_string()).collect();
+        let files: Vec<String> = folders
+            .into_iter()
+            .flatten()
+            .map(|path| path.join("cgroup.procs").display().to_string())
+            .collect();
         files.join(":")
     }
 
@@ -82,14 +87,14 @@ impl Cgroup {
 
     /// The group reads and writes at most so many bytes a second from and to `device` (`MAJOR:MINOR`), as far as it
     /// passes the page cache by. False when there is no such controller.
-    pub fn limit_device(&self, device: &str, bytes_per_s: u64) -> bool {
+    pub fn limit_device(&self, device: &str, reads_bytes_per_s: u64, writes_bytes_per_s: u64) -> bool {
         let Some(folder) = &self.devices else { return false };
         if self.is_v2 {
-            set(&folder.join("io.max"), &format!("{device} rbps={bytes_per_s} wbps={bytes_per_s}"));
+            let limit = format!("{device} rbps={reads_bytes_per_s} wbps={writes_bytes_per_s}");
+            set(&folder.join("io.max"), &limit);
         } else {
-            for name in ["blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"] {
-                set(&folder.join(name), &format!("{device} {bytes_per_s}"));
-            }
+            set(&folder.join("blkio.throttle.read_bps_device"), &format!("{device} {reads_bytes_per_s}"));
+            set(&folder.join("blkio.throttle.write_bps_device"), &format!("{device} {writes_bytes_per_s}"));
         }
         true
     }
@@ -118,7 +123,8 @@ impl Drop for Cgroup {
 }
 
 fn set(path: &Path, value: &str) {
-    fs::write(path, value).unwrap_or_else(|error| panic!("cannot write {value:?} to {}: {error}", path.display()));
+    fs::write(path, value)
+        .unwrap_or_else(|error| panic!("cannot write {value:?} to {}: {error}", path.display()));
 }
 
 /// Removes what test processes left behind that are no more.

@@ -229,6 +229,12 @@ impl LoopFs {
         mount_remount(&self.path, flags, c"")
     }
 
+    /// Writes everything in its cache to the device.
+    pub fn sync(&self) {
+        let folder = File::open(&self.path).expect("it is mounted");
+        rustix::fs::syncfs(&folder).expect("a device in order takes everything");
+    }
+
     /// Makes ext4 behave as after finding its metadata damaged: with the mount option `errors=remount-ro` it is
     /// read-only at once, open files or not. It stays so until [`LoopFs::remount_afresh`].
     pub fn break_ext4(&self) {

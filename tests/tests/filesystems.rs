@@ -76,7 +76,14 @@ fn check_reserved(made: &Published, copy: &Path, preallocate: &str) {
 }
 
 /// Downloads to the file system, verifies, and seeds from it.
-fn there_and_back(lab: &Lab, mounted: &LoopFs, shape: &str, made: &Published, preallocate: &str, ip: Ipv4Addr) {
+fn there_and_back(
+    lab: &Lab,
+    mounted: &LoopFs,
+    shape: &str,
+    made: &Published,
+    preallocate: &str,
+    ip: Ipv4Addr,
+) {
     let seeder = RawSeeder::start(ip, made, Manner::default());
     let copy = mounted.dir(&format!("{shape}-{preallocate}"));
     let command = CcbtCommand::download(&made.torrent_path, &copy);
@@ -171,7 +178,8 @@ fn killed_at_random(kind: FsKind, sector: u32, octet: u8) {
         assert!(good >= had, "life {life}: {had} pieces were reported, {good} were good after the kill");
         let moving = |event: &serde_json::Value| event["state"] == "downloading";
         let reports = ours.events("progress").into_iter().filter(moving);
-        had = reports.map(|event| event["pieces_done"].as_u64().expect("a count")).max().unwrap_or(0).max(good);
+        had =
+            reports.map(|event| event["pieces_done"].as_u64().expect("a count")).max().unwrap_or(0).max(good);
         let found = verified(&made.torrent_path, &copy)["pieces_ok"].as_u64().expect("a count");
         assert!(found >= had, "life {life}: {had} pieces were reported, {found} are on disk");
     }

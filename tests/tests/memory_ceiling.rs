@@ -31,7 +31,9 @@ const BOUND: u64 = (CEILING_MIB + BESIDES_MIB) << 20;
 const LEN: usize = 272 * MIB + 12_345;
 const CONNECTIONS: u8 = 200;
 /// Slower than loopback by far.
-const DEVICE_BYTES_PER_S: u64 = 24 << 20;
+const WRITES_BYTES_PER_S: u64 = 24 << 20;
+/// Reads for peers fetch whole extents, of which the crowd wants a part.
+const READS_BYTES_PER_S: u64 = 128 << 20;
 
 /// A slow disk and a bounded group of processes, where the machine has them.
 struct Place {
@@ -46,7 +48,7 @@ impl Place {
         let mounted = LoopFs::mount(&lab, FsSpec::new(FsKind::Ext4, 4096).size(400 << 20));
         let group = Cgroup::open();
         if let (Some(mounted), Some(group)) = (&mounted, &group) {
-            let slow = group.limit_device(&mounted.device_number(), DEVICE_BYTES_PER_S);
+            let slow = group.limit_device(&mounted.device_number(), READS_BYTES_PER_S, WRITES_BYTES_PER_S);
             eprintln!("the disk is {}", if slow { "slow" } else { "not slowed down: no such controller" });
         }
         Self { lab, mounted, group }
@@ -82,10 +84,18 @@ impl Place {
 }
 
 fn crowd(made: &Published, octet: u8) -> Vec<RawSeeder> {
-    (1..=CONNECTIONS).map(|n| RawSeeder::start(Ipv4Addr::new(127, 0, octet, n), made, Manner::default())).collect()
+    (1..=CONNECTIONS)
+        .map(|n| RawSeeder::start(Ipv4Addr::new(127, 0, octet, n), made, Manner::default()))
+        .collect()
 }
 
-fn start_download(place: &Place, made: &Published, copy: &Path, memory_mib: u64, octet: u8) -> (Ccbt, Vec<RawSeeder>) {
+fn start_download(
+    place: &Place,
+    made: &Published,
+    copy: &Path,
+    memory_mib: u64,
+    octet: u8,
+) -> (Ccbt, Vec<RawSeeder>) {
     let command = place.command("download", &made.torrent_path, copy, memory_mib);
     let mut ours = command.option("--seed-time", "30").start();
     ours.wait_ready();
@@ -116,11 +126,10 @@ fn leech(address: SocketAddr, n: u8, info_hash: [u8; 20], over: &AtomicBool) {
         } else {
             thread::sleep(ccbt_tests::process::POLL);
         }
-        // Far apart: no two blocks lie in one extent.
-        for _ in 0..4 {
-            next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let piece = (next >> 8) % u32::try_from(LEN / PIECE).expect("few pieces");
-            let block = (next >> 16) % 1024;
+        // Four in a row, then far away.
+        next = next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let piece = (next >> 8) % u32::try_from(LEN / PIECE).expect("few pieces");
+        for block in (0..4).map(|step| (next >> 16) % 1020 + step) {
             if !peer.send_words(id::REQUEST, &[piece, block * 16_384, 16_384], &[]) {
                 return;
             }
@@ -139,7 +148,7 @@ fn seed_to_a_crowd(place: &Place, made: &Published, copy: &Path) {
             scope.spawn(move || leech(address, n, info_hash, over));
         }
         let sent = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            ours.wait_progress("uploaded", 2 * CEILING_MIB << 20);
+            ours.wait_progress("uploaded", CEILING_MIB << 20);
         }));
         over.store(true, Ordering::Release);
         sent.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -84,8 +84,7 @@ impl Ward {
         let events = session.events();
         let add = |source: &Source, output: &Path, peers| {
             let preallocate = self.preallocate;
-            let options =
-                AddOptions { peers, use_trackers: false, preallocate, ..AddOptions::new(output) };
+            let options = AddOptions { peers, use_trackers: false, preallocate, ..AddOptions::new(output) };
             session.add_torrent(source.made.torrent_path.as_path(), options).expect("a good torrent")
         };
         let sick = add(&self.sick, &self.output, vec![self.sick.seeder.address()]);
@@ -146,32 +145,40 @@ impl Pair {
     }
 }
 
+fn assert_names(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "{word:?} is named: {message}");
+    }
+}
+
 /// The whole course for a cause that can be taken away under the running process.
 fn stops_and_recovers(ward: &Ward, words: &[&str], cure: impl FnOnce()) {
     let pair = ward.start();
     let (message, retry) = pair.wait_failed();
-    for word in words {
-        assert!(message.contains(word), "{word:?} is named: {message}");
-    }
+    assert_names(&message, words);
     assert!(retry, "it will try again by itself: {message}");
     ward.well_goes_on(&pair);
-    ward.nothing_false_is_claimed(pair.claimed());
     cure();
     pair.sick.wait_finished(Some(PATIENCE)).expect("it goes on by itself");
     pair.stop();
     ward.is_whole();
 }
 
-/// The same with a restart between the cure and the end; `cure` runs when no file is open any more.
-fn stops_and_is_restarted(ward: &Ward, words: &[&str], disturb: impl FnOnce(), cure: impl FnOnce()) {
+/// The same with a restart between the cure and the end; `cure` runs when no file is open any more. `disturb` makes the
+/// cause appear, if it is not there yet, and tells how many pieces are on disk for good by then.
+fn stops_and_is_restarted(
+    ward: &Ward,
+    words: &[&str],
+    disturb: impl FnOnce(&Pair) -> Option<u64>,
+    cure: impl FnOnce(),
+) {
     let pair = ward.start();
-    disturb();
+    let durable = disturb(&pair);
     let (message, _) = pair.wait_failed();
-    for word in words {
-        assert!(message.contains(word), "{word:?} is named: {message}");
-    }
+    assert_names(&message, words);
     ward.well_goes_on(&pair);
-    let claimed = pair.claimed();
+    let claimed = durable.unwrap_or_else(|| pair.claimed());
+    assert!(claimed > 0, "something was there before it failed");
     pair.stop();
     cure();
     ward.nothing_false_is_claimed(claimed);
@@ -221,7 +228,7 @@ fn a_full_ext4_and_a_restart() {
     let Some((mounted, ballast)) = nearly_full(&lab, FsKind::Ext4) else { return };
     let ward = Ward::new(&lab, mounted.dir("copy"), Preallocate::None, 5);
     let cure = || fs::remove_file(&ballast).expect("it is there");
-    stops_and_is_restarted(&ward, &["space"], || (), cure);
+    stops_and_is_restarted(&ward, &["space"], |_| None, cure);
 }
 
 /// Runs `btrfs ARGS…`; the reason when the kernel or the program does not do it.
@@ -278,10 +285,14 @@ fn a_file_system_that_turns_read_only() {
     let Some(mounted) = LoopFs::mount(&lab, spec) else { return };
     let ward = Ward::new(&lab, mounted.dir("copy"), Preallocate::Sparse, 9);
     let mounted = std::cell::RefCell::new(mounted);
-    let disturb = || {
-        let under_way = || (ward.sick.seeder.blocks() >= 300).then_some(());
-        wait_until(PATIENCE, "blocks before the disk breaks", under_way);
+    let disturb = |pair: &Pair| {
+        let under_way = || (pair.claimed() >= 20).then_some(());
+        wait_until(PATIENCE, "pieces before the disk breaks", under_way);
+        // What was written before this survives the loss of the journal, as after a power cut.
+        let durable = pair.claimed();
+        mounted.borrow().sync();
         mounted.borrow().break_ext4();
+        Some(durable)
     };
     stops_and_is_restarted(&ward, &["read-only"], disturb, || mounted.borrow_mut().remount_afresh());
 }
@@ -329,7 +340,8 @@ fn can_be_nobody() -> bool {
         eprintln!("skipped: running as another user needs root");
         return false;
     }
-    let (code, _, stderr) = run("nobody", Confinement::User(NOBODY).command(ccbt_fast()).arg("--version"), SOON);
+    let (code, _, stderr) =
+        run("nobody", Confinement::User(NOBODY).command(ccbt_fast()).arg("--version"), SOON);
     if code != 0 {
         eprintln!("skipped: user {NOBODY} cannot run {}: {}", ccbt_fast().display(), stderr.trim());
     }
@@ -385,7 +397,8 @@ fn meddled(octet: u8, meddle: impl FnOnce(&Path)) {
     let lab = Lab::open_on_disk();
     let source = Source::new(&lab, "sick", 12 * MIB, Ipv4Addr::new(127, 0, 21, octet));
     let copy = lab.dir("copy");
-    let start = || CcbtCommand::download(&source.made.torrent_path, &copy).peer(source.seeder.address()).start();
+    let start =
+        || CcbtCommand::download(&source.made.torrent_path, &copy).peer(source.seeder.address()).start();
     let mut ours = start();
     ours.wait_progress("bytes_done", 4 << 20);
     meddle(&copy.join("sick/bulk/ballast.bin"));

@@ -9,6 +9,7 @@
 //! submit (and sleep when there is nothing else to do) → take in what ended.
 
 mod barrier;
+mod changed;
 mod handles;
 mod opening;
 mod ports;
@@ -272,9 +273,8 @@ impl Core {
             (result, Task::Allocate { torrent, file, fd, had }) => {
                 self.allocated(torrent, file, &fd, had, result)
             }
-            (Ok(_), Task::SyncFile { torrent, .. } | Task::SyncFolder { torrent, .. }) => {
-                self.sync_part_ended(torrent, None);
-            }
+            (Ok(_), Task::SyncFile { torrent, file }) => self.file_synced(torrent, file),
+            (Ok(_), Task::SyncFolder { torrent, .. }) => self.sync_part_ended(torrent, None),
             (Err(errno), task) => {
                 let path = self.task_path(&task);
                 self.task_failed(task, StorageError::from_errno(Op::Sync, &path, errno));
