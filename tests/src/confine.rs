@@ -1,7 +1,8 @@
 //! Programs under restrictions that machines in the wild have: io_uring forbidden, little memory, another user.
 //!
 //! Owner: [`crate::ccbt`]. The restriction is put on by a small Python script that then becomes the program, so it holds
-//! for that process alone; only [`Confinement::User`] and [`Confinement::Cgroup`] need privileges. The script is embedded, like libtorrent's.
+//! for that process alone; only [`Confinement::User`] and [`Confinement::Cgroup`] need privileges. The script is embedded,
+//! like libtorrent's.
 
 use std::path::Path;
 use std::process::Command;

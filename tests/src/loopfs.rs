@@ -250,6 +250,14 @@ impl LoopFs {
         must("losetup", Command::new("losetup").arg("--set-capacity").arg(self.device()));
     }
 
+    /// The device gets its reads and writes in portions of so many bytes at most.
+    pub fn set_request_bytes_max(&self, bytes: u32) {
+        let name = self.device().file_name().expect("a device has a name");
+        let path = Path::new("/sys/block").join(name).join("queue/max_sectors_kb");
+        fs::write(&path, (bytes >> 10).to_string())
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
     /// Unmounts it (which must not be in use any more) and mounts the same image again, after a check by fsck.
     pub fn remount_afresh(&mut self) {
         unmount(&self.path, UnmountFlags::empty()).expect("nothing of it is open any more");

@@ -5,7 +5,8 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use ccbt_tests::PATIENCE;
@@ -14,7 +15,7 @@ use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
 use ccbt_tests::payload::{Payload, noise};
-use ccbt_tests::process::wait_until;
+use ccbt_tests::process::{Process, wait_until};
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
 use rustix::process::Signal;
@@ -100,9 +101,8 @@ fn there_and_back(
     if preallocate == "sparse" {
         let mut theirs = LibtorrentPeer::start(&made.torrent_path, &back);
         theirs.connect(ours.address());
+        // It has verified every piece; its files may follow later.
         theirs.wait_finished();
-        // It has told us before its disk thread is done.
-        drop(theirs);
     } else {
         let command = CcbtCommand::download(&made.torrent_path, &back);
         command.peer(ours.address()).start().wait_done();
@@ -155,6 +155,47 @@ fn btrfs_with_sectors_of_4096() {
 #[test]
 fn tmpfs() {
     matrix(FsKind::Tmpfs, 0, 7);
+}
+
+const HOLDER: &str = "holds_a_mount_until_it_is_killed";
+
+/// Run by [`nothing_outlives_a_killed_test`] in a process of its own.
+#[test]
+#[ignore = "ends only by being killed"]
+fn holds_a_mount_until_it_is_killed() {
+    let lab = Lab::open();
+    let Some(mounted) = LoopFs::mount(&lab, FsSpec::new(FsKind::Ext4, 512)) else {
+        return println!("lab {} device none", lab.path().display());
+    };
+    fs::write(mounted.path().join("file"), [7; 10_000]).expect("it is writable");
+    println!("lab {} device {}", lab.path().display(), mounted.device_number());
+    std::thread::sleep(10 * PATIENCE);
+}
+
+#[test]
+fn nothing_outlives_a_killed_test() {
+    let mut command = Command::new(std::env::current_exe().expect("a test knows its program"));
+    command.args(["--exact", HOLDER, "--ignored", "--nocapture"]);
+    let mut holder = Process::start("holder", &mut command);
+    let (lab, device) = holder.wait_line(PATIENCE, "device", |line| {
+        // The test runner may have begun the line.
+        let words: Vec<&str> = line.split("lab ").nth(1)?.split(' ').collect();
+        Some((words[0].to_owned(), words[2].to_owned()))
+    });
+    if device == "none" {
+        return eprintln!("skipped: {}", holder.stderr());
+    }
+    assert!(!Path::new(&lab).join("mount-0/file").exists(), "its mounts are its own");
+    let backing = PathBuf::from(format!("/sys/dev/block/{device}/loop/backing_file"));
+    assert!(fs::read_to_string(&backing).is_ok_and(|name| name.contains(&lab)), "it has a loop device");
+    holder.signal(Signal::KILL);
+    holder.wait_exit(PATIENCE);
+    wait_until(PATIENCE, "free loop device", || {
+        // Another test may have it by now.
+        (!fs::read_to_string(&backing).is_ok_and(|name| name.contains(&lab))).then_some(())
+    });
+    assert!(!Path::new(&lab).join("image-0").exists(), "the image has no name");
+    fs::remove_dir_all(&lab).expect("what a killed test leaves is an empty lab");
 }
 
 /// Kills a download ten times after a random number of blocks each, then lets it end. What it had reported is always
