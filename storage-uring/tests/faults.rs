@@ -354,3 +354,26 @@ fn a_sync_tells_of_files_that_others_changed() {
         }
     }
 }
+
+#[test]
+fn another_file_at_the_path_is_not_read_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    // One descriptor: reading one file closes the other.
+    let config = StorageConfig { max_open_files: 1, ..StorageConfig::default() };
+    let spec = layout(folder.path(), vec![file("a", 65_536), file("b", 65_536)], 65_536);
+    let mut rig = Rig::new(config);
+    rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.write_all(1, &spec, &[0, 1]), Default::default());
+    rig.sync(1).unwrap();
+    rig.read(1, &spec, 65_536, 4096).unwrap();
+    let other = folder.path().join("other");
+    std::fs::write(&other, vec![1; 65_536]).unwrap();
+    std::fs::rename(&other, folder.path().join("a")).unwrap();
+    let error = rig.read(1, &spec, 0, 4096).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Missing, &*folder.path().join("a")));
+    assert_eq!(rig.read(1, &spec, 65_536, 4096).unwrap(), expected(1, &spec, 65_536, 4096));
+    rig.close(1);
+    rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.read(1, &spec, 0, 4096).unwrap(), [1; 4096], "opened again, it is what is there now");
+    rig.service.stop();
+}

@@ -21,6 +21,8 @@ pub(super) struct FileState {
     pub(super) device: u16,
     /// What `O_DIRECT` asks of memory addresses; 0 = no `O_DIRECT`.
     pub(super) align: u16,
+    /// Which file of the device it was when the torrent was opened; 0 = it was not there.
+    pub(super) inode: u64,
 }
 
 impl FileState {
