@@ -2,64 +2,31 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::{ErrorKind, OpenMode, Preallocate, StorageCmd, StorageDone};
+use ccbt_tests::lab::Lab;
+use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
 use common::*;
 
 fn rig() -> Rig {
     Rig::new(StorageConfig::default())
 }
 
-/// A small file system of its own, unmounted on drop.
-struct Mount {
-    folder: tempfile::TempDir,
-}
-
-impl Mount {
-    /// `None`, with the reason printed, where mounting is not allowed.
-    fn new(prepare: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("mnt")).unwrap();
-        let arguments = prepare(folder.path());
-        let status = Command::new("mount").args(&arguments).arg(folder.path().join("mnt")).status();
-        if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
-            eprintln!("skipped: mount {arguments:?} is not possible here ({status:?}); needs root");
-            return None;
-        }
-        Some(Self { folder })
-    }
-
-    fn tmpfs(mib: u32) -> Option<Self> {
-        Self::new(|_| vec!["-t".into(), "tmpfs".into(), "-o".into(), format!("size={mib}m"), "none".into()])
-    }
-
-    fn ext4(mib: u32) -> Option<Self> {
-        Self::new(|folder| {
-            let image = folder.join("image");
-            std::fs::File::create(&image).unwrap().set_len(u64::from(mib) << 20).unwrap();
-            let _ = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).status();
-            vec!["-o".into(), "loop".into(), image.to_str().unwrap().into()]
-        })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("mnt")
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
+/// A small file system of its own; `None`, with the reason printed, where mounting is not allowed. The lab, in whose
+/// folder it is mounted, has to outlive it.
+fn small(kind: FsKind, mib: u64) -> Option<(LoopFs, Lab)> {
+    let lab = Lab::open();
+    let mounted = LoopFs::mount(&lab, FsSpec::new(kind, 512).size(mib << 20))?;
+    Some((mounted, lab))
 }
 
 #[test]
 fn a_full_disk_stops_only_what_does_not_fit_and_goes_on_when_there_is_space() {
-    for mount in [Mount::tmpfs(16), Mount::ext4(32)].into_iter().flatten() {
+    for (kind, mib) in [(FsKind::Tmpfs, 16), (FsKind::Ext4, 32)] {
+        let Some((mount, _lab)) = small(kind, mib) else { continue };
         let mut rig = rig();
         let ballast = mount.path().join("ballast");
         std::fs::write(&ballast, vec![1; 10 << 20]).unwrap();
@@ -99,7 +66,8 @@ fn a_full_disk_stops_only_what_does_not_fit_and_goes_on_when_there_is_space() {
 
 #[test]
 fn full_preallocation_shows_a_full_disk_at_once_and_gives_the_space_back() {
-    for mount in [Mount::tmpfs(16), Mount::ext4(32)].into_iter().flatten() {
+    for (kind, mib) in [(FsKind::Tmpfs, 16), (FsKind::Ext4, 32)] {
+        let Some((mount, _lab)) = small(kind, mib) else { continue };
         let mut rig = rig();
         let spec = layout(&mount.path().join("t"), vec![file("a", 1 << 20), file("b", 64 << 20)], 65_536);
         let error = rig.open(1, &spec, Preallocate::Full, OpenMode::ReadWrite).unwrap_err();
@@ -287,18 +255,17 @@ fn impossible_commands_are_answered_with_their_buffers() {
 #[test]
 fn a_folder_we_may_not_use_is_named() {
     // Root passes every permission check, so the read-only file system stands for both.
-    let Some(mount) = Mount::tmpfs(1) else { return };
+    let Some((mount, _lab)) = small(FsKind::Tmpfs, 1) else { return };
     std::fs::write(mount.path().join("old"), b"12345").unwrap();
-    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(mount.path()).status().unwrap();
-    assert!(remount.success());
+    mount.set_read_only(true).unwrap();
     let mut rig = rig();
     for path in ["old", "new", "d/new"] {
-        let spec = layout(&mount.path(), vec![file(path, 5)], 64);
+        let spec = layout(mount.path(), vec![file(path, 5)], 64);
         let error = rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ReadOnly, "{path}: {error}");
         assert!(error.path().starts_with(mount.path()), "{error}");
     }
-    let spec = layout(&mount.path(), vec![file("old", 5)], 64);
+    let spec = layout(mount.path(), vec![file("old", 5)], 64);
     rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadOnly).unwrap();
     assert_eq!(rig.read(1, &spec, 0, 5).unwrap(), b"12345");
     rig.close(1);
