@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this repository's commands need and is not there yet. Idempotent, silent when nothing is missing.
 #
-#   .ci/setup.sh        everything `make test` needs: toolchain, aria2, transmission, libtorrent's Python module
+#   .ci/setup.sh        everything `make test` needs: toolchain, aria2, transmission, libtorrent's Python module, mkfs
 #   .ci/setup.sh demo   only what `make demo` needs: C build tools and the Rust toolchain
 #
 # Works on Debian and Ubuntu as root or with sudo. Elsewhere it names what to install by hand.
@@ -64,6 +64,18 @@ system_packages() {
     apt_install "${need[@]}"
 }
 
+# Tests on real file systems make their images with these. They need root; without it, or without the tools, they print why
+# and are skipped, so a failure here is told and does no harm.
+filesystem_tools() {
+    [ "$MODE" = test ] && [ "$(id -u)" -eq 0 ] && has apt-get || return 0
+    local need=()
+    has mkfs.ext4 || need+=(e2fsprogs)
+    has mkfs.xfs || need+=(xfsprogs)
+    has mkfs.btrfs || need+=(btrfs-progs)
+    [ "${#need[@]}" -eq 0 ] && return
+    (apt_install "${need[@]}") || say "going on without ${need[*]}: tests on those file systems will be skipped"
+}
+
 # rust-toolchain.toml pins the compiler, which only rustup honours; a distribution's cargo is too old or ignores the pin.
 rust() {
     has cargo || [ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
@@ -107,5 +119,6 @@ libtorrent() {
 }
 
 system_packages
+filesystem_tools
 rust
 [ "$MODE" = demo ] || libtorrent

@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, accessat,
-    fadvise, fallocate, fcntl_setfl, fstatfs, ftruncate, mkdirat, openat, openat2, statx,
+    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Statx, StatxFlags,
+    accessat, fadvise, fallocate, fcntl_setfl, fstat, fstatfs, ftruncate, mkdirat, openat, openat2, seek,
+    statx,
 };
 use rustix::io::Errno;
 
@@ -18,6 +19,12 @@ use crate::error::{ErrorKind, Op, StorageError};
 
 /// `f_type` of file systems that live in memory (`tmpfs`, `ramfs`).
 const MEMORY_FILE_SYSTEMS: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// `f_type` of file systems that keep zeros as data: ext2 to ext4, xfs, btrfs, tmpfs.
+const KEEP_ZEROS: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+
+/// `f_type` of file systems that may number a file anew whenever it is opened: FUSE, CIFS, SMB 2.
+const RENUMBER: [i64; 3] = [0x6573_5546, 0xff53_4d42, 0xfe53_4d42];
 
 /// What the file system says about `O_DIRECT` on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +47,8 @@ pub struct Facts {
     pub device: u64,
     /// Whether the page cache can be passed by.
     pub direct: DirectIo,
+    /// Which file of the device it is; never 0.
+    pub inode: u64,
 }
 
 /// How a file is opened.
@@ -156,7 +165,58 @@ fn facts(stat: &Statx, path: &Path) -> Result<Facts, StorageError> {
             _ => DirectIo::Never,
         }
     };
-    Ok(Facts { len: stat.stx_size, device: device(stat), direct })
+    Ok(Facts { len: stat.stx_size, device: device(stat), direct, inode: stat.stx_ino })
+}
+
+/// How much there is of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Bytes.
+    pub len: u64,
+    /// Bytes of the blocks it occupies.
+    pub allocated: u64,
+}
+
+/// How much there is of an open file. `path` is for errors.
+pub fn content(file: BorrowedFd<'_>, path: &Path) -> Result<Content, StorageError> {
+    let stat = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).map_err(failed(path))?;
+    Ok(Content { len: stat.stx_size, allocated: stat.stx_blocks * 512 })
+}
+
+/// Whether `file` is what is found at `path` below the folder `root`: false once it was deleted, moved or
+/// replaced.
+pub fn is_at(file: BorrowedFd<'_>, root: &Path, path: &Path) -> bool {
+    let there = || -> Result<bool, Errno> {
+        let folder = open_root(root, false, &mut Vec::new()).ok().flatten().ok_or(Errno::NOENT)?;
+        let found = beneath(folder.as_fd(), path, OFlags::PATH, Mode::empty())?;
+        let identity = |fd: BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+        Ok(identity(found.as_fd())? == identity(file)? || !numbers_for_good(file))
+    };
+    // What cannot be looked at is not there for readers either.
+    there().unwrap_or(false)
+}
+
+/// Whether a file that was closed and is opened again has the number it had ([`Facts::inode`]).
+pub fn numbers_for_good(fd: BorrowedFd<'_>) -> bool {
+    !is_on(fd, &RENUMBER)
+}
+
+/// Whether the file system keeps zeros that were written as data. Some (ZFS) make holes of them, which then
+/// say nothing about a file.
+pub fn keeps_zeros(fd: BorrowedFd<'_>) -> bool {
+    is_on(fd, &KEEP_ZEROS)
+}
+
+/// Whether `fd` is on a file system of one of these types.
+fn is_on(fd: BorrowedFd<'_>, types: &[i64]) -> bool {
+    #[allow(clippy::unnecessary_cast)] // `f_type` has other widths on other targets.
+    fstatfs(fd).is_ok_and(|stat| types.contains(&(stat.f_type as i64)))
+}
+
+/// Whether a part of `range` was never written.
+pub fn has_hole(file: BorrowedFd<'_>, range: &std::ops::Range<u64>) -> bool {
+    // ENXIO: the range begins behind the end.
+    seek(file, SeekFrom::Hole(range.start)).map_or_else(|errno| errno == Errno::NXIO, |hole| hole < range.end)
 }
 
 /// Device number of the file system that holds the folder `path`.
@@ -179,8 +239,7 @@ pub fn no_read_ahead(file: &OwnedFd) {
 
 /// Whether the file system behind `fd` keeps its data in memory only.
 pub fn in_memory(fd: BorrowedFd<'_>) -> bool {
-    #[allow(clippy::unnecessary_cast)] // `f_type` has other widths on other targets.
-    fstatfs(fd).is_ok_and(|stat| MEMORY_FILE_SYSTEMS.contains(&(stat.f_type as i64)))
+    is_on(fd, &MEMORY_FILE_SYSTEMS)
 }
 
 /// Makes the file `name` in `folder`, which must not be there, and opens it for writing.

@@ -139,6 +139,11 @@ impl LayoutSpec {
         left.min(u64::from(self.piece_len)) as u32
     }
 
+    /// First byte of file `index` within the torrent.
+    pub fn file_start(&self, index: u32) -> u64 {
+        self.starts[index as usize]
+    }
+
     /// Where file `index` is.
     pub fn file_path(&self, index: u32) -> PathBuf {
         self.root.join(&self.files[index as usize].path)

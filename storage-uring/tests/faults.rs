@@ -2,64 +2,31 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::{ErrorKind, OpenMode, Preallocate, StorageCmd, StorageDone};
+use ccbt_tests::lab::Lab;
+use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
 use common::*;
 
 fn rig() -> Rig {
     Rig::new(StorageConfig::default())
 }
 
-/// A small file system of its own, unmounted on drop.
-struct Mount {
-    folder: tempfile::TempDir,
-}
-
-impl Mount {
-    /// `None`, with the reason printed, where mounting is not allowed.
-    fn new(prepare: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("mnt")).unwrap();
-        let arguments = prepare(folder.path());
-        let status = Command::new("mount").args(&arguments).arg(folder.path().join("mnt")).status();
-        if !status.as_ref().is_ok_and(std::process::ExitStatus::success) {
-            eprintln!("skipped: mount {arguments:?} is not possible here ({status:?}); needs root");
-            return None;
-        }
-        Some(Self { folder })
-    }
-
-    fn tmpfs(mib: u32) -> Option<Self> {
-        Self::new(|_| vec!["-t".into(), "tmpfs".into(), "-o".into(), format!("size={mib}m"), "none".into()])
-    }
-
-    fn ext4(mib: u32) -> Option<Self> {
-        Self::new(|folder| {
-            let image = folder.join("image");
-            std::fs::File::create(&image).unwrap().set_len(u64::from(mib) << 20).unwrap();
-            let _ = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image).status();
-            vec!["-o".into(), "loop".into(), image.to_str().unwrap().into()]
-        })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("mnt")
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
+/// A small file system of its own; `None`, with the reason printed, where mounting is not allowed. The lab, in whose
+/// folder it is mounted, has to outlive it.
+fn small(kind: FsKind, mib: u64) -> Option<(LoopFs, Lab)> {
+    let lab = Lab::open();
+    let mounted = LoopFs::mount(&lab, FsSpec::new(kind, 512).size(mib << 20))?;
+    Some((mounted, lab))
 }
 
 #[test]
 fn a_full_disk_stops_only_what_does_not_fit_and_goes_on_when_there_is_space() {
-    for mount in [Mount::tmpfs(16), Mount::ext4(32)].into_iter().flatten() {
+    for (kind, mib) in [(FsKind::Tmpfs, 16), (FsKind::Ext4, 32)] {
+        let Some((mount, _lab)) = small(kind, mib) else { continue };
         let mut rig = rig();
         let ballast = mount.path().join("ballast");
         std::fs::write(&ballast, vec![1; 10 << 20]).unwrap();
@@ -99,7 +66,8 @@ fn a_full_disk_stops_only_what_does_not_fit_and_goes_on_when_there_is_space() {
 
 #[test]
 fn full_preallocation_shows_a_full_disk_at_once_and_gives_the_space_back() {
-    for mount in [Mount::tmpfs(16), Mount::ext4(32)].into_iter().flatten() {
+    for (kind, mib) in [(FsKind::Tmpfs, 16), (FsKind::Ext4, 32)] {
+        let Some((mount, _lab)) = small(kind, mib) else { continue };
         let mut rig = rig();
         let spec = layout(&mount.path().join("t"), vec![file("a", 1 << 20), file("b", 64 << 20)], 65_536);
         let error = rig.open(1, &spec, Preallocate::Full, OpenMode::ReadWrite).unwrap_err();
@@ -287,20 +255,92 @@ fn impossible_commands_are_answered_with_their_buffers() {
 #[test]
 fn a_folder_we_may_not_use_is_named() {
     // Root passes every permission check, so the read-only file system stands for both.
-    let Some(mount) = Mount::tmpfs(1) else { return };
+    let Some((mount, _lab)) = small(FsKind::Tmpfs, 1) else { return };
     std::fs::write(mount.path().join("old"), b"12345").unwrap();
-    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(mount.path()).status().unwrap();
-    assert!(remount.success());
+    mount.set_read_only(true).unwrap();
     let mut rig = rig();
     for path in ["old", "new", "d/new"] {
-        let spec = layout(&mount.path(), vec![file(path, 5)], 64);
+        let spec = layout(mount.path(), vec![file(path, 5)], 64);
         let error = rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ReadOnly, "{path}: {error}");
         assert!(error.path().starts_with(mount.path()), "{error}");
     }
-    let spec = layout(&mount.path(), vec![file("old", 5)], 64);
+    let spec = layout(mount.path(), vec![file("old", 5)], 64);
     rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadOnly).unwrap();
     assert_eq!(rig.read(1, &spec, 0, 5).unwrap(), b"12345");
     rig.close(1);
+    rig.service.stop();
+}
+
+/// Writes the first half of a file, lets `meddle` at it, writes the rest and syncs: the kinds of errors, in order.
+fn meddled(root: &Path, prealloc: Preallocate, meddle: impl FnOnce(&Path)) -> Result<(), ErrorKind> {
+    let mut rig = rig();
+    let spec = layout(root, vec![file("d/a", 100_000), file("d/b", 900_000)], 65_536);
+    rig.open(1, &spec, prealloc, OpenMode::ReadWrite).unwrap();
+    let all: Vec<u32> = (0..piece_count(&spec)).collect();
+    let (first, rest) = all.split_at(all.len() / 2);
+    rig.write_all(1, &spec, first);
+    rig.sync(1).expect("nobody has been there yet");
+    meddle(&spec.file_path(1));
+    rig.write_all(1, &spec, rest);
+    let result = rig.sync(1).map_err(|error| {
+        assert_eq!(error.path(), spec.file_path(1), "{error}");
+        error.kind()
+    });
+    rig.close(1);
+    rig.service.stop();
+    result
+}
+
+#[test]
+fn a_sync_tells_of_files_that_others_changed() {
+    use Preallocate::{Full, None, Sparse};
+    for base in [std::env::temp_dir(), "/dev/shm".into()].iter().filter(|path| path.is_dir()) {
+        let folder = tempfile::tempdir_in(base).unwrap();
+        for (number, prealloc) in [Full, Sparse, None].into_iter().enumerate() {
+            let root = |name: &str| folder.path().join(format!("{name}{number}"));
+            assert_eq!(meddled(&root("alone"), prealloc, |_| ()), Ok(()));
+            let gone = meddled(&root("gone"), prealloc, |path| std::fs::remove_file(path).unwrap());
+            assert_eq!(gone, Err(ErrorKind::Missing), "{prealloc:?}");
+            let other = meddled(&root("other"), prealloc, |path| {
+                let other = path.with_file_name("other");
+                std::fs::write(&other, vec![1; 900_000]).unwrap();
+                std::fs::rename(&other, path).unwrap();
+            });
+            assert_eq!(other, Err(ErrorKind::Missing), "{prealloc:?}");
+            let moved = meddled(&root("moved"), prealloc, |path| {
+                let folder = path.parent().unwrap();
+                std::fs::rename(folder, folder.with_file_name("elsewhere")).unwrap();
+            });
+            assert_eq!(moved, Err(ErrorKind::Missing), "{prealloc:?}");
+            // What is written afterwards makes the file as long as it was, with a hole.
+            let cut = meddled(&root("cut"), prealloc, |path| {
+                std::fs::File::options().write(true).open(path).unwrap().set_len(50_000).unwrap();
+            });
+            assert_eq!(cut, Err(ErrorKind::ShortRead), "{prealloc:?} {base:?}");
+        }
+    }
+}
+
+#[test]
+fn another_file_at_the_path_is_not_read_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    // One descriptor: reading one file closes the other.
+    let config = StorageConfig { max_open_files: 1, ..StorageConfig::default() };
+    let spec = layout(folder.path(), vec![file("a", 65_536), file("b", 65_536)], 65_536);
+    let mut rig = Rig::new(config);
+    rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.write_all(1, &spec, &[0, 1]), Default::default());
+    rig.sync(1).unwrap();
+    rig.read(1, &spec, 65_536, 4096).unwrap();
+    let other = folder.path().join("other");
+    std::fs::write(&other, vec![1; 65_536]).unwrap();
+    std::fs::rename(&other, folder.path().join("a")).unwrap();
+    let error = rig.read(1, &spec, 0, 4096).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::Missing, &*folder.path().join("a")));
+    assert_eq!(rig.read(1, &spec, 65_536, 4096).unwrap(), expected(1, &spec, 65_536, 4096));
+    rig.close(1);
+    rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.read(1, &spec, 0, 4096).unwrap(), [1; 4096], "opened again, it is what is there now");
     rig.service.stop();
 }

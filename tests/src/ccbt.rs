@@ -41,8 +41,13 @@ impl CcbtCommand {
     }
 
     /// `ccbt-fast download TORRENT --output DIR` under a restriction of the machine.
-    pub fn confined_download(confinement: Confinement, torrent: &Path, output: &Path) -> Self {
+    pub fn confined_download(confinement: Confinement<'_>, torrent: &Path, output: &Path) -> Self {
         Self::build(confinement.command(ccbt_fast()), "download", torrent, output)
+    }
+
+    /// `ccbt-fast seed TORRENT --output DIR` under a restriction of the machine.
+    pub fn confined_seed(confinement: Confinement<'_>, torrent: &Path, output: &Path) -> Self {
+        Self::build(confinement.command(ccbt_fast()), "seed", torrent, output)
     }
 
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
@@ -95,6 +100,11 @@ impl Ccbt {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Waits for the next event called `name`.
@@ -208,4 +218,16 @@ impl Ccbt {
 /// Runs a short `ccbt-fast` command to its end: (exit code, stdout, stderr).
 pub fn ccbt<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, String, String) {
     run("ccbt-fast", Command::new(ccbt_fast()).args(args), PATIENCE)
+}
+
+/// What `ccbt-fast verify --json` finds below `output`.
+///
+/// Panics when there is no report.
+pub fn verified(torrent: &Path, output: &Path) -> Value {
+    let args = [OsStr::new("verify"), torrent.as_os_str(), OsStr::new("--output"), output.as_os_str()];
+    let (_, stdout, stderr) = ccbt(args.into_iter().chain([OsStr::new("--json")]));
+    let report = stdout.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    report
+        .filter(|report| report["pieces_ok"].is_u64())
+        .unwrap_or_else(|| panic!("no report: {stdout}{stderr}"))
 }

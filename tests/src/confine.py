@@ -3,6 +3,10 @@
     confine.py no-io-uring ERRNO PROGRAM ARGS…    io_uring_setup fails with ERRNO, as under seccomp (EPERM) or old kernels
     confine.py memlock BYTES PROGRAM ARGS…        RLIMIT_MEMLOCK is BYTES, and no privilege overrides it
     confine.py open-files COUNT PROGRAM ARGS…     RLIMIT_NOFILE is COUNT
+    confine.py file-size BYTES PROGRAM ARGS…      RLIMIT_FSIZE is BYTES (soft: it can be raised from outside)
+    confine.py data BYTES PROGRAM ARGS…           RLIMIT_DATA is BYTES: private writable memory, stacks included
+    confine.py user UID PROGRAM ARGS…             as this user and group, without privileges; memory stays lockable
+    confine.py cgroup FILES PROGRAM ARGS…         in the control groups with these cgroup.procs, separated by colons
 """
 
 import ctypes
@@ -55,6 +59,39 @@ def open_files(count):
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
 
 
+def file_size(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+def data(limit):
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def user(uid):
+    # Rings and buffers of an unprivileged process count against this limit; it is not what is tested.
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def cgroup(files):
+    for path in files.split(":"):
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+
+
 restriction, value, *command = sys.argv[1:]
-{"no-io-uring": no_io_uring, "memlock": memlock, "open-files": open_files}[restriction](int(value))
+numbers = {
+    "no-io-uring": no_io_uring,
+    "memlock": memlock,
+    "open-files": open_files,
+    "file-size": file_size,
+    "data": data,
+    "user": user,
+}
+if restriction == "cgroup":
+    cgroup(value)
+else:
+    numbers[restriction](int(value))
 os.execv(command[0], command)

@@ -6,17 +6,19 @@
 //! The harness shares no code with the engine: torrents are encoded, info-hashes computed and the wire spoken by hand,
 //! so that a mistake in the engine's own codecs cannot cancel itself out.
 //!
-//! * Where and what: [`lab`], [`payload`], [`torrent`], [`ports`]
-//! * Ours: [`binary`], [`ccbt`], [`confine`]
+//! * Where and what: [`lab`], [`loopfs`], [`payload`], [`torrent`], [`ports`]
+//! * Ours: [`binary`], [`ccbt`], [`confine`], [`cgroup`]
 //! * Theirs: [`libtorrent`], [`aria2`], [`transmission`]
 //! * Made by hand: [`tracker`], [`udp_tracker`], [`raw_peer`], [`raw_seeder`]
 
 pub mod aria2;
 pub mod binary;
 pub mod ccbt;
+pub mod cgroup;
 pub mod confine;
 pub mod lab;
 pub mod libtorrent;
+pub mod loopfs;
 pub mod payload;
 pub mod ports;
 pub mod process;

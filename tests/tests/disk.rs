@@ -2,55 +2,27 @@
 //!
 //! The tests that mount a RAM file system need root and print why when they cannot run.
 
-use std::ffi::CString;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::CcbtCommand;
 use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
 use ccbt_tests::payload::{Payload, files_below};
 use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// A RAM file system of limited size that is unmounted on drop.
-struct RamDisk {
-    path: PathBuf,
-}
-
-impl RamDisk {
-    /// Mounts one below the lab; says why and gives `None` where that is not allowed.
-    fn mount(lab: &Lab, size: usize) -> Option<Self> {
-        let path = lab.dir("ramdisk");
-        let options = CString::new(format!("size={size}")).expect("no NUL in it");
-        match mount("ccbt-tests", &path, "tmpfs", MountFlags::empty(), options.as_c_str()) {
-            Ok(()) => Some(Self { path }),
-            Err(error) => {
-                eprintln!("skipped: mounting a tmpfs needs root (CAP_SYS_ADMIN): {error}");
-                None
-            }
-        }
-    }
-
-    fn remount(&self, flags: MountFlags, size: usize) {
-        let options = format!("size={size}");
-        mount_remount(&self.path, flags, options).expect("whoever may mount may mount again");
-    }
-}
-
-impl Drop for RamDisk {
-    fn drop(&mut self) {
-        // Detached: a client that a failing test leaves behind for a moment does not keep it.
-        let _ = unmount(&self.path, UnmountFlags::DETACH);
-    }
+/// A RAM file system of limited size; says why and gives `None` where mounting is not allowed.
+fn ram_disk(lab: &Lab, bytes: usize) -> Option<LoopFs> {
+    LoopFs::mount(lab, FsSpec::new(FsKind::Tmpfs, 0).size(bytes as u64))
 }
 
 fn seeder(last: u8, made: &Published) -> RawSeeder {
@@ -60,10 +32,10 @@ fn seeder(last: u8, made: &Published) -> RawSeeder {
 /// Downloads 12 MiB to a disk of 6 MiB: it pauses, keeps what it has, and goes on when there is space.
 fn pauses_when_full(last: u8, preallocate: &str) {
     let lab = Lab::open();
-    let Some(disk) = RamDisk::mount(&lab, 6 * MIB) else { return };
+    let Some(disk) = ram_disk(&lab, 6 * MIB) else { return };
     let made = lab.announce(Payload::straddling("tree", 12 * MIB), TorrentSpec::pieces_of(128 * KIB));
     let seeder = seeder(last, &made);
-    let mut ours = CcbtCommand::download(&made.torrent_path, &disk.path)
+    let mut ours = CcbtCommand::download(&made.torrent_path, disk.path())
         .peer(seeder.address())
         .option("--preallocate", preallocate)
         .start();
@@ -73,9 +45,9 @@ fn pauses_when_full(last: u8, preallocate: &str) {
     assert!(message.contains("tree"), "the file is named: {message}");
     assert_eq!(error["retry"], true, "it will go on by itself");
     ours.assert_alive();
-    disk.remount(MountFlags::empty(), 64 * MIB);
+    disk.resize(64 << 20);
     ours.wait_done();
-    made.payload.assert_equal_in(&disk.path);
+    made.payload.assert_equal_in(disk.path());
     let blocks = made.payload.len().div_ceil(16 * KIB);
     let sent = seeder.blocks();
     // Pieces in flight when the disk filled up may be fetched again, what was written may not.
@@ -100,30 +72,30 @@ fn a_full_disk_is_noticed_by_the_preallocation() {
 #[test]
 fn what_was_verified_before_the_disk_was_full_survives_a_restart() {
     let lab = Lab::open();
-    let Some(disk) = RamDisk::mount(&lab, 6 * MIB) else { return };
+    let Some(disk) = ram_disk(&lab, 6 * MIB) else { return };
     let made = lab.announce(Payload::single("file.bin", 12 * MIB), TorrentSpec::pieces_of(128 * KIB));
     let seeder = seeder(4, &made);
     let command = || {
-        let command = CcbtCommand::download(&made.torrent_path, &disk.path).peer(seeder.address());
+        let command = CcbtCommand::download(&made.torrent_path, disk.path()).peer(seeder.address());
         command.option("--preallocate", "none")
     };
     let mut first = command().start();
     first.wait_event("error");
     first.stop();
-    disk.remount(MountFlags::empty(), 64 * MIB);
+    disk.resize(64 << 20);
     let mut second = command().start();
     let good = second.wait_event("checked")["good"].as_u64().expect("checked counts pieces");
     assert!(good >= 24, "3 MiB of the 6 at least were written and verified, but {good} pieces are good");
     second.wait_done();
-    made.payload.assert_equal_in(&disk.path);
+    made.payload.assert_equal_in(disk.path());
 }
 
 #[test]
 fn a_read_only_disk_is_refused_by_name() {
     let lab = Lab::open();
-    let Some(disk) = RamDisk::mount(&lab, 64 * MIB) else { return };
-    disk.remount(MountFlags::RDONLY, 64 * MIB);
-    refused(&lab, &disk.path, &["ead-only", "ramdisk"]);
+    let Some(disk) = ram_disk(&lab, 64 * MIB) else { return };
+    disk.set_read_only(true).expect("nothing is open");
+    refused(&lab, disk.path(), &["ead-only", "mount-0"]);
 }
 
 /// Downloads into `output` (with something in the way) and demands an end with a failure, or an error event of a

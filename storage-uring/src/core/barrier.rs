@@ -1,12 +1,12 @@
 //! Syncs and closes: commands that wait for those before them.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use ccbt_protocol::ids::TorrentKey;
 
 use super::{Core, Task, may_write};
-use crate::error::StorageError;
+use crate::error::{ErrorKind, Op, StorageError};
 use crate::files::{self, Access};
 use crate::messages::StorageDone;
 
@@ -98,7 +98,7 @@ impl Core {
         }
     }
 
-    /// The descriptor of a file, opened if it is not.
+    /// The descriptor of a file, opened if it is not. Fails when somebody has put another file in its place.
     pub(super) fn handle(
         &mut self,
         torrent: TorrentKey,
@@ -114,6 +114,13 @@ impl Core {
         let access = Access { write: may_write(torrent.mode), direct };
         let path = &torrent.spec.files()[file as usize].path;
         let fd = self.handles.retrying(|| files::open(torrent.spec.root(), path, access))?;
+        let known = torrent.files[file as usize].inode;
+        let full = || torrent.spec.file_path(file);
+        let is_other = known != 0 && files::look_at(fd.as_fd(), &full())?.inode != known;
+        if is_other && files::numbers_for_good(fd.as_fd()) {
+            // Its bytes were never looked at: to serve them would be to serve anything.
+            return Err(StorageError::new(Op::Open, &full(), ErrorKind::Missing));
+        }
         if mixed {
             files::no_read_ahead(&fd);
         }

@@ -82,6 +82,15 @@ impl Handles {
         !victims.is_empty()
     }
 
+    /// Closes the descriptors of one file.
+    pub(super) fn close_file(&mut self, torrent: TorrentKey, file: u32) {
+        for direct in [false, true] {
+            if let Some(handle) = self.open.remove(&(torrent, file, direct)) {
+                self.by_use.remove(&handle.used);
+            }
+        }
+    }
+
     /// Closes a torrent's descriptors.
     pub(super) fn close_torrent(&mut self, torrent: TorrentKey) {
         self.by_use.retain(|_, key| key.0 != torrent);

@@ -9,6 +9,7 @@
 //! submit (and sleep when there is nothing else to do) → take in what ended.
 
 mod barrier;
+mod changed;
 mod device;
 mod handles;
 mod opening;
@@ -309,9 +310,8 @@ impl Core {
             (result, Task::Allocate { torrent, file, fd, had }) => {
                 self.allocated(torrent, file, &fd, had, result)
             }
-            (Ok(_), Task::SyncFile { torrent, .. } | Task::SyncFolder { torrent, .. }) => {
-                self.sync_part_ended(torrent, None);
-            }
+            (Ok(_), Task::SyncFile { torrent, file }) => self.file_synced(torrent, file),
+            (Ok(_), Task::SyncFolder { torrent, .. }) => self.sync_part_ended(torrent, None),
             (Err(errno), task) => {
                 of.counters.error();
                 let path = self.task_path(&task);

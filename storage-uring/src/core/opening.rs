@@ -149,7 +149,10 @@ impl Core {
         let index = opening.next;
         let file = &torrent.spec.files()[index];
         let (state, found) = if file.pad {
-            (FileState { device: torrent.home, align: 0 }, OpenedFile { existed: true, len: file.len })
+            (
+                FileState { device: torrent.home, ..FileState::default() },
+                OpenedFile { existed: true, len: file.len },
+            )
         } else {
             let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
@@ -245,7 +248,7 @@ impl Core {
         let (facts, fd) = match files::look(folder, &target.name, &target.full)? {
             None if !target.write => {
                 let device = self.torrents[&key].home;
-                return Ok((FileState { device, align: 0 }, OpenedFile::default()));
+                return Ok((FileState { device, ..FileState::default() }, OpenedFile::default()));
             }
             None => {
                 let create = || files::create(folder, &target.name, target.executable, &target.full);
@@ -257,6 +260,7 @@ impl Core {
             }
             Some(facts) => (facts, None),
         };
+        let inode = facts.inode;
         let found = OpenedFile { existed: fd.is_none(), len: facts.len };
         if facts.len > target.len {
             opening.note_longer(&target.full, facts.len - target.len);
@@ -266,7 +270,7 @@ impl Core {
         if target.write {
             self.give_length(key, opening, folder, target, facts.len, device, fd)?;
         }
-        Ok((FileState { device, align }, found))
+        Ok((FileState { device, align, inode }, found))
     }
 
     /// What `O_DIRECT` asks of addresses for this file; 0 = it is not to be used.

@@ -7,6 +7,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ccbt_protocol::bitfield::Bitfield;
+
 use super::opening::Opening;
 use crate::error::StorageError;
 use crate::layout::LayoutSpec;
@@ -19,6 +21,8 @@ pub(super) struct FileState {
     pub(super) device: u16,
     /// What `O_DIRECT` asks of memory addresses; 0 = no `O_DIRECT`.
     pub(super) align: u16,
+    /// Which file of the device it was when the torrent was opened; 0 = it was not there.
+    pub(super) inode: u64,
 }
 
 impl FileState {
@@ -59,11 +63,15 @@ pub(super) struct Torrent {
     pub(super) dirty: BTreeSet<u32>,
     /// Folders with new entries, not yet synced.
     pub(super) new_folders: BTreeSet<PathBuf>,
+    /// Pieces written since it was opened: what must be found in its files.
+    pub(super) written: Bitfield,
 }
 
 impl Torrent {
     pub(super) fn new(spec: Arc<LayoutSpec>, mode: OpenMode, opening: Opening) -> Self {
+        let pieces = spec.total_len().div_ceil(u64::from(spec.piece_len()));
         Self {
+            written: Bitfield::empty(pieces as u32),
             files: Vec::with_capacity(spec.files().len()),
             spec,
             mode,

@@ -238,6 +238,9 @@ impl Core {
         let answer = match request.purpose {
             Purpose::Write { piece, epoch } => {
                 torrent.write_ended(epoch);
+                if result.is_ok() {
+                    torrent.written.insert(piece);
+                }
                 StorageDone::Written { torrent: key, piece, buf, result }
             }
             Purpose::Read { tag } => StorageDone::ReadDone { torrent: key, tag, buf, result },
