@@ -14,6 +14,7 @@ use ccbt_protocol::request_window::WindowConfig;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Event, FromShard, State};
 use ccbt_shards::service::{Service, ServiceConfig};
+use ccbt_shards::sync::SyncConfig;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
@@ -35,6 +36,7 @@ fn service(shards: usize, memory_mib: usize) -> Service {
         tracker: TrackerClientConfig::default(),
         down_limit: 0,
         up_limit: 0,
+        sync: SyncConfig::default(),
     };
     Service::start(config).unwrap()
 }
@@ -78,6 +80,7 @@ fn add(service: &Service, meta: &Arc<Metainfo>, root: &Path, peers: Vec<SocketAd
         use_trackers: false,
         seed_only,
         max_peers: 50,
+        known: None,
     });
 }
 
@@ -238,6 +241,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         tracker: TrackerClientConfig::default(),
         down_limit: 0,
         up_limit: 0,
+        sync: SyncConfig::default(),
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("--port"), "{error}");
