@@ -281,11 +281,14 @@ impl Core {
         };
         // A time in the future says nothing: such a file counts as recent too.
         let recent = opening.now_ns.saturating_sub(facts.mtime_ns) < RECENT_NS;
-        let found = OpenedFile { existed: fd.is_none(), len: facts.len, mtime_ns: facts.mtime_ns, recent };
+        let found = match fd {
+            Some(_) => OpenedFile::default(),
+            None => OpenedFile { existed: true, len: facts.len, mtime_ns: facts.mtime_ns, recent },
+        };
         if found.existed && facts.sparse {
             self.look_for_holes(opening, folder, target);
         }
-        if found.existed && recent && target.write {
+        if found.recent && target.write {
             self.torrents.get_mut(&key).expect("being opened").dirty.insert(target.index);
         }
         if facts.len > target.len {
