@@ -31,7 +31,7 @@ impl Data {
         let bytes: Vec<u8> = (0..LEN).map(|at| (at / 3 + at / 70_001) as u8).collect();
         fs::write(folder.path().join("file"), &bytes).expect("written");
         let options =
-            CreateOptions { piece_size: Some(PIECE), ..CreateOptions::new(folder.path().join("file")) };
+            CreateOptions { piece_len: Some(PIECE), ..CreateOptions::new(folder.path().join("file")) };
         let metainfo = create_torrent(options).expect("a torrent").metainfo;
         Self { folder, metainfo, bytes }
     }

@@ -27,7 +27,11 @@ const RUN_BYTES: u32 = 1 << 20;
 const READS: usize = 4;
 /// The same while transfers run.
 const READS_BESIDE: usize = 1;
-/// A check may hold one part in so many of the download memory: enough to keep every hash core busy.
+/// Bytes being read or hashed by one check at most, or so many pieces if that is more: enough to keep the disk and every
+/// hash core busy, and little enough to stay in their caches.
+const BYTES: usize = 32 << 20;
+const PIECES: usize = 16;
+/// Never more than one part in so many of the download memory.
 const MEMORY_PART: usize = 2;
 /// The same while transfers run.
 const MEMORY_PART_BESIDE: usize = 8;
@@ -142,15 +146,16 @@ impl Shard {
         let home = &mut self.homes[index];
         let Phase::Checking(check) = &mut home.phase else { return false };
         let geometry = home.meta.geometry;
-        let room =
-            (self.partition.capacity() / part).saturating_sub(check.bytes) as u32 / geometry.piece_len();
+        let piece_len = geometry.piece_len();
+        let bytes_max = BYTES.max(PIECES * piece_len as usize).min(self.partition.capacity() / part);
+        let room = bytes_max.saturating_sub(check.bytes) as u32 / piece_len;
         // One piece always fits, or a check beside transfers with large pieces would never end.
         let most = if check.bytes == 0 { room.max(1) } else { room };
         let most = most.min((PIECES_MAX - self.pieces) as u32);
         if check.reads >= reads_max || most == 0 {
             return false;
         }
-        let Some(pieces) = check.next(most.min((RUN_BYTES / geometry.piece_len()).max(1))) else {
+        let Some(pieces) = check.next(most.min((RUN_BYTES / piece_len).max(1))) else {
             return false;
         };
         let (first, last) = (PieceIndex(pieces.start), PieceIndex(pieces.end - 1));

@@ -154,20 +154,22 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         let Some(failure) = &mut home.failure else { return };
-        if home.held || home.busy > 0 || failure.retry_at.is_none_or(|at| at > now) {
+        if home.held || failure.retry_at.is_none_or(|at| at > now) {
             return;
         }
         failure.retry_at = Some(now + failure.pause);
         match home.phase {
-            Phase::Opening => self.open(index),
+            Phase::Opening if home.busy == 0 => self.open(index),
             Phase::Running if failure.changed => self.restart(index, true),
+            // Reads for peers may be under way all the time; nothing here waits for them.
             Phase::Running => match home.unwritten.pop() {
                 Some((piece, buf)) => self.write(index, piece, buf),
                 None if self.config.sync.policy == SyncPolicy::None => self.recover(index),
                 // Nothing waits to be written: ask the disk whether it takes a sync again.
-                None => self.submit_sync(index),
+                None if home.durability.syncing.is_none() => self.submit_sync(index),
+                None => {}
             },
-            Phase::Checking(_) | Phase::Restarting { .. } | Phase::Ending { .. } => {}
+            Phase::Opening | Phase::Checking(_) | Phase::Restarting { .. } | Phase::Ending { .. } => {}
         }
     }
 

@@ -80,12 +80,13 @@ impl Durability {
         }
     }
 
-    /// Starts anew with what a check has found: durable but for the pieces of `recent` files.
-    pub fn found(&mut self, have: Bitfield, recent: impl IntoIterator<Item = PieceIndex>, now: Instant) {
+    /// Starts anew with what a check has found: durable but for the pieces of `recent` files, which the next sync covers
+    /// where anything is synced.
+    pub fn found(&mut self, have: Bitfield, recent: Vec<PieceIndex>, is_synced: bool, now: Instant) {
         let syncs = self.syncs;
         *self = Self { durable: have, syncs, ..Self::new(0) };
         for piece in recent {
-            if self.durable.has(piece) && self.durable.remove(piece) {
+            if self.durable.has(piece) && self.durable.remove(piece) && is_synced {
                 self.add(piece, 0, now);
             }
         }

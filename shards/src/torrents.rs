@@ -367,7 +367,8 @@ impl Shard {
         if home.seed_only && have.count() == 0 && home.restarted.is_some() {
             return self.nothing_left(index);
         }
-        home.durability.found(have.clone(), std::mem::take(&mut home.recent), now);
+        let recent = std::mem::take(&mut home.recent);
+        home.durability.found(have.clone(), recent, !home.seed_only, now);
         let mut torrent = Torrent::new(now, home.meta.info_hash, id, home.meta.geometry, config, have);
         torrent.go_on_from(home.stats);
         for piece in missing {

@@ -27,6 +27,9 @@ const BATCH: usize = 512 * 1024;
 /// The same while an upload limit is set, so that peers share the tokens evenly.
 const LIMITED_BATCH: u64 = 64 * 1024;
 
+/// A piece just written is kept when it takes one part in so many of the cache at most.
+const ADMITTED_PART: usize = 8;
+
 impl Shard {
     /// Fills the next send of a connection: messages first, then as many requested blocks as are in memory.
     pub(crate) fn fill_batch(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
@@ -192,11 +195,7 @@ impl Shard {
         let place = (len, home.spec.phase_at(start));
         let mut in_vain = Vec::new();
         let begun = self.cache.begin_read(key, place, why, &mut in_vain);
-        for socket in in_vain {
-            if let Some(conn) = self.conn(socket) {
-                conn.reader.wasted();
-            }
-        }
+        self.note_waste(in_vain);
         let Some((tag, buf)) = begun else { return false };
         self.homes[index].busy += 1;
         self.storage.submit(StorageCmd::Read { torrent: key.torrent, tag, start, buf });
@@ -232,18 +231,31 @@ impl Shard {
         }
     }
 
-    /// Keeps a piece that was just written for the peers that will ask for it now, where memory is to spare.
+    /// Keeps a piece that was just written for the peers that will ask for it now, if there are any: a copy costs less than
+    /// reading it back.
     pub(crate) fn admit_piece(&mut self, index: usize, piece: PieceIndex, buf: &PieceBuf) {
         let home = &self.homes[index];
         let geometry = home.meta.geometry;
-        if !home.torrent.as_ref().is_some_and(|torrent| torrent.is_awaited(piece)) {
+        let is_awaited = home.torrent.as_ref().is_some_and(|torrent| torrent.is_awaited(piece));
+        if !is_awaited || buf.len() > self.cache.capacity() / ADMITTED_PART {
             return;
         }
+        let mut in_vain = Vec::new();
         for (nth, bytes) in buf.as_slice().chunks(EXTENT as usize).enumerate() {
             let extent = ExtentKey { torrent: home.key, piece, nth: nth as u32 };
             let start = geometry.piece_start(piece) + u64::from(range_of(&geometry, extent).0);
-            if !self.cache.admit(extent, home.spec.phase_at(start), bytes) {
-                return;
+            if !self.cache.admit(extent, home.spec.phase_at(start), bytes, &mut in_vain) {
+                break;
+            }
+        }
+        self.note_waste(in_vain);
+    }
+
+    /// Extents were read for these connections and went unread.
+    fn note_waste(&mut self, in_vain: Vec<SocketKey>) {
+        for socket in in_vain {
+            if let Some(conn) = self.conn(socket) {
+                conn.reader.wasted();
             }
         }
     }

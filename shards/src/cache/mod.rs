@@ -111,6 +111,11 @@ impl ReadCache {
         self.partition.region()
     }
 
+    /// Bytes of memory.
+    pub fn capacity(&self) -> usize {
+        self.partition.capacity()
+    }
+
     /// Reads under way.
     pub fn reads(&self) -> usize {
         self.reads.len()
@@ -259,12 +264,12 @@ impl ReadCache {
         Some((key, waiters))
     }
 
-    /// Takes in a copy of bytes that are at hand, if there is memory that nothing else uses. Returns whether it did.
-    pub fn admit(&mut self, key: ExtentKey, phase: u32, bytes: &[u8]) -> bool {
+    /// Takes in a copy of bytes that are at hand, as if they had been read. Returns whether there was memory.
+    pub fn admit(&mut self, key: ExtentKey, phase: u32, bytes: &[u8], in_vain: &mut Vec<SocketKey>) -> bool {
         if self.contains(key) {
             return true;
         }
-        let Some(mut buf) = self.partition.alloc(bytes.len() as u32, phase) else { return false };
+        let Some(mut buf) = self.alloc(bytes.len() as u32, phase, in_vain) else { return false };
         buf.as_mut_slice().copy_from_slice(bytes);
         self.policy.insert(key, bytes.len() as u32);
         self.extents.insert(key, Extent::Ready { buf: Rc::new(buf), ahead: None });

@@ -140,12 +140,16 @@ fn a_lost_piece_is_forgotten_in_every_stage() {
 }
 
 #[test]
-fn what_was_just_written_takes_only_memory_to_spare() {
+fn what_was_just_written_is_there_as_if_it_had_been_read() {
     let mut cache = cache();
-    assert!(cache.admit(key(0), 0, &[7; LEN as usize]));
+    let admit = |cache: &mut ReadCache, nth| cache.admit(key(nth), 0, &[7; LEN as usize], &mut Vec::new());
+    assert!(admit(&mut cache, 0));
     assert_eq!(hold(&cache, 0).as_slice()[..3], [7; 3]);
     (1..4).for_each(|nth| read(&mut cache, nth));
-    assert!(!cache.admit(key(4), 0, &[7; LEN as usize]), "nothing is evicted for it");
-    assert!(cache.admit(key(2), 0, &[7; LEN as usize]), "there already");
+    assert!(admit(&mut cache, 2), "there already");
     assert_eq!((cache.stats().admitted, cache.stats().evictions), (1, 0));
+    assert!(admit(&mut cache, 4) && !cache.contains(key(0)), "the oldest went");
+    let held: Vec<_> = (1..5).map(|nth| hold(&cache, nth)).collect();
+    assert!(!admit(&mut cache, 5), "what is being sent stays");
+    drop(held);
 }

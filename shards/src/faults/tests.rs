@@ -88,7 +88,7 @@ fn a_file_cut_under_a_seed_costs_the_pieces_behind_the_cut() {
     rig.shard.read_failed(0, PieceIndex(17), &changed(ErrorKind::ShortRead));
     // The first file is as it was and not looked at again.
     rig.wait(&Event::Checked { good: 14, total: 20 });
-    rig.wait(&Event::Finished);
+    rig.turn_until("running", |rig| rig.shard.homes[0].is_running());
     assert_eq!(rig.have(), (0..14).collect::<Vec<_>>());
     // Soon after: the piece goes, and no more. Files that change all the time would be read all the time.
     rig.shard.read_failed(0, PieceIndex(13), &changed(ErrorKind::ShortRead));
@@ -125,7 +125,7 @@ fn a_seed_without_data_stops_and_goes_on_when_it_is_back() {
     rig.turn_until("closed files", |rig| matches!(rig.shard.homes[0].phase, Phase::Opening));
     rig.shard.on_message(ToShard::Resume(KEY));
     rig.wait(&Event::Recovered);
-    rig.wait(&Event::Finished);
+    rig.turn_until("running", |rig| rig.shard.homes[0].is_running());
     assert_eq!(rig.have(), [0, 1, 2, 3]);
 }
 
@@ -178,8 +178,8 @@ fn verified_pieces_wait_for_the_disk_and_are_written_when_it_is_back() {
     }
     assert_eq!(rig.have(), [0, 3]);
     assert!(rig.wait_failure().1, "it goes on by itself");
+    // What is on disk there now is not what is to be written.
     fs::File::options().write(true).open(rig.path(0)).unwrap().set_len(PIECE as u64).unwrap();
-    rig.shard.homes[0].spec.files();
     rig.wait(&Event::Recovered);
     rig.turn_until("pieces", |rig| rig.have().len() == 4);
     assert_eq!(fs::read(rig.path(0)).unwrap()[PIECE..3 * PIECE], whole[PIECE..3 * PIECE]);
