@@ -117,6 +117,9 @@ fn a_seed_does_not_offer_a_damaged_piece_and_serves_the_rest() {
         assert_eq!(block.as_deref(), Some(&whole[at..at + 16_384]), "piece {number}");
     }
     ours.assert_alive();
+    ours.stop();
+    let cache = ours.events("stopped").pop().expect("the last event")["cache"].clone();
+    assert_eq!(cache["read_bytes"].as_u64(), Some(19 * piece as u64), "each piece was read once: {cache}");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! Role: remembers what is resident and names what goes when room is needed; the bytes are the caller's. Pure. Owner:
 //! the read cache of a shard. Three queues (Yang et al., "FIFO queues are all you need for cache eviction", SOSP
-//! 2023): what is new stands in a small one, a quarter of all weight; what was used again and again by the time it reaches that
-//! queue's end moves to the main one, the rest goes and leaves a ghost, a key without bytes, for a while. Who comes
+//! 2023): what is new stands in a small one, a quarter of all weight; what was used again and again by the time it reaches
+//! that queue's end moves to the main one, the rest goes and leaves a ghost, a key without bytes, for a while. Who comes
 //! back while its ghost is there goes to the main queue at once. So whoever reads a torrent from end to end takes a
 //! quarter of the memory at most. (The paper takes a tenth. Peers follow each other through a swarm's pieces at some
 //! distance, and within a quarter the later ones still meet what the first one left.)
