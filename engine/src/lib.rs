@@ -38,9 +38,12 @@ mod testing;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Strategy};
-pub use ccbt_shards::messages::{Event as TorrentEvent, State, TorrentStatus};
+pub use ccbt_shards::messages::{
+    CacheStats, Event as TorrentEvent, FileMark, Known, Snapshot, State, TorrentStatus,
+};
+pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_storage::messages::Preallocate;
 pub use session::{
-    AddError, AddOptions, EventStream, Events, LoadError, Received, ServiceError, Session, SessionEvent,
-    Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
+    AddError, AddOptions, EventStream, Events, GoneError, LoadError, Received, ServiceError, Session,
+    SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
 };

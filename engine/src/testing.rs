@@ -23,6 +23,8 @@ pub(crate) fn status(key: TorrentKey, pieces_done: u32) -> TorrentStatus {
         up_rate: 0,
         pieces_done,
         pieces_total: 10,
+        pieces_durable: 0,
+        syncs: 0,
         bytes_done: u64::from(pieces_done) << 14,
         bytes_total: 10 << 14,
         peer_count: 0,

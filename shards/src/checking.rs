@@ -1,120 +1,130 @@
 //! Hashing what is on disk before a torrent runs.
 //!
-//! Owner: the shard, between `Opened` and running. A bounded number of pieces is read into download memory and handed
-//! to the hash pool; pieces that lie in files that were not there, or were too short, are not read at all.
+//! Role: reads the pieces that [`plan`] names, in rising order and as runs of a MiB or more, into download memory and
+//! hands them to the hash pool. Owner: the shard, between `Opened` and running. Invariants: one check at a time reads
+//! from a rotating device ([`line`]); while torrents of this shard transfer, a check takes a small share of the memory
+//! and one read at a time; what was found so far can be asked for at any time ([`Check::good`], [`Check::looked_at`]).
+
+pub(crate) mod line;
+pub(crate) mod plan;
 
 use std::ops::Range;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::ids::PieceIndex;
-use ccbt_protocol::metainfo::Metainfo;
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::{HashJob, HashVerdict, OpenReport, StorageCmd};
 
-use crate::messages::{Event, FromShard};
+use self::plan::Plan;
+use crate::messages::{Event, FromShard, ToShard};
 use crate::shard::{PIECES_MAX, Shard};
 use crate::torrents::Phase;
 
-/// Pieces being read or hashed at most: enough to keep a disk and a hash core busy.
-const IN_FLIGHT: usize = 16;
+/// Small pieces are read together up to so many bytes.
+const RUN_BYTES: u32 = 1 << 20;
+/// Reads of one check under way: one at the disk, the others behind it, so that it never waits.
+const READS: usize = 4;
+/// The same while transfers run.
+const READS_BESIDE: usize = 1;
+/// Bytes being read or hashed by one check at most, or so many pieces if that is more: enough to keep the disk and every
+/// hash core busy, and little enough to stay in their caches.
+const BYTES: usize = 32 << 20;
+const PIECES: usize = 16;
+/// Never more than one part in so many of the download memory.
+const MEMORY_PART: usize = 2;
+/// The same while transfers run.
+const MEMORY_PART_BESIDE: usize = 8;
 
 /// How far the check of a torrent is.
 #[derive(Debug)]
 pub(crate) struct Check {
     /// Runs of pieces to look at, last one first.
     todo: Vec<Range<u32>>,
-    in_flight: usize,
-    good: Bitfield,
+    /// Pieces of runs that could not be read, each to be read by itself.
+    singly: Vec<u32>,
+    /// Reads under way.
+    reads: usize,
+    /// Bytes being read or hashed.
+    bytes: usize,
+    /// Pieces found good.
+    pub good: Bitfield,
+    /// Pieces looked at or settled without a look.
+    pub looked_at: Bitfield,
     /// Pieces looked at.
     pub looked: u32,
     /// Pieces to look at in all.
     pub total: u32,
+    /// The rotating device, and whether it is our turn there.
+    line: Option<(u64, bool)>,
 }
 
 impl Check {
-    fn new(meta: &Metainfo, report: &OpenReport) -> Self {
-        let mut todo = candidates(meta, report);
+    fn new(plan: Plan, device: Option<u64>) -> Self {
+        let Plan { good, settled, mut todo } = plan;
         let total = todo.iter().map(|run| run.end - run.start).sum();
         todo.reverse();
-        Self { todo, in_flight: 0, good: Bitfield::empty(meta.geometry.piece_count()), looked: 0, total }
+        Self {
+            todo,
+            singly: Vec::new(),
+            reads: 0,
+            bytes: 0,
+            good,
+            looked_at: settled,
+            looked: 0,
+            total,
+            line: device.map(|device| (device, false)),
+        }
     }
 
-    fn next(&mut self) -> Option<PieceIndex> {
+    /// The next pieces to read at once: `most` at most.
+    fn next(&mut self, most: u32) -> Option<Range<u32>> {
+        if let Some(piece) = self.singly.pop() {
+            return Some(piece..piece + 1);
+        }
         let run = self.todo.last_mut()?;
-        let piece = run.next()?;
+        let next = run.start..(run.start + most).min(run.end);
+        run.start = next.end;
         if run.start >= run.end {
             self.todo.pop();
         }
-        Some(PieceIndex(piece))
+        Some(next)
     }
 
-    fn put_back(&mut self, piece: PieceIndex) {
-        self.todo.push(piece.0..piece.0 + 1);
+    fn put_back(&mut self, pieces: Range<u32>) {
+        self.todo.push(pieces);
     }
 
     fn is_done(&self) -> bool {
-        self.todo.is_empty() && self.in_flight == 0
+        self.todo.is_empty() && self.singly.is_empty() && self.bytes == 0
     }
-}
 
-/// Runs of pieces all of whose bytes lie in what the files had when they were opened.
-fn candidates(meta: &Metainfo, report: &OpenReport) -> Vec<Range<u32>> {
-    let mut runs: Vec<Range<u64>> = Vec::new();
-    let mut any_data = false;
-    for (file, found) in meta.files.iter().zip(&report.files) {
-        let there = if file.pad { file.len } else { found.len.min(file.len) };
-        any_data |= !file.pad && found.existed && there > 0;
-        let there = if file.pad || found.existed { there } else { 0 };
-        match runs.last_mut() {
-            Some(run) if run.end == file.offset => run.end += there,
-            _ if there > 0 => runs.push(file.offset..file.offset + there),
-            _ => {}
+    fn took(&mut self, piece: PieceIndex, ok: bool) {
+        self.looked += 1;
+        self.looked_at.insert(piece);
+        if ok {
+            self.good.insert(piece);
         }
     }
-    if !any_data {
-        return Vec::new();
-    }
-    let (piece_len, total) = (u64::from(meta.geometry.piece_len()), meta.geometry.total_len());
-    let whole = |run: Range<u64>| {
-        let end = if run.end == total { u64::from(meta.geometry.piece_count()) } else { run.end / piece_len };
-        run.start.div_ceil(piece_len) as u32..end as u32
-    };
-    runs.into_iter().map(whole).filter(|run| run.start < run.end).collect()
 }
 
 impl Shard {
     pub(crate) fn start_check(&mut self, index: usize, report: &OpenReport) {
         let home = &mut self.homes[index];
-        home.phase = Phase::Checking(Check::new(&home.meta, report));
+        let known = home.known.take();
+        let plan = plan::plan(&home.meta, report, known.as_ref());
+        let device = (report.rotating && !plan.todo.is_empty()).then_some(report.device);
+        home.recent = plan::recent(&home.meta, report);
+        home.phase = Phase::Checking(Check::new(plan, device));
         self.continue_check(index);
     }
 
     /// Reads the next pieces; at the end, the torrent runs.
     pub(crate) fn continue_check(&mut self, index: usize) {
-        loop {
-            let home = &mut self.homes[index];
-            let Phase::Checking(check) = &mut home.phase else { return };
-            if check.in_flight >= IN_FLIGHT {
-                return;
-            }
-            let Some(piece) = check.next() else { break };
-            let len = home.meta.geometry.piece_size(piece);
-            let room = self.pieces < PIECES_MAX;
-            let Some(mut buf) = room.then(|| self.partition.alloc(len, home.spec.phase(piece))).flatten()
-            else {
-                // Other torrents hold the memory: again at the next tick or verdict.
-                check.put_back(piece);
-                return;
-            };
-            buf.set_len(len);
-            self.pieces += 1;
-            check.in_flight += 1;
-            home.busy += 1;
-            let start = home.meta.geometry.piece_start(piece);
-            let command = StorageCmd::Read { torrent: home.key, tag: u64::from(piece.0), start, buf };
-            self.command(command);
+        if !self.has_turn(index) {
+            return;
         }
+        while self.check_next(index) {}
         let home = &mut self.homes[index];
         let Phase::Checking(check) = &mut home.phase else { return };
         if !check.is_done() {
@@ -122,10 +132,51 @@ impl Shard {
         }
         let (good, looked) = (std::mem::replace(&mut check.good, Bitfield::empty(0)), check.looked);
         let (key, count, total) = (home.key, good.count(), good.len());
+        self.leave_line(index);
         if looked > 0 {
             self.tell(FromShard::Event(key, Event::Checked { good: count, total }));
         }
         self.run_torrent(index, good);
+    }
+
+    /// Starts one read; `false` when there is nothing to read now.
+    fn check_next(&mut self, index: usize) -> bool {
+        let (reads_max, part) =
+            if self.transferring { (READS_BESIDE, MEMORY_PART_BESIDE) } else { (READS, MEMORY_PART) };
+        let home = &mut self.homes[index];
+        let Phase::Checking(check) = &mut home.phase else { return false };
+        let geometry = home.meta.geometry;
+        let piece_len = geometry.piece_len();
+        let bytes_max = BYTES.max(PIECES * piece_len as usize).min(self.partition.capacity() / part);
+        let room = bytes_max.saturating_sub(check.bytes) as u32 / piece_len;
+        // One piece always fits, or a check beside transfers with large pieces would never end.
+        let most = if check.bytes == 0 { room.max(1) } else { room };
+        let most = most.min((PIECES_MAX - self.pieces) as u32);
+        if check.reads >= reads_max || most == 0 {
+            return false;
+        }
+        let Some(pieces) = check.next(most.min((RUN_BYTES / piece_len).max(1))) else {
+            return false;
+        };
+        let (first, last) = (PieceIndex(pieces.start), PieceIndex(pieces.end - 1));
+        let start = geometry.piece_start(first);
+        let len = (geometry.piece_start(last) - start) as u32 + geometry.piece_size(last);
+        let Some(mut buf) = self.partition.alloc(len, home.spec.phase(first)) else {
+            // Other torrents hold the memory: again when some is given back.
+            check.put_back(pieces);
+            if !std::mem::replace(&mut home.starved, true) {
+                self.starved.push(index);
+            }
+            return false;
+        };
+        buf.set_len(len);
+        check.reads += 1;
+        check.bytes += len as usize;
+        self.pieces += pieces.len();
+        home.busy += 1;
+        let command = StorageCmd::Read { torrent: home.key, tag: u64::from(first.0), start, buf };
+        self.command(command);
+        true
     }
 
     pub(crate) fn on_check_read(
@@ -136,70 +187,126 @@ impl Shard {
         result: Result<(), StorageError>,
     ) {
         let home = &mut self.homes[index];
-        let piece = PieceIndex(tag as u32);
-        let wanted = matches!(home.phase, Phase::Checking(_));
-        if result.is_ok() && wanted {
-            let expected = home.meta.piece_hash(piece);
-            return self.storage.hash(HashJob { torrent: home.key, piece, expected, buf });
+        home.busy -= 1;
+        let first = tag as u32;
+        let count = (buf.len() as u32).div_ceil(home.meta.geometry.piece_len());
+        let Phase::Checking(check) = &mut home.phase else {
+            // It ended or starts over.
+            self.pieces -= count as usize;
+            self.partition.free(buf);
+            return self.touch(index);
+        };
+        check.reads -= 1;
+        match result {
+            Ok(()) => self.hash_run(index, first, buf),
+            Err(error) => {
+                check.bytes -= buf.len();
+                if count > 1 {
+                    // One bad sector does not take its neighbours with it.
+                    check.singly.extend((first..first + count).rev());
+                } else {
+                    // What cannot be read is missing; it is fetched again and its write will tell if the disk is bad.
+                    tracing::debug!(piece = first, %error, "a piece cannot be read");
+                    check.took(PieceIndex(first), false);
+                }
+                self.pieces -= count as usize;
+                self.partition.free(buf);
+            }
         }
-        // What cannot be read is missing; it is fetched again and its write will tell if the disk is bad.
-        self.end_check_piece(index, piece, false, buf);
+        self.continue_check(index);
+        self.touch(index);
+    }
+
+    /// Hands every piece of a run to the hash pool.
+    fn hash_run(&mut self, index: usize, first: u32, mut buf: PieceBuf) {
+        let piece_len = self.homes[index].meta.geometry.piece_len();
+        let mut piece = PieceIndex(first);
+        while buf.len() > piece_len as usize {
+            match buf.split(piece_len) {
+                Ok((front, rest)) => {
+                    self.hash_checked(index, piece, front);
+                    buf = rest;
+                }
+                // The pieces share a page, and so cannot part.
+                Err(whole) => return self.hash_copies(index, piece, whole),
+            }
+            piece.0 += 1;
+        }
+        self.hash_checked(index, piece, buf);
+    }
+
+    /// As [`Self::hash_run`] for pieces that start in the middle of a page.
+    fn hash_copies(&mut self, index: usize, first: PieceIndex, buf: PieceBuf) {
+        let home = &self.homes[index];
+        let (geometry, phase) = (home.meta.geometry, home.spec.phase(first));
+        let mut unread = Vec::new();
+        for (piece, bytes) in (first.0..).zip(buf.as_slice().chunks(geometry.piece_len() as usize)) {
+            match self.partition.alloc(bytes.len() as u32, phase) {
+                Some(mut copy) => {
+                    copy.as_mut_slice().copy_from_slice(bytes);
+                    self.hash_checked(index, PieceIndex(piece), copy);
+                }
+                None => unread.push(piece),
+            }
+        }
+        let bytes: usize = unread.iter().map(|piece| geometry.piece_size(PieceIndex(*piece)) as usize).sum();
+        self.pieces -= unread.len();
+        self.partition.free(buf);
+        if let Phase::Checking(check) = &mut self.homes[index].phase {
+            check.bytes -= bytes;
+            check.singly.extend(unread.into_iter().rev());
+        }
+    }
+
+    fn hash_checked(&mut self, index: usize, piece: PieceIndex, buf: PieceBuf) {
+        let home = &mut self.homes[index];
+        home.busy += 1;
+        let expected = home.meta.piece_hash(piece);
+        self.storage.hash(HashJob { torrent: home.key, piece, expected, buf });
     }
 
     pub(crate) fn on_check_verdict(&mut self, index: usize, verdict: HashVerdict) {
-        self.end_check_piece(index, verdict.piece, verdict.ok, verdict.buf);
-    }
-
-    fn end_check_piece(&mut self, index: usize, piece: PieceIndex, ok: bool, buf: PieceBuf) {
         let home = &mut self.homes[index];
         home.busy -= 1;
         if let Phase::Checking(check) = &mut home.phase {
-            check.in_flight -= 1;
-            check.looked += 1;
-            if ok {
-                check.good.insert(piece);
-            }
+            check.bytes -= verdict.buf.len();
+            check.took(verdict.piece, verdict.ok);
         }
-        self.free_piece(buf);
+        self.free_piece(verdict.buf);
+        self.continue_check(index);
+        self.touch(index);
+    }
+
+    // ---- rotating devices
+
+    /// Whether the check may read now. Stands in line for a rotating device.
+    fn has_turn(&mut self, index: usize) -> bool {
+        let place = (self.homes[index].key, self.config.index);
+        let Phase::Checking(check) = &mut self.homes[index].phase else { return true };
+        if let Some((device, granted @ false)) = &mut check.line {
+            *granted = self.lines.join(*device, place);
+        }
+        check.line.is_none_or(|(_, granted)| granted)
+    }
+
+    /// The check is over or given up: the next one in the line may begin.
+    pub(crate) fn leave_line(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        let Phase::Checking(check) = &mut home.phase else { return };
+        let Some((device, _)) = check.line.take() else { return };
+        let place = (home.key, self.config.index);
+        if let Some((key, shard)) = self.lines.leave(device, place) {
+            // When its inbox is full it finds out by itself, at its next tick.
+            let _ = self.others[shard].try_send(ToShard::CheckTurn(key));
+        }
+    }
+
+    /// It may be this torrent's turn at a rotating device.
+    pub(crate) fn on_check_turn(&mut self, index: usize) {
         self.continue_check(index);
         self.touch(index);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ccbt_protocol::metainfo::build::{Builder, InputFile};
-    use ccbt_storage::messages::OpenedFile;
-
-    fn meta(sizes: &[u64]) -> Metainfo {
-        let file = |(at, len): (usize, &u64)| InputFile {
-            path: vec![format!("f{at}")],
-            len: *len,
-            ..InputFile::default()
-        };
-        let files = sizes.iter().enumerate().map(file).collect();
-        let plan = Builder::multi_file("t", files).piece_len(16384).plan().unwrap();
-        let hashes = vec![[0; 20]; plan.geometry().piece_count() as usize];
-        Metainfo::parse(&plan.finish(&hashes)).unwrap()
-    }
-
-    fn report(lens: &[Option<u64>]) -> OpenReport {
-        let file = |len: &Option<u64>| OpenedFile { existed: len.is_some(), len: len.unwrap_or(0) };
-        OpenReport { files: lens.iter().map(file).collect(), ..OpenReport::default() }
-    }
-
-    #[test]
-    fn looks_only_at_pieces_that_can_be_whole() {
-        let meta = meta(&[40_000, 10, 60_000]);
-        let looked_at = |lens: &[Option<u64>]| {
-            candidates(&meta, &report(lens)).into_iter().map(|run| (run.start, run.end)).collect::<Vec<_>>()
-        };
-        assert_eq!(looked_at(&[None, None, None]), vec![]);
-        assert_eq!(looked_at(&[Some(40_000), Some(10), Some(60_000)]), vec![(0, 7)]);
-        assert_eq!(looked_at(&[Some(40_000), None, Some(60_000)]), vec![(0, 2), (3, 7)]);
-        assert_eq!(looked_at(&[Some(20_000), Some(10), None]), vec![(0, 1)]);
-        assert_eq!(looked_at(&[Some(900_000), Some(10), Some(59_999)]), vec![(0, 6)]);
-        assert_eq!(looked_at(&[Some(0), Some(0), Some(0)]), vec![]);
-    }
-}
+mod tests;

@@ -305,6 +305,8 @@ impl Shard {
             home.sockets.remove(&peer);
         }
         home.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        // What its batch referred to is free.
+        self.wake_hungry();
         self.touch(index);
     }
 

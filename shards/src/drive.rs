@@ -146,6 +146,7 @@ impl Shard {
     fn finish(self) {
         let index = self.config.index;
         let control = self.control.clone();
+        let _ = control.send(crate::messages::FromShard::Cache(index, self.cache.stats()));
         // The ring waits here for what is in flight; only then the memory goes.
         drop(self);
         let _ = control.send(crate::messages::FromShard::Stopped { shard: index });

@@ -4,17 +4,23 @@
 //! `drive` runs the loop over the state in `shard`.
 
 pub mod announce;
+mod cache;
 mod checking;
 mod conns;
 pub mod control;
 mod drive;
 pub mod executor;
+mod faults;
 pub mod inbox;
+pub mod known;
 pub mod messages;
 mod pieces;
 pub mod ring;
 pub mod service;
 mod shard;
+pub mod sync;
+#[cfg(test)]
+mod testing;
 mod torrents;
 mod transfer;
 mod turns;

@@ -14,6 +14,9 @@ use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::torrent::Stats;
 use ccbt_storage::messages::Preallocate;
+use crossbeam_channel::Sender;
+
+pub use crate::known::{FileMark, Known, Snapshot};
 
 /// A torrent to run.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct AddTorrent {
     pub seed_only: bool,
     /// Connections of this torrent at most.
     pub max_peers: usize,
+    /// What an earlier run has found out about its files: only what is doubtful is looked at.
+    pub known: Option<Known>,
 }
 
 /// An accepted connection on its way to the shard that owns its torrent.
@@ -56,6 +61,14 @@ pub enum ToShard {
     Add(Box<AddTorrent>),
     /// Stop a torrent and close its files; answered by [`Event::Removed`].
     Remove(TorrentKey),
+    /// Look at all of a torrent's files again; its peers go meanwhile. Answered by [`Event::Checked`].
+    Recheck(TorrentKey),
+    /// Go on after a failure, now.
+    Resume(TorrentKey),
+    /// Tell how the pieces are. Hung up on without an answer when the torrent is gone.
+    Snapshot(TorrentKey, Sender<Snapshot>),
+    /// It may be this torrent's turn to read from a rotating device.
+    CheckTurn(TorrentKey),
     /// Addresses somebody found.
     AddPeers(TorrentKey, Vec<SocketAddr>, Source),
     /// Bytes per second for all torrents of this shard together; 0 = unlimited.
@@ -80,6 +93,8 @@ pub enum FromShard {
     Event(TorrentKey, Event),
     /// How a torrent does; about four times a second while something changes.
     Status(Box<TorrentStatus>),
+    /// How a shard's read cache does; about four times a second while something changes.
+    Cache(usize, CacheStats),
     /// The shard is done.
     Stopped {
         /// Its number.
@@ -160,8 +175,12 @@ pub struct TorrentStatus {
     pub up_rate: u64,
     /// Pieces verified and written; while checking, pieces looked at.
     pub pieces_done: u32,
-    /// Pieces in the torrent.
+    /// Pieces in the torrent; while checking, to be looked at.
     pub pieces_total: u32,
+    /// Pieces that outlast a power cut: covered by a sync, or found in files that are old.
+    pub pieces_durable: u32,
+    /// Syncs of its files so far (a count).
+    pub syncs: u64,
     /// Bytes verified and written.
     pub bytes_done: u64,
     /// Bytes in the torrent.
@@ -172,4 +191,55 @@ pub struct TorrentStatus {
     pub peers: Vec<PeerStatus>,
     /// Addresses known.
     pub candidates: usize,
+}
+
+/// How a shard's read cache does. Counts since the start, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Extents that a peer came to and found in memory.
+    pub hits: u64,
+    /// Extents that a peer came to while they were being read for somebody else, or on suspicion.
+    pub shared: u64,
+    /// Extents that a peer came to and that had to be read for it.
+    pub misses: u64,
+    /// Extents read from disk.
+    pub reads: u64,
+    /// Bytes read from disk.
+    pub read_bytes: u64,
+    /// Extents that went to make room.
+    pub evictions: u64,
+    /// Extents read before anybody asked, because a peer's course was foreseen.
+    pub ahead_reads: u64,
+    /// Of these, the ones that somebody used.
+    pub ahead_used: u64,
+    /// Of these, the ones that went unused.
+    pub ahead_wasted: u64,
+    /// Extents kept from pieces just written.
+    pub admitted: u64,
+    /// Bytes in memory now.
+    pub resident: u64,
+    /// Bytes of memory.
+    pub capacity: u64,
+}
+
+impl std::ops::Add for CacheStats {
+    type Output = Self;
+
+    /// Of two shards together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            hits: self.hits + other.hits,
+            shared: self.shared + other.shared,
+            misses: self.misses + other.misses,
+            reads: self.reads + other.reads,
+            read_bytes: self.read_bytes + other.read_bytes,
+            evictions: self.evictions + other.evictions,
+            ahead_reads: self.ahead_reads + other.ahead_reads,
+            ahead_used: self.ahead_used + other.ahead_used,
+            ahead_wasted: self.ahead_wasted + other.ahead_wasted,
+            admitted: self.admitted + other.admitted,
+            resident: self.resident + other.resident,
+            capacity: self.capacity + other.capacity,
+        }
+    }
 }

@@ -21,10 +21,12 @@ use ccbt_storage::{StorageConfig, StorageService};
 use crossbeam_channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::checking::line::DeviceLines;
 use crate::control::TrackerClientConfig;
 use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
+use crate::sync::SyncConfig;
 use crate::{drive, executor};
 
 /// Events and statuses waiting for the control thread at most; it empties them at once.
@@ -63,6 +65,8 @@ pub struct ServiceConfig {
     pub down_limit: u64,
     /// As `down_limit`, for sending.
     pub up_limit: u64,
+    /// When written pieces are made durable.
+    pub sync: SyncConfig,
 }
 
 /// Why the engine does not start.
@@ -121,8 +125,15 @@ impl Service {
             receivers.push(receiver);
         }
         let mut shards = Vec::new();
+        let lines = Arc::new(DeviceLines::default());
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
-            let links = Links { bell, inbox, others: inboxes.clone(), control: control.clone() };
+            let links = Links {
+                bell,
+                inbox,
+                others: inboxes.clone(),
+                control: control.clone(),
+                lines: lines.clone(),
+            };
             let mut own = Vec::new();
             for listener in &listeners {
                 own.push(listener.try_clone().map_err(StartError::Resources)?);
@@ -156,14 +167,17 @@ impl Service {
     }
 
     /// Gives the torrent to its home shard; homes go round. Its key must be new, and its info-hash must not be running.
-    pub fn add(&self, torrent: AddTorrent) {
+    /// Returns the way to its home.
+    pub fn add(&self, torrent: AddTorrent) -> Inbox {
         let home = self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
         self.homes.lock().expect("no holder panics").insert(torrent.key, home);
         self.hashes.lock().expect("no holder panics").insert(torrent.key, torrent.metainfo.info_hash);
         for shard in &self.shards {
             shard.inbox.send(ToShard::Route(torrent.metainfo.info_hash, Some(home)));
         }
-        self.shards[home].inbox.send(ToShard::Add(Box::new(torrent)));
+        let inbox = &self.shards[home].inbox;
+        inbox.send(ToShard::Add(Box::new(torrent)));
+        inbox.clone()
     }
 
     /// Stops a torrent and closes its files. Answered by [`crate::messages::Event::Removed`].
@@ -249,6 +263,7 @@ fn shard_config(
             metadata_size: 0,
         },
         tracker: config.tracker.clone(),
+        sync: config.sync,
     }
 }
 

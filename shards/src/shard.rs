@@ -2,7 +2,8 @@
 //!
 //! Owner: the shard's thread, as plain `&mut` in [`crate::drive`]; nothing here is shared. The other modules of this
 //! crate add the behaviour: `conns` the life of a connection, `transfer` its bytes, `torrents` the life of a torrent,
-//! `checking` the look at what is on disk, `uploads` reading for others, `turns` messages, timers and status.
+//! `pieces` and `sync` what becomes of its data, `faults` what happens when the disk refuses, `checking` the look at what
+//! is on disk, `uploads` reading for others, `turns` messages, timers and status.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ccbt_protocol::cache::ReadAhead;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::picker::PeerKey;
@@ -26,12 +28,14 @@ use rand::rngs::SmallRng;
 use slab::Slab;
 
 use crate::announce::DoneQueue;
+use crate::cache::{ExtentKey, ReadCache};
+use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::inbox::Inbox;
-use crate::messages::{FromShard, ToShard};
+use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
+use crate::sync::SyncConfig;
 use crate::torrents::Home;
-use crate::uploads::ReadCache;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
 pub(crate) const PIECES_MAX: usize = 4096;
@@ -68,6 +72,8 @@ pub struct ShardConfig {
     pub torrent: TorrentConfig,
     /// How trackers are asked.
     pub tracker: crate::control::TrackerClientConfig,
+    /// When written pieces are made durable.
+    pub sync: SyncConfig,
 }
 
 /// A shard's queues.
@@ -80,6 +86,8 @@ pub struct Links {
     pub others: Vec<Inbox>,
     /// To the control thread.
     pub control: Sender<FromShard>,
+    /// Whose turn it is to check at rotating devices.
+    pub lines: Arc<DeviceLines>,
 }
 
 /// How far a connection is.
@@ -119,6 +127,12 @@ pub(crate) struct Conn {
     pub up_throttled: bool,
     /// Blocks of the send in flight.
     pub sending: Vec<Block>,
+    /// What it reads, and will read.
+    pub reader: ReadAhead,
+    /// The extent that its next block waits for.
+    pub waiting_for: Option<ExtentKey>,
+    /// It waits for memory of the read cache.
+    pub hungry: bool,
     /// It ended because of what the peer did.
     pub hostile: bool,
 }
@@ -147,6 +161,9 @@ impl Conn {
             throttled: false,
             up_throttled: false,
             sending: Vec::new(),
+            reader: ReadAhead::default(),
+            waiting_for: None,
+            hungry: false,
             hostile: false,
         }
     }
@@ -162,6 +179,7 @@ pub struct Shard {
     /// The inboxes of all shards, this one included.
     pub(crate) others: Vec<Inbox>,
     pub(crate) routes: HashMap<InfoHash, usize>,
+    pub(crate) lines: Arc<DeviceLines>,
     pub(crate) storage: StorageClient,
     pub(crate) partition: Partition,
     pub(crate) cache: ReadCache,
@@ -189,6 +207,10 @@ pub struct Shard {
     pub(crate) throttled: VecDeque<SocketKey>,
     /// Sends that wait for the upload limit.
     pub(crate) up_throttled: VecDeque<SocketKey>,
+    /// Bytes went to or from peers in the last second: checks make way.
+    pub(crate) transferring: bool,
+    /// What was told of the read cache.
+    pub(crate) told_cache: CacheStats,
     /// Reused between turns.
     pub(crate) dirty: Vec<PeerKey>,
     pub(crate) next_tick: Instant,
@@ -222,6 +244,7 @@ impl Shard {
             inbox: links.inbox,
             control: links.control,
             others: links.others,
+            lines: links.lines,
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),
@@ -238,6 +261,8 @@ impl Shard {
             backlog: VecDeque::new(),
             throttled: VecDeque::new(),
             up_throttled: VecDeque::new(),
+            transferring: false,
+            told_cache: CacheStats::default(),
             dirty: Vec::new(),
             next_tick: now,
             next_status: now,
@@ -260,7 +285,7 @@ impl Shard {
     /// makes without ever waiting for a shard.
     pub(crate) fn tell(&self, message: FromShard) {
         match message {
-            FromShard::Status(_) => drop(self.control.try_send(message)),
+            FromShard::Status(_) | FromShard::Cache(..) => drop(self.control.try_send(message)),
             message => drop(self.control.send(message)),
         }
     }

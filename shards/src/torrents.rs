@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
@@ -16,14 +18,15 @@ use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
 use ccbt_storage::arena::{Partition, PieceBuf};
 use ccbt_storage::error::StorageError;
 use ccbt_storage::layout::LayoutSpec;
-use ccbt_storage::messages::{OpenMode, OpenReport, Preallocate, StorageCmd, StorageDone};
+use ccbt_storage::messages::{OpenMode, OpenReport, OpenedFile, Preallocate, StorageCmd, StorageDone};
 
 use crate::announce::{Announces, Identity, Totals};
 use crate::checking::Check;
-use crate::messages::{AddTorrent, Event, FromShard, State};
-use crate::pieces::{Durability, Failure};
+use crate::faults::{Failure, ReadFaults};
+use crate::messages::{AddTorrent, Event, FromShard, Known, Snapshot, State};
 use crate::ring::{LivePiece, Places, SocketKey};
 use crate::shard::{PIECES_MAX, Shard};
+use crate::sync::Durability;
 
 /// What a torrent waits for.
 #[derive(Debug)]
@@ -34,6 +37,11 @@ pub(crate) enum Phase {
     Checking(Check),
     /// Peers are served and asked.
     Running,
+    /// Peers go, what is under way ends and files are closed, to be opened and looked at again.
+    Restarting {
+        /// `Close` was handed over.
+        closing: bool,
+    },
     /// It ends: no new work; gone when nothing is under way and trackers know.
     Ending {
         /// `Close` was handed over.
@@ -77,11 +85,27 @@ pub(crate) struct Home {
     /// Hash jobs and storage commands of pieces under way.
     pub busy: usize,
     pub durability: Durability,
+    /// Reads that failed.
+    pub reads: ReadFaults,
+    /// What is known of the files before they are looked at.
+    pub known: Option<Known>,
+    /// The files when they were opened.
+    pub files: Vec<OpenedFile>,
+    /// Pieces in files that somebody has just written to.
+    pub recent: Vec<PieceIndex>,
+    /// It waits for the user, with its files closed.
+    pub held: bool,
+    /// When its files were last opened anew.
+    pub restarted: Option<Instant>,
+    /// Sums of what ran before the files were opened anew.
+    pub stats: Stats,
+    /// Trackers were told that the download is complete.
+    pub completed: bool,
     seed_only: bool,
     prealloc: Preallocate,
     picker: PickerConfig,
     /// What the last status told, and whether bytes moved then.
-    pub last_status: Option<(State, Stats, usize, u32, bool)>,
+    pub last_status: Option<(State, Stats, usize, u32, u32, bool)>,
     removed: bool,
 }
 
@@ -122,9 +146,10 @@ impl Slots for SlotSource<'_> {
 impl Home {
     pub fn state(&self) -> State {
         match &self.phase {
-            Phase::Opening if self.failure.is_none() => State::Opening,
+            Phase::Opening if self.failure.is_none() && self.restarted.is_none() => State::Opening,
             _ if self.failure.is_some() => State::Paused,
-            Phase::Checking(_) => State::Checking,
+            Phase::Checking(_) | Phase::Restarting { .. } => State::Checking,
+            Phase::Opening if self.restarted.is_some() => State::Checking,
             _ if self.torrent.as_ref().is_some_and(Torrent::is_finished) => State::Seeding,
             _ => State::Downloading,
         }
@@ -136,8 +161,26 @@ impl Home {
     }
 
     fn totals(&self) -> Totals {
-        let stats = self.torrent.as_ref().map(Torrent::stats).unwrap_or_default();
+        let stats = self.torrent.as_ref().map_or(self.stats, Torrent::stats);
         Totals { uploaded: stats.uploaded, downloaded: stats.downloaded, left: self.bytes_left() }
+    }
+
+    /// How the pieces are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let known = self.known_now();
+        let durable = match &self.torrent {
+            Some(_) => self.durability.durable.clone(),
+            // Found by a check that is not over, or known from before: to be looked at again after a power cut.
+            None => Bitfield::empty(known.have.len()),
+        };
+        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone() }
+    }
+
+    /// A piece that turned out to be missing is not to be fetched where nothing is.
+    pub fn forgo(&mut self, piece: PieceIndex) {
+        if let (true, Some(torrent)) = (self.seed_only, &mut self.torrent) {
+            torrent.picker_mut().set_priority(piece, Priority::Skip);
+        }
     }
 
     fn bytes_left(&self) -> u64 {
@@ -197,7 +240,15 @@ impl Shard {
             failure: None,
             unwritten: Vec::new(),
             busy: 0,
-            durability: Durability::default(),
+            durability: Durability::new(add.metainfo.geometry.piece_count()),
+            reads: ReadFaults::default(),
+            known: add.known,
+            files: Vec::new(),
+            recent: Vec::new(),
+            held: false,
+            restarted: None,
+            stats: Stats::default(),
+            completed: false,
             seed_only: add.seed_only,
             prealloc: add.prealloc,
             picker: add.picker,
@@ -262,7 +313,11 @@ impl Shard {
             StorageDone::Synced { result, .. } => self.on_synced(index, result),
             StorageDone::Closed { .. } => {
                 self.homes[index].busy -= 1;
-                self.forget(index);
+                match self.homes[index].phase {
+                    Phase::Ending { closing: true } => self.forget(index),
+                    Phase::Restarting { closing: true } => self.reopen(index),
+                    _ => self.touch(index),
+                }
             }
         }
     }
@@ -278,6 +333,7 @@ impl Shard {
         let key = home.key;
         match result {
             Ok(report) => {
+                home.files.clone_from(&report.files);
                 let recovered = home.failure.take().is_some();
                 for note in &report.notes {
                     self.tell(FromShard::Event(key, Event::Note(note.clone())));
@@ -295,7 +351,7 @@ impl Shard {
     }
 
     /// Checking is over: `have` is on disk and good.
-    pub(crate) fn run_torrent(&mut self, index: usize, have: ccbt_protocol::bitfield::Bitfield) {
+    pub(crate) fn run_torrent(&mut self, index: usize, have: Bitfield) {
         let config = TorrentConfig {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
@@ -308,7 +364,13 @@ impl Shard {
             true => home.meta.geometry.pieces().filter(|piece| !have.has(*piece)).collect(),
             false => Vec::new(),
         };
+        if home.seed_only && have.count() == 0 && home.restarted.is_some() {
+            return self.nothing_left(index);
+        }
+        let recent = std::mem::take(&mut home.recent);
+        home.durability.found(have.clone(), recent, !home.seed_only, now);
         let mut torrent = Torrent::new(now, home.meta.info_hash, id, home.meta.geometry, config, have);
+        torrent.go_on_from(home.stats);
         for piece in missing {
             torrent.picker_mut().set_priority(piece, Priority::Skip);
         }
@@ -372,6 +434,8 @@ impl Shard {
             return;
         }
         // Checking leaves its reads and verdicts to be taken in without a consequence.
+        self.leave_line(index);
+        let home = &mut self.homes[index];
         home.phase = Phase::Ending { closing: false };
         if let Some(announces) = &mut home.announces {
             announces.stop(now);
@@ -389,24 +453,34 @@ impl Shard {
         if closing || !told || home.busy > 0 || home.conns > 0 {
             return;
         }
-        if !home.durability.unsynced.is_empty() && home.failure.is_none() {
+        if self.wants_last_sync(index) {
             return self.submit_sync(index);
         }
-        for (_, buf) in std::mem::take(&mut home.unwritten) {
-            self.free_piece(buf);
-        }
-        let home = &mut self.homes[index];
-        for (_, live) in std::mem::take(&mut home.live.0) {
-            let buf = live.try_take().unwrap_or_else(|_| panic!("a receive outlived its connection"));
-            self.partition.free(buf);
-            self.pieces -= 1;
-        }
+        self.release_memory(index);
         let home = &mut self.homes[index];
         home.phase = Phase::Ending { closing: true };
         home.busy += 1;
         let torrent = home.key;
-        self.cache.drop_torrent(torrent);
         self.command(StorageCmd::Close { torrent });
+    }
+
+    /// Gives back what memory a torrent holds whose connections are gone: pieces that are not complete, that the disk
+    /// did not take, and that were read for others.
+    pub(crate) fn release_memory(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        for (piece, buf) in std::mem::take(&mut home.unwritten) {
+            if let Some(torrent) = &mut self.homes[index].torrent {
+                torrent.write_failed(piece);
+            }
+            self.free_piece(buf);
+        }
+        let home = &mut self.homes[index];
+        home.asides.clear();
+        for (_, live) in std::mem::take(&mut home.live.0) {
+            let buf = live.try_take().unwrap_or_else(|_| panic!("a receive outlived its connection"));
+            self.free_piece(buf);
+        }
+        self.cache.forget_torrent(self.homes[index].key);
     }
 
     /// Storage has closed the files: the torrent is gone.

@@ -218,6 +218,8 @@ impl Shard {
             self.fill(index);
         }
         self.do_events(index);
+        self.continue_check(index);
+        self.continue_restart(index);
         self.continue_end(index);
     }
 
@@ -343,7 +345,7 @@ impl Shard {
             }
         }
         self.queue(key);
-        self.wake_cache_waiters();
+        self.wake_hungry();
     }
 }
 

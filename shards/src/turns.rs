@@ -14,6 +14,8 @@ use crate::torrents::Phase;
 const GOODBYE: Duration = Duration::from_millis(2800);
 /// Connections listed in a status at most: more than a person looks at.
 const STATUS_PEERS: usize = 200;
+/// Payload bytes per second of all of a torrent's peers from which on a check beside it makes way.
+const BUSY_RATE: u64 = 64 * 1024;
 
 impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
@@ -22,6 +24,27 @@ impl Shard {
             ToShard::Remove(key) => match self.by_key.get(&key) {
                 Some(&index) => self.end_torrent(index, true),
                 None => self.tell(FromShard::Event(key, Event::Removed)),
+            },
+            ToShard::Recheck(key) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.resume(index);
+                    self.restart(index, false);
+                }
+            }
+            ToShard::Resume(key) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.resume(index);
+                }
+            }
+            ToShard::Snapshot(key, reply) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    // One that does not wait any more is none of our business.
+                    let _ = reply.try_send(self.homes[index].snapshot());
+                }
+            }
+            ToShard::CheckTurn(key) => match self.by_key.get(&key) {
+                Some(&index) => self.on_check_turn(index),
+                None => tracing::debug!(key = key.0, "a turn for a torrent that has left the line"),
             },
             ToShard::AddPeers(key, peers, source) => {
                 if let Some(&index) = self.by_key.get(&key) {
@@ -72,6 +95,8 @@ impl Shard {
             self.ring.arm_accept(listener);
         }
         self.reclaim();
+        self.wake_hungry();
+        self.note_transfers();
         let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
         for index in homes {
             let now = self.now;
@@ -80,10 +105,23 @@ impl Shard {
                 torrent.tick(now, &mut self.rng);
             }
             self.retry_failed(index);
+            self.sync_if_due(index);
             self.continue_check(index);
             self.announce(index);
             self.dial(index);
             self.touch(index);
+        }
+    }
+
+    /// Whether peers keep us busy, so that checks make way.
+    fn note_transfers(&mut self) {
+        let now = self.now;
+        self.transferring = false;
+        for (_, home) in &mut self.homes {
+            if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
+                let (down, up) = torrent.rates(now);
+                self.transferring |= down + up >= BUSY_RATE;
+            }
         }
     }
 
@@ -95,6 +133,10 @@ impl Shard {
                 self.tell(FromShard::Status(Box::new(status)));
             }
         }
+        let cache = self.cache.stats();
+        if cache != std::mem::replace(&mut self.told_cache, cache) {
+            self.tell(FromShard::Cache(self.config.index, cache));
+        }
     }
 
     /// `None` when nothing changed since the last one.
@@ -103,18 +145,20 @@ impl Shard {
         let home = &mut self.homes[index];
         let state = home.state();
         let (bytes_done, geometry) = (home.bytes_done(), home.meta.geometry);
-        let mut pieces_done = home.torrent.as_ref().map_or(0, |torrent| torrent.picker().have().count());
+        let known = home.known.as_ref().map_or(0, |known| known.have.count());
+        let mut pieces_done = home.torrent.as_ref().map_or(known, |torrent| torrent.picker().have().count());
         let mut pieces_total = geometry.piece_count();
         if let Phase::Checking(check) = &home.phase {
             (pieces_done, pieces_total) = (check.looked, check.total);
         }
-        let stats = home.torrent.as_ref().map(|torrent| torrent.stats()).unwrap_or_default();
+        let stats = home.torrent.as_ref().map_or(home.stats, |torrent| torrent.stats());
+        let (pieces_durable, syncs) = (home.durability.durable.count(), home.durability.syncs);
         let peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
         let (down_rate, up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
-        let picture = (state, stats, peer_count, pieces_done, moving);
+        let picture = (state, stats, peer_count, pieces_done, pieces_durable, moving);
         if home.last_status == Some(picture) && !moving {
             return None;
         }
@@ -129,6 +173,8 @@ impl Shard {
             up_rate,
             pieces_done,
             pieces_total,
+            pieces_durable,
+            syncs,
             bytes_done,
             bytes_total: geometry.total_len(),
             peer_count,

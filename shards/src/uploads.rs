@@ -1,29 +1,25 @@
-//! Reading for others: a bounded cache of extents between the disk and the peers' sends.
+//! Reading for others: from a peer's requests to the bytes of its next send.
 //!
-//! Role: finds the bytes of requested blocks, reads whole extents ahead of the requests, and fills send batches.
-//! Owner: the shard. Invariants: an extent that a batch refers to is never evicted nor overwritten; upload memory is a
-//! partition of its own, so uploads never starve downloads; an extent is read once however many peers wait for it.
+//! Role: fills send batches from the read cache ([`crate::cache`]), reads what is not there, ahead of the requests where
+//! a peer's course is foreseen. Owner: the shard. Invariant: whoever waits for bytes or memory is on exactly one list
+//! that something under way will wake it from.
 
-use std::collections::HashMap;
-use std::rc::Rc;
-
-use ccbt_protocol::geometry::{Block, Geometry};
-use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_protocol::cache::WINDOW_MAX;
+use ccbt_protocol::geometry::Block;
+use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::wire::message::piece_header;
-use ccbt_storage::arena::{Partition, PieceBuf};
+use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::StorageCmd;
 
-use crate::messages::{Event, FromShard};
+use crate::cache::{EXTENT, ExtentKey, Found, Why, extents_of, per_piece, range_of};
 use crate::ring::SocketKey;
 use crate::shard::{READS_MAX, Shard};
 use crate::transfer::message_len;
 
-/// Bytes of an extent: what one disk read fetches. Large enough for a disk, small enough for hundreds to fit.
-const EXTENT: u32 = 256 * 1024;
-/// Extents wanted ahead of what is being sent to a peer.
-const READ_AHEAD: usize = 4;
+/// Extents of a peer's queue that are read ahead of what is being sent to it, whatever its course.
+const QUEUE_AHEAD: usize = 4;
 /// Queued requests of a peer that are looked at for reading ahead.
 const LOOK_AHEAD: usize = 128;
 /// Bytes of one send at most: what a socket buffer takes at once on a fast link.
@@ -31,103 +27,8 @@ const BATCH: usize = 512 * 1024;
 /// The same while an upload limit is set, so that peers share the tokens evenly.
 const LIMITED_BATCH: u64 = 64 * 1024;
 
-/// A stretch of a piece, `EXTENT` bytes from a multiple of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct ExtentKey {
-    torrent: TorrentKey,
-    piece: PieceIndex,
-    nth: u32,
-}
-
-enum Extent {
-    Reading,
-    Ready { buf: Rc<PieceBuf>, used: u64 },
-}
-
-/// The extents in memory.
-pub(crate) struct ReadCache {
-    partition: Partition,
-    extents: HashMap<ExtentKey, Extent>,
-    /// Reads under way, by tag.
-    reads: HashMap<u64, ExtentKey>,
-    next_tag: u64,
-    clock: u64,
-    /// Connections that wait for an extent, or for memory for one.
-    waiters: Vec<SocketKey>,
-    /// Requests served from memory, for metrics.
-    pub hits: u64,
-    /// Requests that had to wait for a read, for metrics.
-    pub misses: u64,
-}
-
-impl ReadCache {
-    pub fn new(bytes: usize) -> std::io::Result<Self> {
-        Ok(Self {
-            partition: Partition::new(bytes)?,
-            extents: HashMap::new(),
-            reads: HashMap::new(),
-            next_tag: 0,
-            clock: 0,
-            waiters: Vec::new(),
-            hits: 0,
-            misses: 0,
-        })
-    }
-
-    fn ready(&mut self, key: ExtentKey) -> Option<Rc<PieceBuf>> {
-        self.clock += 1;
-        match self.extents.get_mut(&key)? {
-            Extent::Reading => None,
-            Extent::Ready { buf, used } => {
-                *used = self.clock;
-                Some(buf.clone())
-            }
-        }
-    }
-
-    /// Memory for another extent, if need be that of the one that was not used for the longest time.
-    fn alloc(&mut self, len: u32, phase: u32) -> Option<PieceBuf> {
-        loop {
-            if let Some(buf) = self.partition.alloc(len, phase) {
-                return Some(buf);
-            }
-            let idle = self.extents.iter().filter_map(|(key, extent)| match extent {
-                Extent::Ready { buf, used } if Rc::strong_count(buf) == 1 => Some((*used, *key)),
-                _ => None,
-            });
-            let (_, key) = idle.min_by_key(|(used, _)| *used)?;
-            self.evict(key);
-        }
-    }
-
-    fn evict(&mut self, key: ExtentKey) {
-        if let Some(Extent::Ready { buf, .. }) = self.extents.remove(&key) {
-            self.partition.free(Rc::try_unwrap(buf).expect("only idle extents are evicted"));
-        }
-    }
-
-    /// Lets go of a torrent's extents; none may be in a batch or being read.
-    pub fn drop_torrent(&mut self, torrent: TorrentKey) {
-        let keys: Vec<ExtentKey> =
-            self.extents.keys().filter(|key| key.torrent == torrent).copied().collect();
-        keys.into_iter().for_each(|key| self.evict(key));
-    }
-}
-
-/// The extents that hold `block`.
-fn extents_of(torrent: TorrentKey, block: Block) -> impl Iterator<Item = ExtentKey> {
-    (block.begin / EXTENT..=(block.begin + block.len - 1) / EXTENT).map(move |nth| ExtentKey {
-        torrent,
-        piece: block.piece,
-        nth,
-    })
-}
-
-/// First byte within the piece, and length.
-fn range_of(geometry: &Geometry, key: ExtentKey) -> (u32, u32) {
-    let begin = key.nth * EXTENT;
-    (begin, EXTENT.min(geometry.piece_size(key.piece) - begin))
-}
+/// A piece just written is kept when it takes one part in so many of the cache at most.
+const ADMITTED_PART: usize = 8;
 
 impl Shard {
     /// Fills the next send of a connection: messages first, then as many requested blocks as are in memory.
@@ -163,7 +64,8 @@ impl Shard {
             self.up.consume(message_len(block));
             room = room.saturating_sub(message_len(block));
         }
-        self.read_ahead(index, peer);
+        self.read_queue(key, index, peer);
+        self.read_ahead(key, index, peer);
     }
 
     fn throttle_up(&mut self, key: SocketKey) {
@@ -177,66 +79,127 @@ impl Shard {
     /// Appends a PIECE message to the batch; `false` when its bytes are not in memory yet.
     fn append_block(&mut self, key: SocketKey, index: usize, block: Block) -> bool {
         let torrent = self.homes[index].key;
-        let parts: Option<Vec<_>> =
-            extents_of(torrent, block).map(|extent| Some((extent.nth, self.cache.ready(extent)?))).collect();
-        let Some(parts) = parts else {
-            self.cache.misses += 1;
-            for extent in extents_of(torrent, block) {
-                self.read_extent(index, extent);
+        // A block spans two extents at most.
+        let mut parts = [const { None }; 2];
+        for (part, extent) in parts.iter_mut().zip(extents_of(torrent, block)) {
+            match self.cache.find(extent) {
+                Found::Ready(buf) => *part = Some((extent, buf)),
+                found => {
+                    self.wait_for(key, index, extent, matches!(found, Found::Reading));
+                    return false;
+                }
             }
-            self.cache.waiters.push(key);
-            return false;
-        };
-        self.cache.hits += 1;
-        let batch = self.ring.batch(key);
-        batch.bytes(&piece_header(block));
-        for (nth, buf) in parts {
-            let start = block.begin.max(nth * EXTENT);
-            let end = (block.begin + block.len).min(nth * EXTENT + buf.len() as u32);
-            batch.slot(&buf, (start - nth * EXTENT) as usize, (end - start) as usize);
+        }
+        self.ring.batch(key).bytes(&piece_header(block));
+        for (extent, buf) in parts.into_iter().flatten() {
+            self.visit(key, index, extent);
+            let at = extent.nth * EXTENT;
+            let (start, end) = (block.begin.max(at), (block.begin + block.len).min(at + buf.len() as u32));
+            self.ring.batch(key).slot(&buf, (start - at) as usize, (end - start) as usize);
         }
         self.conn(key).expect("called for a connection that lives").sending.push(block);
         true
     }
 
+    /// The connection has come to an extent that is in memory.
+    fn visit(&mut self, key: SocketKey, index: usize, extent: ExtentKey) {
+        let per_piece = per_piece(&self.homes[index].meta.geometry);
+        let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+        if conn.reader.visit(number_of(extent, per_piece), per_piece) {
+            let waited = conn.waiting_for.take() == Some(extent);
+            self.cache.stats.hits += u64::from(!waited);
+            self.cache.used(extent);
+        }
+    }
+
+    /// The connection waits for an extent; starts reading it if nobody does.
+    fn wait_for(&mut self, key: SocketKey, index: usize, extent: ExtentKey, is_read: bool) {
+        let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+        let is_new = conn.waiting_for.replace(extent) != Some(extent);
+        if !is_read && !self.read_extent(index, extent, Why::Asked) {
+            let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+            // It counts as new once it is found to be read.
+            conn.waiting_for = None;
+            if !std::mem::replace(&mut conn.hungry, true) {
+                self.cache.wait_for_memory(key);
+            }
+            return;
+        }
+        if is_new {
+            self.cache.stats.shared += u64::from(is_read);
+            self.cache.stats.misses += u64::from(!is_read);
+        }
+        self.cache.wait_for(extent, key);
+    }
+
     /// Starts reads for what the peer has asked for behind the blocks in the batch.
-    fn read_ahead(&mut self, index: usize, peer: PeerKey) {
+    fn read_queue(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
+        let conn = self.conns[key.index()].as_ref().expect("called for a connection that lives");
+        let most = QUEUE_AHEAD.max(conn.reader.window() as usize);
         let home = &self.homes[index];
         let torrent = home.torrent.as_ref().expect("open connections belong to running torrents");
-        let mut wanted: [Option<ExtentKey>; READ_AHEAD] = [None; READ_AHEAD];
+        let mut wanted: [Option<ExtentKey>; WINDOW_MAX as usize] = [None; WINDOW_MAX as usize];
         let mut count = 0;
         let mut last = None;
         for block in torrent.upcoming_uploads(peer).take(LOOK_AHEAD) {
             let extent = extents_of(home.key, block).next();
-            if extent == last || count == READ_AHEAD {
+            if extent == last || !torrent.picker().have().has(block.piece) {
                 continue;
+            }
+            if count == most {
+                break;
             }
             last = extent;
             wanted[count] = extent;
             count += 1;
         }
         for extent in wanted.into_iter().flatten() {
-            self.read_extent(index, extent);
+            if !self.cache.contains(extent) && !self.read_extent(index, extent, Why::Asked) {
+                return;
+            }
         }
     }
 
-    /// Starts reading an extent that is neither there nor on its way, if there is memory.
-    fn read_extent(&mut self, index: usize, key: ExtentKey) {
-        if self.cache.extents.contains_key(&key) || self.cache.reads.len() >= READS_MAX {
+    /// Starts reads for what the peer will probably ask for next, as far as there is memory for suspicions.
+    fn read_ahead(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
+        let conn = self.conns[key.index()].as_ref().expect("called for a connection that lives");
+        if conn.reader.window() == 0 {
             return;
         }
-        let home = &mut self.homes[index];
-        let geometry = home.meta.geometry;
-        let (begin, len) = range_of(&geometry, key);
-        let start = geometry.piece_start(key.piece) + u64::from(begin);
-        let Some(mut buf) = self.cache.alloc(len, home.spec.phase_at(start)) else { return };
-        buf.set_len(len);
-        let tag = self.cache.next_tag;
-        self.cache.next_tag += 1;
-        self.cache.reads.insert(tag, key);
-        self.cache.extents.insert(key, Extent::Reading);
-        home.busy += 1;
+        let geometry = self.homes[index].meta.geometry;
+        let (torrent_key, per_piece) = (self.homes[index].key, per_piece(&geometry));
+        let total = u64::from(geometry.piece_count()) * u64::from(per_piece);
+        for number in conn.reader.ahead(per_piece, total) {
+            let extent = extent_of(torrent_key, number, per_piece);
+            let torrent = self.homes[index].torrent.as_ref().expect("checked by the caller");
+            let inside = extent.nth * EXTENT < geometry.piece_size(extent.piece);
+            let has = torrent.picker().have().has(extent.piece) && !torrent.peer(peer).has(extent.piece);
+            if !inside || !has || self.cache.contains(extent) {
+                continue;
+            }
+            let len = range_of(&geometry, extent).1;
+            if !self.cache.may_read_ahead(len) || !self.read_extent(index, extent, Why::Ahead(key)) {
+                return;
+            }
+        }
+    }
+
+    /// Starts reading an extent that is neither there nor on its way. `false`: there is no room.
+    fn read_extent(&mut self, index: usize, key: ExtentKey, why: Why) -> bool {
+        if self.cache.reads() >= READS_MAX {
+            return false;
+        }
+        let home = &self.homes[index];
+        let (begin, len) = range_of(&home.meta.geometry, key);
+        let start = home.meta.geometry.piece_start(key.piece) + u64::from(begin);
+        let place = (len, home.spec.phase_at(start));
+        let mut in_vain = Vec::new();
+        let begun = self.cache.begin_read(key, place, why, &mut in_vain);
+        self.note_waste(in_vain);
+        let Some((tag, buf)) = begun else { return false };
+        self.homes[index].busy += 1;
         self.storage.submit(StorageCmd::Read { torrent: key.torrent, tag, start, buf });
+        true
     }
 
     pub(crate) fn on_upload_read(
@@ -246,77 +209,64 @@ impl Shard {
         buf: PieceBuf,
         result: Result<(), StorageError>,
     ) {
-        let key = self.cache.reads.remove(&tag).expect("an answer to a read that nobody asked for");
-        let home = &mut self.homes[index];
-        home.busy -= 1;
-        match result {
-            Ok(()) => {
-                self.cache.clock += 1;
-                let ready = Extent::Ready { buf: Rc::new(buf), used: self.cache.clock };
-                self.cache.extents.insert(key, ready);
+        self.homes[index].busy -= 1;
+        if let Some((key, waiters)) = self.cache.end_read(tag, buf, result.is_ok()) {
+            match &result {
+                Ok(()) => self.homes[index].reads.good(),
+                Err(error) => self.read_failed(index, key.piece, error),
             }
-            Err(error) => {
-                self.cache.extents.remove(&key);
-                self.cache.partition.free(buf);
-                // What cannot be read is not ours any more: requests for it are rejected, and it is fetched again.
-                if let Some(torrent) = home.torrent.as_mut().filter(|t| t.picker().have().has(key.piece)) {
-                    torrent.lost_piece(key.piece);
-                    let note = format!("piece {} is missing again: {error}", key.piece);
-                    let told = home.key;
-                    self.tell(FromShard::Event(told, Event::Note(note)));
-                }
-            }
+            waiters.into_iter().for_each(|socket| self.queue(socket));
         }
         self.touch(index);
-        self.wake_cache_waiters();
+        self.wake_hungry();
     }
 
-    /// Lets connections look again that waited for the cache: something arrived, or a send let go of memory.
-    pub(crate) fn wake_cache_waiters(&mut self) {
-        let waiters = std::mem::take(&mut self.cache.waiters);
-        waiters.into_iter().for_each(|key| self.queue(key));
+    /// Lets connections look again that found no memory: something let go of some.
+    pub(crate) fn wake_hungry(&mut self) {
+        for socket in self.cache.take_hungry() {
+            if let Some(conn) = self.conn(socket) {
+                conn.hungry = false;
+            }
+            self.queue(socket);
+        }
+    }
+
+    /// Keeps a piece that was just written for the peers that will ask for it now, if there are any: a copy costs less than
+    /// reading it back.
+    pub(crate) fn admit_piece(&mut self, index: usize, piece: PieceIndex, buf: &PieceBuf) {
+        let home = &self.homes[index];
+        let geometry = home.meta.geometry;
+        let is_awaited = home.torrent.as_ref().is_some_and(|torrent| torrent.is_awaited(piece));
+        if !is_awaited || buf.len() > self.cache.capacity() / ADMITTED_PART {
+            return;
+        }
+        let mut in_vain = Vec::new();
+        for (nth, bytes) in buf.as_slice().chunks(EXTENT as usize).enumerate() {
+            let extent = ExtentKey { torrent: home.key, piece, nth: nth as u32 };
+            let start = geometry.piece_start(piece) + u64::from(range_of(&geometry, extent).0);
+            if !self.cache.admit(extent, home.spec.phase_at(start), bytes, &mut in_vain) {
+                break;
+            }
+        }
+        self.note_waste(in_vain);
+    }
+
+    /// Extents were read for these connections and went unread.
+    fn note_waste(&mut self, in_vain: Vec<SocketKey>) {
+        for socket in in_vain {
+            if let Some(conn) = self.conn(socket) {
+                conn.reader.wasted();
+            }
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The number of an extent, counted through the torrent.
+fn number_of(extent: ExtentKey, per_piece: u32) -> u64 {
+    u64::from(extent.piece.0) * u64::from(per_piece) + u64::from(extent.nth)
+}
 
-    #[test]
-    fn blocks_and_extents_line_up() {
-        let torrent = TorrentKey(1);
-        let block = |begin, len| Block { piece: PieceIndex(3), begin, len };
-        let nths = |block| extents_of(torrent, block).map(|key| key.nth).collect::<Vec<_>>();
-        assert_eq!(nths(block(0, 16384)), [0]);
-        assert_eq!(nths(block(EXTENT - 16384, 16384)), [0]);
-        assert_eq!(nths(block(EXTENT - 1, 2)), [0, 1]);
-        let geometry = Geometry::new(4 * 300_000, 300_000).unwrap();
-        assert_eq!(
-            range_of(&geometry, ExtentKey { torrent, piece: PieceIndex(3), nth: 1 }),
-            (EXTENT, 300_000 - EXTENT)
-        );
-    }
-
-    #[test]
-    fn evicts_the_oldest_that_nobody_sends() {
-        let mut cache = ReadCache::new(4 * 65536).unwrap();
-        let key = |nth| ExtentKey { torrent: TorrentKey(0), piece: PieceIndex(0), nth };
-        for nth in 0..4 {
-            let buf = cache.alloc(65536, 0).unwrap();
-            cache.extents.insert(key(nth), Extent::Ready { buf: Rc::new(buf), used: u64::from(nth) });
-        }
-        cache.clock = 10;
-        let sending = cache.ready(key(1)).unwrap();
-        let _used = cache.ready(key(0)).map(drop);
-        let fifth = cache.alloc(65536, 0).unwrap();
-        assert!(!cache.extents.contains_key(&key(2)), "the oldest idle one went");
-        let sixth = cache.alloc(65536, 0).unwrap();
-        assert!(!cache.extents.contains_key(&key(3)));
-        cache.alloc(65536, 0).unwrap();
-        assert!(!cache.extents.contains_key(&key(0)));
-        assert!(cache.alloc(65536, 0).is_none(), "what is being sent stays");
-        drop(sending);
-        assert!(cache.alloc(65536, 0).is_some());
-        drop((fifth, sixth));
-    }
+fn extent_of(torrent: ccbt_protocol::ids::TorrentKey, number: u64, per_piece: u32) -> ExtentKey {
+    let per_piece = u64::from(per_piece);
+    ExtentKey { torrent, piece: PieceIndex((number / per_piece) as u32), nth: (number % per_piece) as u32 }
 }

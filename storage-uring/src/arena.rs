@@ -217,6 +217,18 @@ impl PieceBuf {
         self.len = len;
     }
 
+    /// Cuts the buffer in two, the first with `at` bytes, to be given back one by one. Fails, giving it back whole, when
+    /// the second would start within a page of the first, or the buffer is not longer than `at`.
+    pub fn split(self, at: u32) -> Result<(Self, Self), Self> {
+        let boundary = self.offset + at as usize;
+        if !boundary.is_multiple_of(PAGE) || at == 0 || at >= self.len {
+            return Err(self);
+        }
+        let rest =
+            Self { region: self.region.clone(), offset: boundary, len: self.len - at, cap: self.cap - at };
+        Ok((Self { len: at, cap: at, ..self }, rest))
+    }
+
     /// Address of the first byte modulo [`PAGE`].
     pub fn phase(&self) -> u32 {
         (self.offset % PAGE) as u32
@@ -293,6 +305,25 @@ mod tests {
         buf.as_mut_slice().fill(7);
         buf.set_len(50);
         assert_eq!(buf.as_slice(), [7; 50]);
+    }
+
+    #[test]
+    fn a_buffer_is_cut_between_pages_only() {
+        let mut part = Partition::new(1 << 20).unwrap();
+        let mut whole = part.alloc(20_000, 96).unwrap();
+        whole.as_mut_slice().copy_from_slice(&(0..20_000).map(|at| (at / 79) as u8).collect::<Vec<_>>());
+        let used = part.used();
+        let whole = whole.split(8192).expect_err("the middle of a page");
+        let whole = whole.split(32_768 - 96).expect_err("longer than it is");
+        let (front, rest) = whole.split(8192 - 96).unwrap();
+        assert_eq!((front.len(), front.phase(), rest.len(), rest.phase()), (8096, 96, 11_904, 0));
+        assert_eq!((front.as_slice()[8095], rest.as_slice()[0]), ((8095 / 79) as u8, (8096 / 79) as u8));
+        assert_eq!(part.used(), used);
+        part.free(rest);
+        assert_eq!(part.used(), 8192);
+        part.free(front);
+        assert_eq!(part.used(), 0);
+        assert!(part.alloc(1 << 20, 0).is_some(), "all pages came back");
     }
 
     proptest! {

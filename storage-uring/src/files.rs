@@ -49,6 +49,10 @@ pub struct Facts {
     pub direct: DirectIo,
     /// Which file of the device it is; never 0.
     pub inode: u64,
+    /// When its bytes were changed last, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// It takes less of the disk than its length says, so it may have holes.
+    pub sparse: bool,
 }
 
 /// How a file is opened.
@@ -165,7 +169,16 @@ fn facts(stat: &Statx, path: &Path) -> Result<Facts, StorageError> {
             _ => DirectIo::Never,
         }
     };
-    Ok(Facts { len: stat.stx_size, device: device(stat), direct, inode: stat.stx_ino })
+    let mtime_ns = stat.stx_mtime.tv_sec.saturating_mul(1_000_000_000);
+    Ok(Facts {
+        len: stat.stx_size,
+        device: device(stat),
+        direct,
+        inode: stat.stx_ino,
+        mtime_ns: mtime_ns.saturating_add(stat.stx_mtime.tv_nsec.into()),
+        // Counted in 512 bytes, whatever the block size.
+        sparse: stat.stx_blocks.saturating_mul(512) < stat.stx_size,
+    })
 }
 
 /// How much there is of an open file.
@@ -319,6 +332,43 @@ fn beneath(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> ru
             other => return other,
         }
     }
+}
+
+/// Whether an open file still has a name and at least `len` bytes.
+pub fn check_whole(file: BorrowedFd<'_>, len: u64, path: &Path) -> Result<(), StorageError> {
+    let stat = fstat(file).map_err(|errno| StorageError::from_errno(Op::Sync, path, errno.raw_os_error()))?;
+    if stat.st_nlink == 0 {
+        return Err(StorageError::new(Op::Sync, path, ErrorKind::Missing));
+    }
+    if u64::try_from(stat.st_size).is_ok_and(|has| has < len) {
+        return Err(StorageError::new(Op::Sync, path, ErrorKind::ShortRead));
+    }
+    Ok(())
+}
+
+/// The file's ranges without data below `len`, as far as the file system tells; a hole behind the `max`th is left out.
+pub fn holes(file: BorrowedFd<'_>, len: u64, max: usize) -> Vec<std::ops::Range<u64>> {
+    let mut holes = Vec::new();
+    let mut at = 0;
+    while at < len && holes.len() < max {
+        // Errors: not supported here, or the file has become shorter. Then there is nothing to be said.
+        let Ok(start) = seek(file, SeekFrom::Hole(at)) else { break };
+        if start >= len {
+            break;
+        }
+        let end = match seek(file, SeekFrom::Data(start)) {
+            Ok(end) => end.min(len),
+            // ENXIO: nothing but the hole up to the end of the file.
+            Err(Errno::NXIO) => len,
+            Err(_) => break,
+        };
+        if end <= start {
+            break;
+        }
+        holes.push(start..end);
+        at = end;
+    }
+    holes
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod hash;
 pub mod layout;
 pub mod messages;
 pub mod ring;
+mod rotation;
 pub mod schedule;
 pub mod service;
 pub mod stats;

@@ -138,6 +138,13 @@ pub struct OpenReport {
     pub files: Vec<OpenedFile>,
     /// Whether piece data takes the O_DIRECT way.
     pub direct: bool,
+    /// Number of the device of the torrent's folder (`st_dev`); 0 when there is no folder.
+    pub device: u64,
+    /// Whether that device rotates, so that several streams at once would slow it down.
+    pub rotating: bool,
+    /// Ranges of files that hold no data and read as zeros, by rising file and offset; a bounded number of them, and
+    /// none of file systems that do not tell.
+    pub holes: Vec<Hole>,
     /// Things worth one log line: fallbacks taken, longer files left alone.
     pub notes: Vec<String>,
 }
@@ -149,6 +156,35 @@ pub struct OpenedFile {
     pub existed: bool,
     /// Its length then, in bytes; 0 when it was not there.
     pub len: u64,
+    /// When its bytes were changed last, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// That was so short a time ago that the system may not have written everything out; the next sync covers it.
+    pub recent: bool,
+}
+
+impl OpenedFile {
+    /// What tells it from what it was or will be.
+    pub fn mark(&self) -> FileMark {
+        FileMark { len: self.len, mtime_ns: self.mtime_ns }
+    }
+}
+
+/// Length and time of a file: a file with another mark has been changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMark {
+    /// Bytes.
+    pub len: u64,
+    /// When its bytes were changed last, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// A range of a file without data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Index of the file.
+    pub file: u32,
+    /// First byte, and the one behind the last.
+    pub range: std::ops::Range<u64>,
 }
 
 /// From a shard to the hash pool: check a complete piece.

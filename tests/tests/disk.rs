@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::CcbtCommand;
@@ -234,7 +235,87 @@ fn a_file_cut_short_under_a_seed_is_never_served_wrong() {
             break;
         }
     }
+    // The file was looked at again: what is behind the cut is not offered any more.
+    ours.wait_json("second check", |event| {
+        (event["event"] == "checked" && event["good"] == 40 && event["total"] == 64).then_some(())
+    });
     ours.assert_alive();
+}
+
+/// Lets a download get half way, does something to its file, and demands the right bytes in the end.
+fn recovers_from(last: u8, change: impl FnOnce(&Path)) {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::single("file.bin", 6 * MIB), TorrentSpec::pieces_of(64 * KIB));
+    let seeder =
+        RawSeeder::start(Ipv4Addr::new(127, 0, 12, last), &made, Manner::slow(Duration::from_millis(2)));
+    let copy = lab.dir("copy");
+    let mut ours = CcbtCommand::download(&made.torrent_path, &copy)
+        .peer(seeder.address())
+        .option("--sync", "piece")
+        .start();
+    ours.wait_progress("pieces_durable", 32);
+    change(&copy.join("file.bin"));
+    let error = ours.wait_event("error");
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("file.bin")), "{error}");
+    assert_eq!(error["retry"], true);
+    ours.wait_event("recovered");
+    ours.wait_done();
+    made.payload.assert_equal_in(&copy);
+}
+
+#[test]
+fn a_file_deleted_under_a_download_is_fetched_again() {
+    recovers_from(9, |path| fs::remove_file(path).expect("it is there"));
+}
+
+#[test]
+fn a_file_replaced_under_a_download_is_fetched_again() {
+    recovers_from(10, |path| {
+        fs::remove_file(path).expect("it is there");
+        fs::write(path, b"something else").expect("the lab is writable");
+    });
+}
+
+#[test]
+fn a_file_cut_under_a_download_is_fetched_again_behind_the_cut() {
+    recovers_from(11, |path| {
+        let file = fs::File::options().write(true).open(path).expect("it is there");
+        file.set_len(100_000).expect("a file can be cut");
+    });
+}
+
+#[test]
+fn a_file_that_may_not_be_written_is_refused_by_name() {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("skipped: root may write every file");
+        return;
+    }
+    let lab = Lab::open();
+    let output = lab.dir("copy");
+    let path = output.join("tree/one");
+    fs::create_dir(output.join("tree")).expect("the lab is writable");
+    fs::write(&path, b"1").expect("the lab is writable");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).expect("it is ours");
+    refused(&lab, &output, &["one", "permission"]);
+}
+
+#[test]
+fn a_sparse_file_is_completed() {
+    let lab = Lab::open_on_disk();
+    let piece = 64 * KIB;
+    let made = lab.announce(Payload::single("file.bin", 40 * piece + 5), TorrentSpec::pieces_of(piece));
+    let copy = lab.dir("copy");
+    let file = fs::File::create(copy.join("file.bin")).expect("the lab is writable");
+    file.set_len(made.payload.len() as u64).expect("it can be made longer");
+    let whole = made.payload.concatenated();
+    file.write_all_at(&whole[5 * piece..12 * piece], 5 * piece as u64).expect("the lab is writable");
+    let seeder = seeder(12, &made);
+    let mut ours = CcbtCommand::download(&made.torrent_path, &copy).peer(seeder.address()).start();
+    let checked = ours.wait_event("checked");
+    assert_eq!((checked["good"].as_u64(), checked["total"].as_u64()), (Some(7), Some(41)));
+    ours.wait_done();
+    made.payload.assert_equal_in(&copy);
+    assert_eq!(seeder.blocks(), (33 * piece + 5).div_ceil(16 * KIB), "nothing is fetched twice");
 }
 
 #[test]

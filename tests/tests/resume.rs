@@ -117,6 +117,9 @@ fn a_seed_does_not_offer_a_damaged_piece_and_serves_the_rest() {
         assert_eq!(block.as_deref(), Some(&whole[at..at + 16_384]), "piece {number}");
     }
     ours.assert_alive();
+    ours.stop();
+    let cache = ours.events("stopped").pop().expect("the last event")["cache"].clone();
+    assert_eq!(cache["read_bytes"].as_u64(), Some(19 * piece as u64), "each piece was read once: {cache}");
 }
 
 #[test]
@@ -136,7 +139,7 @@ fn verify_tells_good_from_damaged() {
 }
 
 /// Kills a download once it has reported `bytes`, starts it again and compares; what was reported as done is kept.
-fn survives_kill(lab: &Lab, made: &Published, bytes: u64, preallocate: &str) {
+fn survives_kill(lab: &Lab, made: &Published, bytes: u64, preallocate: &str, sync: &str) {
     let copy = lab.dir(&format!("copy-{preallocate}-{bytes}"));
     let seeder = RawSeeder::start(
         Ipv4Addr::new(127, 0, 1, 9),
@@ -146,7 +149,7 @@ fn survives_kill(lab: &Lab, made: &Published, bytes: u64, preallocate: &str) {
     );
     let command = || {
         let command = CcbtCommand::download(&made.torrent_path, &copy).peer(seeder.address());
-        command.option("--preallocate", preallocate)
+        command.option("--preallocate", preallocate).option("--sync", sync)
     };
     let mut first = command().start();
     let report = first.wait_progress("bytes_done", bytes);
@@ -154,6 +157,12 @@ fn survives_kill(lab: &Lab, made: &Published, bytes: u64, preallocate: &str) {
     first.wait_exit(PATIENCE);
     let last = first.events("progress").pop().unwrap_or(report);
     let done = last["pieces_done"].as_u64().expect("progress counts pieces");
+    let durable = last["pieces_durable"].as_u64().expect("progress counts durable pieces");
+    match sync {
+        "piece" => assert_eq!(durable, done, "nothing is claimed before its sync"),
+        "none" => assert_eq!((durable, &last["syncs"]), (0, &0.into()), "nothing is synced"),
+        _ => assert!(durable <= done),
+    }
     let mut second = command().start();
     let checked = second.wait_event("checked");
     let good = checked["good"].as_u64().expect("checked counts pieces");
@@ -166,8 +175,14 @@ fn survives_kill(lab: &Lab, made: &Published, bytes: u64, preallocate: &str) {
 fn a_killed_download_goes_on_where_it_was() {
     let lab = Lab::open_on_disk();
     let made = lab.announce(Payload::straddling("tree", 12 * MIB), TorrentSpec::pieces_of(128 * KIB));
-    for (bytes, preallocate) in [(1, "full"), (3_000_000, "sparse"), (6_000_000, "none")] {
-        survives_kill(&lab, &made, bytes, preallocate);
+    for (bytes, preallocate, sync) in [
+        (1, "full", "checkpoint"),
+        (2_000_000, "sparse", "piece"),
+        (3_000_000, "sparse", "checkpoint"),
+        (4_000_000, "full", "none"),
+        (6_000_000, "none", "piece"),
+    ] {
+        survives_kill(&lab, &made, bytes, preallocate, sync);
     }
 }
 

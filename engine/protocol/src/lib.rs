@@ -6,7 +6,7 @@
 //!
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
-//! * Decisions: [`picker`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
+//! * Decisions: [`picker`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
 //!   [`torrent`]
 //! * Trackers: [`tracker`]
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@
 pub mod bencode;
 pub mod bitfield;
 pub mod blame;
+pub mod cache;
 pub mod candidates;
 pub mod choker;
 pub mod geometry;

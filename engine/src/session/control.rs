@@ -4,12 +4,12 @@
 //! shards, so the queue they tell into is emptied steadily; and when it ends, every torrent has an outcome
 //! and every subscriber is closed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
-use ccbt_shards::messages::{Event, FromShard, TorrentStatus};
+use ccbt_shards::messages::{CacheStats, Event, FromShard, TorrentStatus};
 use crossbeam_channel::Receiver;
 
 use super::error::AddError;
@@ -21,6 +21,8 @@ struct Inner {
     torrents: HashMap<TorrentKey, Arc<Shared>>,
     by_hash: HashMap<InfoHash, TorrentKey>,
     subscribers: Vec<Weak<Queue>>,
+    /// By number of shard.
+    caches: BTreeMap<usize, CacheStats>,
     next_key: u32,
     stopping: bool,
     ended: bool,
@@ -57,6 +59,11 @@ impl Registry {
 
     pub(super) fn torrents(&self) -> Vec<Arc<Shared>> {
         self.lock().torrents.values().cloned().collect()
+    }
+
+    /// How the shards' read caches do, in the shards' order.
+    pub(super) fn caches(&self) -> Vec<CacheStats> {
+        self.lock().caches.values().copied().collect()
     }
 
     /// A new subscriber; closed at once when the session has ended.
@@ -102,6 +109,10 @@ impl Registry {
                     self.forget(key);
                 }
                 SessionEvent::Torrent(key, event)
+            }
+            FromShard::Cache(shard, stats) => {
+                self.lock().caches.insert(shard, stats);
+                return;
             }
             FromShard::Stopped { .. } => return,
         };

@@ -71,6 +71,11 @@ pub enum WaitError {
     Removed,
 }
 
+/// The torrent was removed, or its session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the torrent is not running any more; add it again")]
+pub struct GoneError;
+
 /// The engine's threads did not stop in time: a disk or a tracker hangs. What was verified and synced is
 /// safe; the threads end with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ccbt_protocol::ids::PeerId;
-use ccbt_shards::messages::TorrentStatus;
+use ccbt_shards::messages::{CacheStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use crossbeam_channel::{Receiver, bounded};
 
-pub use error::{AddError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
+pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
@@ -90,7 +90,8 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
-        self.service().add(options.into_message(handle.key(), metainfo));
+        let home = self.service().add(options.into_message(handle.key(), metainfo));
+        handle.shared.set_home(home);
         Ok(handle)
     }
 
@@ -120,6 +121,11 @@ impl Session {
     /// The newest status of every torrent that has told one.
     pub fn status(&self) -> Vec<Arc<TorrentStatus>> {
         self.torrents().iter().filter_map(TorrentHandle::status).collect()
+    }
+
+    /// How the read cache of each shard does, as told a moment ago.
+    pub fn cache_stats(&self) -> Vec<CacheStats> {
+        self.registry.caches()
     }
 
     /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents

@@ -13,8 +13,9 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_shards::control::TrackerClientConfig;
-use ccbt_shards::messages::AddTorrent;
+use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
+use ccbt_shards::sync::SyncConfig;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
@@ -47,6 +48,8 @@ pub struct Settings {
     pub choker: ChokerConfig,
     /// How many requests are kept on the way.
     pub window: WindowConfig,
+    /// When `fsync` is called, and so how far a power cut can set downloads back.
+    pub sync: SyncConfig,
 }
 
 impl Default for Settings {
@@ -62,6 +65,7 @@ impl Default for Settings {
             up_limit: 0,
             choker: ChokerConfig::default(),
             window: WindowConfig::default(),
+            sync: SyncConfig::default(),
         }
     }
 }
@@ -96,6 +100,7 @@ impl Settings {
             tracker: TrackerClientConfig { bind: self.bind, ..TrackerClientConfig::default() },
             down_limit: self.down_limit,
             up_limit: self.up_limit,
+            sync: self.sync,
         }
     }
 }
@@ -132,6 +137,9 @@ pub struct AddOptions {
     pub seed_only: bool,
     /// Connections of this torrent at most.
     pub max_peers: usize,
+    /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`]): only what is doubtful, or
+    /// has changed since, is hashed again. `None`: everything is.
+    pub known: Option<Known>,
 }
 
 impl AddOptions {
@@ -145,6 +153,7 @@ impl AddOptions {
             use_trackers: true,
             seed_only: false,
             max_peers: 100,
+            known: None,
         }
     }
 
@@ -159,6 +168,7 @@ impl AddOptions {
             use_trackers: self.use_trackers,
             seed_only: self.seed_only,
             max_peers: self.max_peers,
+            known: self.known,
         }
     }
 }
@@ -197,6 +207,7 @@ mod tests {
             max_open_files: 9,
             down_limit: 11,
             up_limit: 13,
+            sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
             ..Settings::default()
         };
         let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
@@ -208,5 +219,6 @@ mod tests {
         assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
         assert_eq!((config.down_limit, config.up_limit), (11, 13));
+        assert_eq!(config.sync, settings.sync);
     }
 }

@@ -1,17 +1,19 @@
 //! A torrent as the user of the library holds it.
 //!
 //! Role: the newest status of one torrent, and a way to wait for its end. Owner: written by the control
-//! thread, read by any [`TorrentHandle`]. Invariant: `outcome` only moves away from [`Outcome::Running`]; a
-//! failure that retries by itself is not an outcome.
+//! thread, read by any [`TorrentHandle`]. Invariant: `outcome` only moves away from [`Outcome::Running`], and from
+//! [`Outcome::Failed`] back to it when the torrent goes on; a failure that retries by itself is not an outcome.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
-use ccbt_shards::messages::{Event, TorrentStatus};
+use ccbt_shards::inbox::Inbox;
+use ccbt_shards::messages::{Event, Snapshot, ToShard, TorrentStatus};
+use crossbeam_channel::bounded;
 
-use super::error::WaitError;
+use super::error::{GoneError, WaitError};
 
 /// How a torrent's wait ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +37,24 @@ pub(super) struct Shared {
     metainfo: Arc<Metainfo>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// The way to its shard, once it was handed over.
+    home: OnceLock<Inbox>,
 }
 
 impl Shared {
     pub(super) fn new(key: TorrentKey, metainfo: Arc<Metainfo>) -> Self {
         let progress = Mutex::new(Progress { status: None, outcome: Outcome::Running });
-        Self { key, metainfo, progress, changed: Condvar::new() }
+        Self { key, metainfo, progress, changed: Condvar::new(), home: OnceLock::new() }
+    }
+
+    /// The torrent was handed to a shard.
+    pub(super) fn set_home(&self, home: Inbox) {
+        self.home.set(home).expect("a torrent is handed over once");
+    }
+
+    fn send(&self, message: ToShard) -> Result<(), GoneError> {
+        let sent = self.home.get().is_some_and(|home| home.send(message));
+        if sent { Ok(()) } else { Err(GoneError) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -57,11 +71,15 @@ impl Shared {
             Event::Finished => Outcome::Finished,
             Event::Failed { message, retry: false } => Outcome::Failed(message.clone()),
             Event::Removed => Outcome::Removed,
+            Event::Recovered => Outcome::Running,
             _ => return,
         };
         let mut progress = self.lock();
+        if let (Outcome::Running, Outcome::Failed(_)) = (&outcome, &progress.outcome) {
+            progress.outcome = Outcome::Running;
+        }
         // Finished stays finished when the torrent is removed after seeding.
-        if progress.outcome == Outcome::Running {
+        if progress.outcome == Outcome::Running && outcome != Outcome::Running {
             progress.outcome = outcome;
             self.changed.notify_all();
         }
@@ -97,6 +115,26 @@ impl TorrentHandle {
     /// How it did a moment ago; `None` before its shard has said anything.
     pub fn status(&self) -> Option<Arc<TorrentStatus>> {
         self.shared.lock().status.clone()
+    }
+
+    /// Hashes all of its data again. Its peers go and come back afterwards; [`crate::TorrentEvent::Checked`] follows.
+    /// A torrent that has stopped after a failure goes on by this too.
+    pub fn recheck(&self) -> Result<(), GoneError> {
+        self.shared.send(ToShard::Recheck(self.key()))
+    }
+
+    /// Goes on after a failure, at once: [`crate::TorrentEvent::Recovered`] follows, or the failure again.
+    pub fn resume(&self) -> Result<(), GoneError> {
+        self.shared.send(ToShard::Resume(self.key()))
+    }
+
+    /// How its pieces are now: which are there, which of them outlast a power cut, and, while they are being checked,
+    /// which were looked at. To be kept and given back as [`crate::AddOptions::known`].
+    pub fn snapshot(&self) -> Result<Snapshot, GoneError> {
+        let (reply, answer) = bounded(1);
+        self.shared.send(ToShard::Snapshot(self.key(), reply))?;
+        // A shard that is gone, or does not know the torrent, hangs up.
+        answer.recv().map_err(|_| GoneError)
     }
 
     /// Waits until everything is verified and on disk. A failure that the engine retries by itself (a full
@@ -143,9 +181,22 @@ mod tests {
         assert!(matches!(torrent.wait_finished(short), Err(WaitError::TimedOut(_))));
         torrent.shared.apply(&Event::Failed { message: "disk full".into(), retry: true });
         assert!(matches!(torrent.wait_finished(short), Err(WaitError::TimedOut(_))), "it retries by itself");
+        torrent.shared.apply(&Event::Failed { message: "bad disk".into(), retry: false });
+        assert_eq!(torrent.wait_finished(short), Err(WaitError::Failed("bad disk".into())));
+        torrent.shared.apply(&Event::Recovered);
+        assert!(matches!(torrent.wait_finished(short), Err(WaitError::TimedOut(_))), "it goes on");
         torrent.shared.apply(&Event::Finished);
         torrent.shared.apply(&Event::Removed);
+        torrent.shared.apply(&Event::Recovered);
         assert_eq!(torrent.wait_finished(None), Ok(()));
+    }
+
+    #[test]
+    fn commands_to_a_torrent_without_a_shard_say_so() {
+        let torrent = handle();
+        assert_eq!(torrent.recheck(), Err(GoneError));
+        assert_eq!(torrent.resume(), Err(GoneError));
+        assert!(torrent.snapshot().is_err());
     }
 
     #[test]

@@ -18,6 +18,12 @@ impl SocketKey {
     pub fn index(self) -> usize {
         self.index as usize
     }
+
+    /// A key that no ring has given out.
+    #[cfg(test)]
+    pub fn for_test(index: u32) -> Self {
+        Self { index, generation: 0 }
+    }
 }
 
 /// At most one receive, one send and one connect are in flight.

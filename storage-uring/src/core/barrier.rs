@@ -86,16 +86,21 @@ impl Core {
         }
     }
 
-    /// Any descriptor of the file: syncing concerns the file, not the descriptor.
+    /// Any descriptor of the file: syncing concerns the file, not the descriptor. Fails when somebody has removed or cut
+    /// the file meanwhile: what was written to it is not there, however well a sync would go.
     pub(super) fn handle_to_sync(
         &mut self,
         torrent: TorrentKey,
         file: u32,
     ) -> Result<Rc<OwnedFd>, StorageError> {
-        match self.handles.get((torrent, file, true)) {
-            Some(fd) => Ok(fd),
-            None => self.handle(torrent, file, false),
-        }
+        let fd = match self.handles.get((torrent, file, true)) {
+            Some(fd) => fd,
+            None => self.handle(torrent, file, false)?,
+        };
+        let torrent = &self.torrents[&torrent];
+        let len = if torrent.full_len { torrent.spec.files()[file as usize].len } else { 0 };
+        files::check_whole(fd.as_fd(), len, &torrent.spec.file_path(file))?;
+        Ok(fd)
     }
 
     /// The descriptor of a file, opened if it is not. Fails when somebody has put another file in its place.

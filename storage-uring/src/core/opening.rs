@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ccbt_protocol::ids::TorrentKey;
 
@@ -11,7 +12,8 @@ use super::torrent::FileState;
 use super::{Core, Task, may_write};
 use crate::error::{Op, StorageError};
 use crate::files::{self, Access, DirectIo, Facts};
-use crate::messages::{OpenReport, OpenedFile, Preallocate, StorageDone};
+use crate::messages::{Hole, OpenReport, OpenedFile, Preallocate, StorageDone};
+use crate::rotation;
 
 /// Files looked at per turn.
 const FILES_PER_STEP: usize = 32;
@@ -21,6 +23,11 @@ const ALLOCATIONS_MAX: usize = 8;
 const INLINE_ALLOCATION_MAX: u64 = 256 * 1024;
 /// Files longer than they should be that are named in the notes; the rest is counted.
 const LONGER_NAMED_MAX: usize = 8;
+/// Holes of one file, and of one torrent, that are reported at most: what is left out is taken for data.
+const HOLES_OF_FILE_MAX: usize = 256;
+const HOLES_MAX: usize = 65_536;
+/// The kernel writes out what is older than half a minute; some devices are slow. Units: nanoseconds.
+const RECENT_NS: i64 = 300 * 1_000_000_000;
 
 /// How far opening has come.
 #[derive(Debug)]
@@ -41,6 +48,8 @@ pub(super) struct Opening {
     folder: Option<(PathBuf, Option<OwnedFd>)>,
     longer: usize,
     noted: Noted,
+    /// When opening began, in nanoseconds since 1970.
+    now_ns: i64,
 }
 
 /// Fallbacks that were noted, each once.
@@ -65,7 +74,15 @@ impl Opening {
             folder: None,
             longer: 0,
             noted: Noted::default(),
+            now_ns: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)),
         }
+    }
+
+    /// Whether files are made as long as they will be.
+    pub(super) fn gives_length(&self) -> bool {
+        self.prealloc != Preallocate::None
     }
 
     fn note_longer(&mut self, path: &Path, by: u64) {
@@ -151,7 +168,7 @@ impl Core {
         let (state, found) = if file.pad {
             (
                 FileState { device: torrent.home, ..FileState::default() },
-                OpenedFile { existed: true, len: file.len },
+                OpenedFile { existed: true, len: file.len, ..OpenedFile::default() },
             )
         } else {
             let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -208,6 +225,8 @@ impl Core {
         // Files that are not there need some device too, for the errors their reads will end in.
         let number = fd.as_ref().map_or(Ok(0), |fd| files::device_of(fd.as_fd(), root))?;
         let home = self.device(number, || fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd())));
+        opening.report.device = number;
+        opening.report.rotating = rotation::is_rotating(number, self.torrents[&key].spec.root());
         self.torrents.get_mut(&key).expect("being opened").home = home;
         opening.root = Some(fd);
         Ok(())
@@ -261,7 +280,18 @@ impl Core {
             Some(facts) => (facts, None),
         };
         let inode = facts.inode;
-        let found = OpenedFile { existed: fd.is_none(), len: facts.len };
+        // A time in the future says nothing: such a file counts as recent too.
+        let recent = opening.now_ns.saturating_sub(facts.mtime_ns) < RECENT_NS;
+        let found = match fd {
+            Some(_) => OpenedFile::default(),
+            None => OpenedFile { existed: true, len: facts.len, mtime_ns: facts.mtime_ns, recent },
+        };
+        if found.existed && facts.sparse {
+            self.look_for_holes(opening, folder, target);
+        }
+        if found.recent && target.write {
+            self.torrents.get_mut(&key).expect("being opened").dirty.insert(target.index);
+        }
         if facts.len > target.len {
             opening.note_longer(&target.full, facts.len - target.len);
         }
@@ -271,6 +301,16 @@ impl Core {
             self.give_length(key, opening, folder, target, facts.len, device, fd)?;
         }
         Ok((FileState { device, align, inode }, found))
+    }
+
+    fn look_for_holes(&mut self, opening: &mut Opening, folder: BorrowedFd<'_>, target: &Target) {
+        let max = HOLES_OF_FILE_MAX.min(HOLES_MAX - opening.report.holes.len());
+        let access = Access { write: false, direct: false };
+        let open = || files::open_in(folder, &target.name, &target.full, access);
+        // One that cannot be opened for reading will say so when it is read.
+        let Ok(fd) = self.handles.retrying(open) else { return };
+        let holes = files::holes(fd.as_fd(), target.len, max).into_iter();
+        opening.report.holes.extend(holes.map(|range| Hole { file: target.index, range }));
     }
 
     /// What `O_DIRECT` asks of addresses for this file; 0 = it is not to be used.

@@ -48,6 +48,8 @@ pub(super) struct Torrent {
     pub(super) files: Vec<FileState>,
     /// Index of the device of its folder.
     pub(super) home: u16,
+    /// Files were made as long as they will be: one that is shorter was cut by somebody else.
+    pub(super) full_len: bool,
     /// While it is being opened.
     pub(super) opening: Option<Box<Opening>>,
     /// The client that asked to close it.
@@ -76,6 +78,7 @@ impl Torrent {
             spec,
             mode,
             home: 0,
+            full_len: opening.gives_length(),
             opening: Some(Box::new(opening)),
             closing: None,
             waiting: VecDeque::new(),

@@ -122,6 +122,12 @@ impl Torrent {
         self.peer(key).uploads.iter().copied()
     }
 
+    /// Whether somebody whom we serve lacks `piece`, and so may ask for it soon.
+    pub fn is_awaited(&self, piece: PieceIndex) -> bool {
+        let awaits = |peer: &crate::peer::Peer| !peer.am_choking && peer.peer_interested && !peer.has(piece);
+        self.slots.iter().filter_map(|slot| slot.peer.as_deref()).any(awaits)
+    }
+
     /// Puts a block back that cannot be sent yet.
     pub fn postpone(&mut self, key: PeerKey, block: Block) {
         self.peer_mut(key).uploads.push_front(block);

@@ -196,6 +196,11 @@ impl Torrent {
         self.stats
     }
 
+    /// Counts on from the sums of an earlier torrent of the same name in this process.
+    pub fn go_on_from(&mut self, stats: Stats) {
+        self.stats = stats;
+    }
+
     /// Payload bytes per second, down and up.
     pub fn rates(&mut self, now: Instant) -> (u64, u64) {
         (self.down.rate(now), self.up.rate(now))

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ccbt_fast::layout::Overrides;
-use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy};
+use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use tracing::level_filters::LevelFilter;
@@ -123,6 +123,9 @@ pub struct DownloadArgs {
     /// How files get their length
     #[arg(long, value_name = "HOW", value_enum, default_value_t = PreallocateArg::Sparse)]
     pub preallocate: PreallocateArg,
+    /// When written data is made to outlast a power cut
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = SyncArg::Checkpoint)]
+    pub sync: SyncArg,
     /// Order in which pieces are fetched
     #[arg(long, value_name = "ORDER", value_enum, default_value_t = SelectionArg::RarestFirst)]
     pub piece_selection: SelectionArg,
@@ -269,6 +272,16 @@ pub enum PreallocateArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SyncArg {
+    /// At the end, and every minute or 4 GiB
+    Checkpoint,
+    /// After each batch of pieces, before others hear of them
+    Piece,
+    /// Never: a power cut may cost all that the system had not written yet
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum SelectionArg {
     /// Pieces with the fewest copies first
@@ -325,6 +338,17 @@ impl TransferArgs {
 }
 
 impl DownloadArgs {
+    /// What the session is started with, as [`TransferArgs::settings`].
+    pub fn settings(&self, descriptors: usize) -> Settings {
+        let policy = match self.sync {
+            SyncArg::Checkpoint => SyncPolicy::Checkpoint,
+            SyncArg::Piece => SyncPolicy::Piece,
+            SyncArg::None => SyncPolicy::None,
+        };
+        let sync = SyncConfig { policy, ..SyncConfig::default() };
+        Settings { sync, ..self.transfer.settings(descriptors) }
+    }
+
     /// How the torrent runs.
     pub fn add_options(&self) -> AddOptions {
         let preallocate = match self.preallocate {

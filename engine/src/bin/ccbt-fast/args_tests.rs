@@ -72,6 +72,15 @@ fn download_options_reach_the_engine() {
     assert_eq!(options.preallocate, Preallocate::Full);
     assert_eq!((options.picker.strategy, options.picker.endgame_duplicates), (Strategy::RoundRobin, 5));
     assert!(options.use_trackers && !options.seed_only);
+    for (line, policy) in [
+        ("a", SyncPolicy::Checkpoint),
+        ("a --sync piece", SyncPolicy::Piece),
+        ("a --sync none --memory 32", SyncPolicy::None),
+    ] {
+        let settings = download(line).settings(100);
+        assert_eq!(settings.sync.policy, policy, "{line}");
+        assert_eq!(settings.max_open_files, 25, "the other settings are there too");
+    }
     assert_eq!(download("a --preallocate none").add_options().preallocate, Preallocate::None);
     assert_eq!(
         download("a --piece-selection sequential").add_options().picker.strategy,

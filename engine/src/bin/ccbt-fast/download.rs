@@ -15,5 +15,5 @@ pub fn run(args: &DownloadArgs) -> Result<(), Failure> {
         std::io::ErrorKind::AlreadyExists => Failure::folder(output, "it is not a folder"),
         _ => Failure::folder(output, &format!("cannot be created: {error}")),
     })?;
-    transfer::run(Kind::Download, &args.transfer, metainfo, args.add_options())
+    transfer::run(Kind::Download, &args.transfer, metainfo, args.add_options(), |files| args.settings(files))
 }

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ccbt_fast::{State, TorrentEvent, TorrentStatus};
+use ccbt_fast::{CacheStats, State, TorrentEvent, TorrentStatus};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,37 @@ pub enum Line<'a> {
     /// Output was too slow: so many `note`, `banned`, `peer_fault` and `tracker` events are missing.
     Missed { events: u64 },
     /// The engine has stopped; the last event.
-    Stopped,
+    Stopped { cache: Cache },
+}
+
+/// How reading for others did: extents of 256 KiB, and bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Cache {
+    pub hits: u64,
+    pub shared: u64,
+    pub misses: u64,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub evictions: u64,
+    pub ahead_reads: u64,
+    pub ahead_wasted: u64,
+    pub admitted: u64,
+}
+
+impl From<CacheStats> for Cache {
+    fn from(stats: CacheStats) -> Self {
+        Self {
+            hits: stats.hits,
+            shared: stats.shared,
+            misses: stats.misses,
+            reads: stats.reads,
+            read_bytes: stats.read_bytes,
+            evictions: stats.evictions,
+            ahead_reads: stats.ahead_reads,
+            ahead_wasted: stats.ahead_wasted,
+            admitted: stats.admitted,
+        }
+    }
 }
 
 /// Numbers of a torrent. Bytes, bytes per second, and counts.
@@ -50,6 +80,8 @@ pub struct Progress {
     pub state: StateName,
     pub pieces_done: u32,
     pub pieces_total: u32,
+    pub pieces_durable: u32,
+    pub syncs: u64,
     pub bytes_done: u64,
     pub bytes_total: u64,
     pub downloaded: u64,
@@ -69,6 +101,8 @@ impl From<&TorrentStatus> for Progress {
             state: status.state.into(),
             pieces_done: status.pieces_done,
             pieces_total: status.pieces_total,
+            pieces_durable: status.pieces_durable,
+            syncs: status.syncs,
             bytes_done: status.bytes_done,
             bytes_total: status.bytes_total,
             downloaded: status.stats.downloaded,
@@ -188,7 +222,7 @@ impl<'a> Line<'a> {
             Self::Banned { ip } => format!("{ip} sent corrupt data and is avoided from now on"),
             Self::Tracker { url, reason } => format!("tracker {url}: {reason}"),
             Self::Missed { events } => format!("{events} messages were left out: the output is too slow"),
-            Self::PeerFault { .. } | Self::Progress(_) | Self::Stopped => return None,
+            Self::PeerFault { .. } | Self::Progress(_) | Self::Stopped { .. } => return None,
         };
         Some(escape_for_terminal(&text).into_owned())
     }
@@ -203,6 +237,8 @@ mod tests {
             state: StateName::Downloading,
             pieces_done: 5,
             pieces_total: 10,
+            pieces_durable: 4,
+            syncs: 1,
             bytes_done: 5 << 20,
             bytes_total: 10 << 20,
             downloaded: 5 << 20,
@@ -228,6 +264,8 @@ mod tests {
         let fields = [
             ("pieces_done", 5),
             ("pieces_total", 10),
+            ("pieces_durable", 4),
+            ("syncs", 1),
             ("bytes_done", 5 << 20),
             ("bytes_total", 10 << 20),
             ("downloaded", 5 << 20),
@@ -245,6 +283,11 @@ mod tests {
         let fault = Line::PeerFault { addr: "[::1]:5".parse().unwrap(), fault: "x" };
         assert_eq!(crate::json::to_line(&fault), expected);
         assert_eq!(crate::json::to_line(&Line::Finished), r#"{"event":"finished"}"#);
+        let stopped = Line::Stopped { cache: CacheStats { hits: 7, ..CacheStats::default() }.into() };
+        assert_eq!(
+            (json(&stopped)["event"].as_str(), json(&stopped)["cache"]["hits"].as_u64()),
+            (Some("stopped"), Some(7))
+        );
         let error = Line::Error { message: "full", retry: true };
         assert_eq!(crate::json::to_line(&error), r#"{"event":"error","message":"full","retry":true}"#);
     }

@@ -13,5 +13,7 @@ pub fn run(args: &SeedArgs) -> Result<(), Failure> {
         Ok(_) => return Err(Failure::folder(output, "it is not a folder")),
         Err(error) => return Err(Failure::folder(output, &error.to_string())),
     }
-    transfer::run(Kind::Seed, &args.transfer, metainfo, args.add_options())
+    transfer::run(Kind::Seed, &args.transfer, metainfo, args.add_options(), |files| {
+        args.transfer.settings(files)
+    })
 }

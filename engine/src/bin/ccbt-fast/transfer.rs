@@ -1,11 +1,12 @@
 //! What `download` and `seed` have in common: start the engine, run one torrent, tell what happens, stop
 //! orderly.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::{
-    AddOptions, Metainfo, Received, Session, SessionEvent, Settings, TorrentEvent, TorrentHandle,
+    AddOptions, CacheStats, Metainfo, Received, Session, SessionEvent, Settings, TorrentEvent, TorrentHandle,
     TorrentSource, TorrentStatus,
 };
 
@@ -35,25 +36,20 @@ pub fn load(args: &TransferArgs) -> Result<Arc<Metainfo>, Failure> {
     Ok(TorrentSource::from(args.torrent.as_path()).load()?)
 }
 
-/// Runs one torrent to its end.
+/// Runs one torrent to its end. `settings` are made for as many descriptors as this process may open.
 pub fn run(
     kind: Kind,
     args: &TransferArgs,
     metainfo: Arc<Metainfo>,
     options: AddOptions,
+    settings: impl FnOnce(usize) -> Settings,
 ) -> Result<(), Failure> {
     let mut console = Console::new(args.json);
     logging::start(args.log.log_level.into(), console.bar());
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
     let descriptors = limits::raise();
-    let outcome = run_session(
-        kind,
-        args.goal(),
-        &args.settings(descriptors),
-        (metainfo, options),
-        &signals,
-        &mut console,
-    );
+    let outcome =
+        run_session(kind, args.goal(), &settings(descriptors), (metainfo, options), &signals, &mut console);
     console.finish();
     outcome
 }
@@ -91,6 +87,7 @@ fn run_session(
     if let Err(failure @ (Failure::EngineLost | Failure::NothingToSeed)) = &end {
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
+    let cache = session.cache_stats().into_iter().fold(CacheStats::default(), CacheStats::add);
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {
         console.line(&Line::Progress(Progress::from(&*status)));
@@ -98,7 +95,7 @@ fn run_session(
         console.words(&course.summary(&status, Instant::now()));
     }
     if stopped.is_ok() {
-        console.line(&Line::Stopped);
+        console.line(&Line::Stopped { cache: cache.into() });
     }
     end.and(stopped.map_err(Failure::from))
 }

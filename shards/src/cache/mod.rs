@@ -1,0 +1,347 @@
+//! Extents of files in memory, between the disk and the peers' sends.
+//!
+//! Role: holds the bytes and knows who waits for which; what stays is decided by [`ccbt_protocol::cache`]. Owner: the
+//! shard, through [`crate::uploads`]. Invariants: an extent that a batch refers to is neither evicted nor overwritten;
+//! its memory is a partition of its own, so uploads never starve downloads; an extent is read once however many peers
+//! wait for it, and wakes only those; whoever found no memory is woken in turn as memory is let go of.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use ccbt_protocol::cache::Policy;
+use ccbt_protocol::geometry::{Block, Geometry};
+use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_storage::arena::{Partition, PieceBuf, Region};
+
+use crate::messages::CacheStats;
+use crate::ring::SocketKey;
+
+/// Bytes of an extent: what one disk read fetches. Large enough for a disk, small enough for hundreds to fit.
+pub(crate) const EXTENT: u32 = 256 * 1024;
+/// Names of evicted extents remembered: as many as extents of small pieces fit into the memory, within bounds.
+const GHOST_BYTES: usize = 64 * 1024;
+const GHOSTS_MIN: usize = 64;
+const GHOSTS_MAX: usize = 65_536;
+/// Extents read on suspicion and not used yet may hold one part in so many of the memory.
+const AHEAD_PART: usize = 4;
+/// Connections woken for each piece of memory let go of: a send frees about as many extents.
+const WAKE: usize = 4;
+
+/// A stretch of a piece, `EXTENT` bytes from a multiple of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ExtentKey {
+    pub torrent: TorrentKey,
+    pub piece: PieceIndex,
+    pub nth: u32,
+}
+
+/// Why an extent is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// A peer has asked for it.
+    Asked,
+    /// This connection will probably ask for it.
+    Ahead(SocketKey),
+}
+
+/// A read under way.
+struct Read {
+    key: ExtentKey,
+    /// Its piece was lost meanwhile, and nobody wants the bytes.
+    forgotten: bool,
+    /// Bytes read on suspicion.
+    ahead: usize,
+}
+
+enum Extent {
+    Reading {
+        waiters: Vec<SocketKey>,
+        why: Why,
+    },
+    Ready {
+        buf: Rc<PieceBuf>,
+        /// Read on suspicion for this connection and not used so far.
+        ahead: Option<SocketKey>,
+    },
+}
+
+/// What a look for an extent finds.
+pub(crate) enum Found {
+    Ready(Rc<PieceBuf>),
+    Reading,
+    Missing,
+}
+
+/// The extents in memory.
+pub(crate) struct ReadCache {
+    partition: Partition,
+    extents: HashMap<ExtentKey, Extent>,
+    policy: Policy<ExtentKey>,
+    /// Reads under way, by tag.
+    reads: HashMap<u64, Read>,
+    next_tag: u64,
+    /// Memory of extents that were dropped while a batch still refers to them.
+    orphans: Vec<Rc<PieceBuf>>,
+    /// Connections that found no memory, each once.
+    hungry: VecDeque<SocketKey>,
+    /// Bytes read on suspicion, or being read, and not used yet.
+    ahead_bytes: usize,
+    pub stats: CacheStats,
+}
+
+impl ReadCache {
+    pub fn new(bytes: usize) -> std::io::Result<Self> {
+        let partition = Partition::new(bytes)?;
+        let stats = CacheStats { capacity: partition.capacity() as u64, ..CacheStats::default() };
+        Ok(Self {
+            partition,
+            extents: HashMap::new(),
+            policy: Policy::new((bytes / GHOST_BYTES).clamp(GHOSTS_MIN, GHOSTS_MAX)),
+            reads: HashMap::new(),
+            next_tag: 0,
+            orphans: Vec::new(),
+            hungry: VecDeque::new(),
+            ahead_bytes: 0,
+            stats,
+        })
+    }
+
+    /// The mapping behind the cache.
+    pub fn region(&self) -> &std::sync::Arc<Region> {
+        self.partition.region()
+    }
+
+    /// Bytes of memory.
+    pub fn capacity(&self) -> usize {
+        self.partition.capacity()
+    }
+
+    /// Reads under way.
+    pub fn reads(&self) -> usize {
+        self.reads.len()
+    }
+
+    pub fn find(&self, key: ExtentKey) -> Found {
+        match self.extents.get(&key) {
+            Some(Extent::Ready { buf, .. }) => Found::Ready(buf.clone()),
+            Some(Extent::Reading { .. }) => Found::Reading,
+            None => Found::Missing,
+        }
+    }
+
+    pub fn contains(&self, key: ExtentKey) -> bool {
+        self.extents.contains_key(&key)
+    }
+
+    /// A reader has come to this extent, which is ready.
+    pub fn used(&mut self, key: ExtentKey) {
+        self.policy.used(&key);
+        if let Some(Extent::Ready { buf, ahead }) = self.extents.get_mut(&key)
+            && ahead.take().is_some()
+        {
+            self.ahead_bytes -= buf.len();
+            self.stats.ahead_used += 1;
+        }
+    }
+
+    /// Wakes `socket` when the extent, which is being read, has come.
+    pub fn wait_for(&mut self, key: ExtentKey, socket: SocketKey) {
+        if let Some(Extent::Reading { waiters, .. }) = self.extents.get_mut(&key)
+            && !waiters.contains(&socket)
+        {
+            waiters.push(socket);
+        }
+    }
+
+    /// Wakes `socket` when there may be memory. To be called once until it is woken.
+    pub fn wait_for_memory(&mut self, socket: SocketKey) {
+        self.hungry.push_back(socket);
+    }
+
+    /// Whether so much more may be read on suspicion.
+    pub fn may_read_ahead(&self, len: u32) -> bool {
+        self.ahead_bytes + len as usize <= self.partition.capacity() / AHEAD_PART
+    }
+
+    /// Memory for an extent, if need be that of another one, and the connection for which that one was read in vain.
+    fn alloc(&mut self, len: u32, phase: u32, in_vain: &mut Vec<SocketKey>) -> Option<PieceBuf> {
+        loop {
+            if let Some(buf) = self.partition.alloc(len, phase) {
+                return Some(buf);
+            }
+            if !self.reclaim_orphans() {
+                self.evict(in_vain)?;
+            }
+        }
+    }
+
+    fn evict(&mut self, in_vain: &mut Vec<SocketKey>) -> Option<()> {
+        let extents = &self.extents;
+        let idle = |key: &ExtentKey| match &extents[key] {
+            Extent::Ready { buf, .. } => Rc::strong_count(buf) == 1,
+            Extent::Reading { .. } => unreachable!("the policy knows what is ready only"),
+        };
+        let gone = self.policy.evict(idle)?;
+        let Some(Extent::Ready { buf, ahead }) = self.extents.remove(&gone.key) else {
+            unreachable!("the policy knows what is ready only")
+        };
+        self.stats.evictions += 1;
+        if let Some(socket) = ahead {
+            self.ahead_bytes -= buf.len();
+            self.stats.ahead_wasted += 1;
+            in_vain.push(socket);
+        }
+        self.partition.free(Rc::try_unwrap(buf).expect("only idle extents are evicted"));
+        Some(())
+    }
+
+    fn reclaim_orphans(&mut self) -> bool {
+        let before = self.orphans.len();
+        let mut at = 0;
+        while at < self.orphans.len() {
+            if Rc::strong_count(&self.orphans[at]) > 1 {
+                at += 1;
+                continue;
+            }
+            let buf = Rc::try_unwrap(self.orphans.swap_remove(at)).expect("counted just now");
+            self.partition.free(buf);
+        }
+        self.orphans.len() < before
+    }
+
+    /// Starts reading an extent that is neither there nor on its way: the tag and the buffer of the read. `None`: there
+    /// is no memory.
+    pub fn begin_read(
+        &mut self,
+        key: ExtentKey,
+        (len, phase): (u32, u32),
+        why: Why,
+        in_vain: &mut Vec<SocketKey>,
+    ) -> Option<(u64, PieceBuf)> {
+        let mut buf = self.alloc(len, phase, in_vain)?;
+        buf.set_len(len);
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let ahead = if why == Why::Asked { 0 } else { len as usize };
+        self.reads.insert(tag, Read { key, forgotten: false, ahead });
+        self.ahead_bytes += ahead;
+        self.stats.ahead_reads += u64::from(ahead > 0);
+        let before = self.extents.insert(key, Extent::Reading { waiters: Vec::new(), why });
+        assert!(before.is_none(), "an extent read twice");
+        self.stats.reads += 1;
+        self.stats.read_bytes += u64::from(len);
+        Some((tag, buf))
+    }
+
+    /// A read has ended: what it was of, and who waited for it. `None`: nobody wants it any more.
+    pub fn end_read(&mut self, tag: u64, buf: PieceBuf, ok: bool) -> Option<(ExtentKey, Vec<SocketKey>)> {
+        let read = self.reads.remove(&tag).expect("an answer to a read that nobody asked for");
+        if read.forgotten {
+            self.ahead_bytes -= read.ahead;
+            self.partition.free(buf);
+            return None;
+        }
+        let key = read.key;
+        let Some(Extent::Reading { waiters, why }) = self.extents.remove(&key) else {
+            unreachable!("a read under way has its extent")
+        };
+        let ahead = match why {
+            Why::Ahead(socket) if waiters.is_empty() && ok => Some(socket),
+            Why::Ahead(_) => {
+                // Somebody asked before it came, or it did not come.
+                self.ahead_bytes -= read.ahead;
+                self.stats.ahead_used += u64::from(ok);
+                None
+            }
+            Why::Asked => None,
+        };
+        if ok {
+            self.policy.insert(key, buf.len() as u32);
+            self.extents.insert(key, Extent::Ready { buf: Rc::new(buf), ahead });
+        } else {
+            self.partition.free(buf);
+        }
+        Some((key, waiters))
+    }
+
+    /// Takes in a copy of bytes that are at hand, as if they had been read. Returns whether there was memory.
+    pub fn admit(&mut self, key: ExtentKey, phase: u32, bytes: &[u8], in_vain: &mut Vec<SocketKey>) -> bool {
+        if self.contains(key) {
+            return true;
+        }
+        let Some(mut buf) = self.alloc(bytes.len() as u32, phase, in_vain) else { return false };
+        buf.as_mut_slice().copy_from_slice(bytes);
+        self.policy.insert(key, bytes.len() as u32);
+        self.extents.insert(key, Extent::Ready { buf: Rc::new(buf), ahead: None });
+        self.stats.admitted += 1;
+        true
+    }
+
+    /// Lets go of a piece whose bytes on disk are not what they should be.
+    pub fn forget_piece(&mut self, torrent: TorrentKey, piece: PieceIndex) {
+        self.forget(|key| key.torrent == torrent && key.piece == piece);
+    }
+
+    /// Lets go of a torrent's extents.
+    pub fn forget_torrent(&mut self, torrent: TorrentKey) {
+        self.forget(|key| key.torrent == torrent);
+    }
+
+    fn forget(&mut self, which: impl Fn(&ExtentKey) -> bool) {
+        let keys: Vec<ExtentKey> = self.extents.keys().filter(|key| which(key)).copied().collect();
+        if keys.is_empty() {
+            return;
+        }
+        self.policy.retain(|key| !which(key));
+        for key in keys {
+            match self.extents.remove(&key).expect("just seen") {
+                Extent::Ready { buf, ahead } => {
+                    self.ahead_bytes -= if ahead.is_some() { buf.len() } else { 0 };
+                    match Rc::try_unwrap(buf) {
+                        Ok(buf) => self.partition.free(buf),
+                        Err(shared) => self.orphans.push(shared),
+                    }
+                }
+                Extent::Reading { waiters, .. } => {
+                    let read = self.reads.values_mut().find(|read| read.key == key && !read.forgotten);
+                    read.expect("a read under way has its tag").forgotten = true;
+                    self.hungry.extend(waiters);
+                }
+            }
+        }
+    }
+
+    /// The connections to wake now that memory may be had: some in turn, or all when no read is left to wake them later.
+    pub fn take_hungry(&mut self) -> impl Iterator<Item = SocketKey> + use<> {
+        let count = if self.reads.is_empty() { self.hungry.len() } else { WAKE.min(self.hungry.len()) };
+        self.hungry.drain(..count).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The numbers so far.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats { resident: self.policy.weight(), ..self.stats }
+    }
+}
+
+/// The extents that hold `block`: one or two, since no block is longer than an extent.
+pub(crate) fn extents_of(torrent: TorrentKey, block: Block) -> impl Iterator<Item = ExtentKey> {
+    (block.begin / EXTENT..=(block.begin + block.len - 1) / EXTENT).map(move |nth| ExtentKey {
+        torrent,
+        piece: block.piece,
+        nth,
+    })
+}
+
+/// First byte within the piece, and length.
+pub(crate) fn range_of(geometry: &Geometry, key: ExtentKey) -> (u32, u32) {
+    let begin = key.nth * EXTENT;
+    (begin, EXTENT.min(geometry.piece_size(key.piece) - begin))
+}
+
+/// Extents to a piece.
+pub(crate) fn per_piece(geometry: &Geometry) -> u32 {
+    geometry.piece_len().div_ceil(EXTENT)
+}
+
+#[cfg(test)]
+mod tests;

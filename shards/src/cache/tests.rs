@@ -1,0 +1,155 @@
+//! The cache without a shard: sockets are made up, reads are ended by the test.
+
+use super::*;
+
+const LEN: u32 = 65_536;
+
+fn key(nth: u32) -> ExtentKey {
+    ExtentKey { torrent: TorrentKey(0), piece: PieceIndex(0), nth }
+}
+
+fn socket(number: u32) -> SocketKey {
+    SocketKey::for_test(number)
+}
+
+/// A cache that holds four extents of `LEN` bytes.
+fn cache() -> ReadCache {
+    ReadCache::new(4 * LEN as usize).unwrap()
+}
+
+fn begin(cache: &mut ReadCache, nth: u32, why: Why) -> Option<(u64, PieceBuf)> {
+    cache.begin_read(key(nth), (LEN, 0), why, &mut Vec::new())
+}
+
+fn read(cache: &mut ReadCache, nth: u32) {
+    let (tag, buf) = begin(cache, nth, Why::Asked).expect("there is memory");
+    cache.end_read(tag, buf, true).expect("it was wanted");
+}
+
+fn hold(cache: &ReadCache, nth: u32) -> Rc<PieceBuf> {
+    let Found::Ready(buf) = cache.find(key(nth)) else { panic!("{nth} is not there") };
+    buf
+}
+
+#[test]
+fn blocks_and_extents_line_up() {
+    let torrent = TorrentKey(1);
+    let block = |begin, len| Block { piece: PieceIndex(3), begin, len };
+    let nths = |block| extents_of(torrent, block).map(|key| key.nth).collect::<Vec<_>>();
+    assert_eq!(nths(block(0, 16384)), [0]);
+    assert_eq!(nths(block(EXTENT - 16384, 16384)), [0]);
+    assert_eq!(nths(block(EXTENT - 1, 2)), [0, 1]);
+    let geometry = Geometry::new(4 * 300_000, 300_000).unwrap();
+    let last = ExtentKey { torrent, piece: PieceIndex(3), nth: 1 };
+    assert_eq!(range_of(&geometry, last), (EXTENT, 300_000 - EXTENT));
+    assert_eq!(per_piece(&geometry), 2);
+}
+
+#[test]
+fn what_is_being_sent_stays() {
+    let mut cache = cache();
+    (0..4).for_each(|nth| read(&mut cache, nth));
+    let held: Vec<_> = (0..4).map(|nth| hold(&cache, nth)).collect();
+    assert!(begin(&mut cache, 4, Why::Asked).is_none());
+    drop(held);
+    read(&mut cache, 4);
+    assert!(!cache.contains(key(0)), "the oldest went");
+    assert_eq!(cache.stats().evictions, 1);
+    assert_eq!(cache.stats().resident, 4 * u64::from(LEN));
+}
+
+#[test]
+fn one_read_serves_and_wakes_all_who_wait_for_it_and_nobody_else() {
+    let mut cache = cache();
+    let (tag, buf) = begin(&mut cache, 0, Why::Asked).unwrap();
+    let (other, other_buf) = begin(&mut cache, 1, Why::Asked).unwrap();
+    (0..50).for_each(|number| cache.wait_for(key(0), socket(number)));
+    cache.wait_for(key(0), socket(7));
+    cache.wait_for(key(1), socket(99));
+    assert!(matches!(cache.find(key(0)), Found::Reading));
+    let (_, woken) = cache.end_read(tag, buf, true).unwrap();
+    assert_eq!(woken, (0..50).map(socket).collect::<Vec<_>>());
+    assert_eq!(cache.end_read(other, other_buf, false).unwrap().1, [socket(99)], "also when it fails");
+    assert_eq!((cache.stats().reads, cache.contains(key(1))), (2, false));
+}
+
+#[test]
+fn those_without_memory_are_woken_in_turn_and_never_forgotten() {
+    let mut cache = cache();
+    let reads: Vec<_> = (0..4).map(|nth| begin(&mut cache, nth, Why::Asked).unwrap()).collect();
+    (0..20).for_each(|number| cache.wait_for_memory(socket(number)));
+    let mut left = 20;
+    for (tag, buf) in reads {
+        cache.end_read(tag, buf, true).unwrap();
+        let expected = if cache.reads() > 0 { WAKE } else { left };
+        let woken = cache.take_hungry().count();
+        assert_eq!(woken, expected);
+        left -= woken;
+    }
+    assert_eq!(left, 0, "the last read wakes the rest: nothing else would");
+}
+
+#[test]
+fn suspicions_are_bounded_and_their_outcome_is_counted() {
+    let mut cache = cache();
+    let (tag, buf) = begin(&mut cache, 0, Why::Ahead(socket(1))).unwrap();
+    assert!(!cache.may_read_ahead(LEN), "a quarter of the memory");
+    cache.end_read(tag, buf, true).unwrap();
+    assert!(!cache.may_read_ahead(LEN), "as long as nobody used it");
+    cache.used(key(0));
+    assert!(cache.may_read_ahead(LEN));
+    // Asked for while it is read: used. Never asked for: in vain, and its reader hears of it.
+    let (tag, buf) = begin(&mut cache, 1, Why::Ahead(socket(1))).unwrap();
+    cache.wait_for(key(1), socket(2));
+    cache.end_read(tag, buf, true).unwrap();
+    let (tag, buf) = begin(&mut cache, 2, Why::Ahead(socket(3))).unwrap();
+    cache.end_read(tag, buf, true).unwrap();
+    let mut in_vain = Vec::new();
+    for nth in 10..14 {
+        let (tag, buf) = cache.begin_read(key(nth), (LEN, 0), Why::Asked, &mut in_vain).unwrap();
+        cache.end_read(tag, buf, true).unwrap();
+    }
+    assert_eq!(in_vain, [socket(3)]);
+    let stats = cache.stats();
+    assert_eq!((stats.ahead_reads, stats.ahead_used, stats.ahead_wasted), (3, 2, 1));
+    let (tag, buf) = begin(&mut cache, 20, Why::Ahead(socket(1))).unwrap();
+    cache.end_read(tag, buf, false).unwrap();
+    assert!(cache.may_read_ahead(LEN), "a failed read holds nothing");
+}
+
+#[test]
+fn a_lost_piece_is_forgotten_in_every_stage() {
+    let mut cache = cache();
+    read(&mut cache, 0);
+    read(&mut cache, 1);
+    let sending = hold(&cache, 1);
+    let (tag, buf) = begin(&mut cache, 2, Why::Ahead(socket(1))).unwrap();
+    cache.wait_for(key(2), socket(5));
+    cache.forget_piece(TorrentKey(0), PieceIndex(0));
+    assert!((0..3).all(|nth| !cache.contains(key(nth))), "none of it is served again");
+    assert_eq!(cache.take_hungry().collect::<Vec<_>>(), [socket(5)]);
+    assert!(cache.end_read(tag, buf, true).is_none(), "its old bytes are thrown away");
+    assert!(cache.may_read_ahead(LEN));
+    // All memory comes back, that of the extent in a batch when the batch is gone.
+    (10..13).for_each(|nth| read(&mut cache, nth));
+    let held: Vec<_> = (10..13).map(|nth| hold(&cache, nth)).collect();
+    assert!(begin(&mut cache, 13, Why::Asked).is_none());
+    drop(sending);
+    read(&mut cache, 13);
+    drop(held);
+}
+
+#[test]
+fn what_was_just_written_is_there_as_if_it_had_been_read() {
+    let mut cache = cache();
+    let admit = |cache: &mut ReadCache, nth| cache.admit(key(nth), 0, &[7; LEN as usize], &mut Vec::new());
+    assert!(admit(&mut cache, 0));
+    assert_eq!(hold(&cache, 0).as_slice()[..3], [7; 3]);
+    (1..4).for_each(|nth| read(&mut cache, nth));
+    assert!(admit(&mut cache, 2), "there already");
+    assert_eq!((cache.stats().admitted, cache.stats().evictions), (1, 0));
+    assert!(admit(&mut cache, 4) && !cache.contains(key(0)), "the oldest went");
+    let held: Vec<_> = (1..5).map(|nth| hold(&cache, nth)).collect();
+    assert!(!admit(&mut cache, 5), "what is being sent stays");
+    drop(held);
+}
