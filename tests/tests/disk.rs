@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ccbt_tests::PATIENCE;

@@ -106,11 +106,6 @@ impl ReadCache {
         })
     }
 
-    /// The mapping behind the cache.
-    pub fn region(&self) -> &std::sync::Arc<Region> {
-        self.partition.region()
-    }
-
     /// Bytes of memory.
     pub fn capacity(&self) -> usize {
         self.partition.capacity()
