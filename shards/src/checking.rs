@@ -130,7 +130,7 @@ impl Shard {
         if !check.is_done() {
             return;
         }
-        let (good, looked) = (std::mem::replace(&mut check.good, Bitfield::empty(0)), check.looked);
+        let (good, looked) = (check.good.clone(), check.looked);
         let (key, count, total) = (home.key, good.count(), good.len());
         self.leave_line(index);
         if looked > 0 {
