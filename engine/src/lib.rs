@@ -44,6 +44,6 @@ pub use ccbt_shards::messages::{
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_storage::messages::Preallocate;
 pub use session::{
-    AddError, AddOptions, EventStream, Events, GoneError, LoadError, Received, ServiceError, Session,
-    SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
+    AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, ServiceError,
+    Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
 };

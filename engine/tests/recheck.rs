@@ -109,6 +109,9 @@ fn damage_is_found_on_demand_and_mended_from_a_peer() {
     wait_state(&torrent, State::Downloading);
     ours.add_peers(&torrent, vec![([127, 0, 0, 1], seed.port()).into()]);
     wait_for(&events, &TorrentEvent::Finished);
+    let caches = seed.caches();
+    seed.shutdown(PATIENCE).expect("in time");
+    assert_eq!(caches.stats().iter().map(|stats| stats.read_bytes).sum::<u64>(), u64::from(PIECE) + 5);
     assert!(fs::read(bad.folder.path().join("file")).expect("there") == bad.bytes);
     let snapshot = torrent.snapshot().expect("it runs");
     assert!(snapshot.have.is_full() && snapshot.durable.is_full());

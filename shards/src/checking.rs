@@ -13,7 +13,7 @@ use std::ops::Range;
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_storage::arena::PieceBuf;
-use ccbt_storage::error::StorageError;
+use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::messages::{HashJob, HashVerdict, OpenReport, StorageCmd};
 
 use self::plan::Plan;
@@ -55,6 +55,8 @@ pub(crate) struct Check {
     pub looked: u32,
     /// Pieces to look at in all.
     pub total: u32,
+    /// Descriptors or kernel memory ran out: on at the next tick.
+    pub paused: bool,
     /// The rotating device, and whether it is our turn there.
     line: Option<(u64, bool)>,
 }
@@ -73,6 +75,7 @@ impl Check {
             looked_at: settled,
             looked: 0,
             total,
+            paused: false,
             line: device.map(|device| (device, false)),
         }
     }
@@ -130,7 +133,7 @@ impl Shard {
         if !check.is_done() {
             return;
         }
-        let (good, looked) = (std::mem::replace(&mut check.good, Bitfield::empty(0)), check.looked);
+        let (good, looked) = (check.good.clone(), check.looked);
         let (key, count, total) = (home.key, good.count(), good.len());
         self.leave_line(index);
         if looked > 0 {
@@ -201,7 +204,10 @@ impl Shard {
             Ok(()) => self.hash_run(index, first, buf),
             Err(error) => {
                 check.bytes -= buf.len();
-                if count > 1 {
+                if error.kind() == ErrorKind::Exhausted {
+                    check.paused = true;
+                    check.singly.extend((first..first + count).rev());
+                } else if count > 1 {
                     // One bad sector does not take its neighbours with it.
                     check.singly.extend((first..first + count).rev());
                 } else {
@@ -277,6 +283,13 @@ impl Shard {
         self.touch(index);
     }
 
+    /// The machine may have descriptors and memory again. Once a second.
+    pub(crate) fn unpause_check(&mut self, index: usize) {
+        if let Phase::Checking(check) = &mut self.homes[index].phase {
+            check.paused = false;
+        }
+    }
+
     // ---- rotating devices
 
     /// Whether the check may read now. Stands in line for a rotating device.
@@ -286,7 +299,7 @@ impl Shard {
         if let Some((device, granted @ false)) = &mut check.line {
             *granted = self.lines.join(*device, place);
         }
-        check.line.is_none_or(|(_, granted)| granted)
+        !check.paused && check.line.is_none_or(|(_, granted)| granted)
     }
 
     /// The check is over or given up: the next one in the line may begin.

@@ -106,6 +106,7 @@ impl Shard {
             }
             self.retry_failed(index);
             self.sync_if_due(index);
+            self.unpause_check(index);
             self.continue_check(index);
             self.announce(index);
             self.dial(index);

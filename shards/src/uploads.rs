@@ -10,7 +10,7 @@ use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::wire::message::piece_header;
 use ccbt_storage::arena::PieceBuf;
-use ccbt_storage::error::StorageError;
+use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::messages::StorageCmd;
 
 use crate::cache::{EXTENT, ExtentKey, Found, Why, extents_of, per_piece, range_of};
@@ -213,12 +213,25 @@ impl Shard {
         if let Some((key, waiters)) = self.cache.end_read(tag, buf, result.is_ok()) {
             match &result {
                 Ok(()) => self.homes[index].reads.good(),
+                // The data is there, but descriptors or kernel memory are not: again in a while, or the machine would
+                // be asked all the time.
+                Err(error) if error.kind() == ErrorKind::Exhausted => return self.wait_for_machine(waiters),
                 Err(error) => self.read_failed(index, key.piece, error),
             }
             waiters.into_iter().for_each(|socket| self.queue(socket));
         }
         self.touch(index);
         self.wake_hungry();
+    }
+
+    /// Lets connections look again at the next tick, or when another read ends.
+    fn wait_for_machine(&mut self, waiters: Vec<SocketKey>) {
+        for socket in waiters {
+            let Some(conn) = self.conn(socket) else { continue };
+            if !std::mem::replace(&mut conn.hungry, true) {
+                self.cache.wait_for_memory(socket);
+            }
+        }
     }
 
     /// Lets connections look again that found no memory: something let go of some.

@@ -119,7 +119,9 @@ fn a_seed_does_not_offer_a_damaged_piece_and_serves_the_rest() {
     ours.assert_alive();
     ours.stop();
     let cache = ours.events("stopped").pop().expect("the last event")["cache"].clone();
-    assert_eq!(cache["read_bytes"].as_u64(), Some(19 * piece as u64), "each piece was read once: {cache}");
+    let read = cache["read_bytes"].as_u64().expect("a number of bytes");
+    // The last piece of 5 bytes may have been foreseen.
+    assert!((19 * piece..=19 * piece + 5).contains(&(read as usize)), "each piece was read once: {cache}");
 }
 
 #[test]

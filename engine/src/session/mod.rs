@@ -123,9 +123,9 @@ impl Session {
         self.torrents().iter().filter_map(TorrentHandle::status).collect()
     }
 
-    /// How the read cache of each shard does, as told a moment ago.
-    pub fn cache_stats(&self) -> Vec<CacheStats> {
-        self.registry.caches()
+    /// How reading for others does.
+    pub fn caches(&self) -> CacheHandle {
+        CacheHandle { registry: Arc::clone(&self.registry) }
     }
 
     /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents
@@ -156,6 +156,19 @@ impl Session {
         }
         service.join();
         Ok(())
+    }
+}
+
+/// The read caches of a session. Outlives the session, then as a record of the last numbers.
+#[derive(Clone, Debug)]
+pub struct CacheHandle {
+    registry: Arc<Registry>,
+}
+
+impl CacheHandle {
+    /// Of each shard, in their order, as told a moment ago.
+    pub fn stats(&self) -> Vec<CacheStats> {
+        self.registry.caches()
     }
 }
 

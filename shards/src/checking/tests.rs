@@ -217,3 +217,25 @@ fn a_state_given_back_in_the_middle_of_a_check_is_gone_on_from() {
     assert_eq!((snapshot.have.count(), snapshot.looked.count(), snapshot.durable.count()), (29, 30, 0));
     rig.wait(&Event::Checked { good: 99, total: 100 });
 }
+
+#[test]
+fn what_could_not_be_read_for_want_of_descriptors_is_read_again() {
+    let mut rig = Rig::finished();
+    let report = OpenReport { files: rig.shard.homes[0].files.clone(), ..OpenReport::default() };
+    rig.shard.homes[0].torrent = None;
+    rig.shard.homes[0].phase =
+        Phase::Checking(Check::new(plan::plan(&rig.shard.homes[0].meta, &report, None), None));
+    // As after a read of all four pieces that failed.
+    let Phase::Checking(check) = &mut rig.shard.homes[0].phase else { unreachable!() };
+    let run = check.next(4).unwrap();
+    assert_eq!(run, 0..4);
+    let mut buf = rig.shard.partition.alloc(50_000, 0).unwrap();
+    buf.set_len(50_000);
+    (check.reads, check.bytes) = (1, 50_000);
+    rig.shard.pieces += 4;
+    rig.shard.homes[0].busy += 1;
+    let emfile = StorageError::from_errno(ccbt_storage::error::Op::Read, "f0".as_ref(), 24);
+    rig.shard.on_check_read(0, 0, buf, Err(emfile));
+    assert!(self::check(&rig).paused && self::check(&rig).looked == 0, "nothing is taken for missing");
+    rig.wait(&Event::Checked { good: 4, total: 4 });
+}

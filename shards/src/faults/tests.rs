@@ -208,3 +208,18 @@ fn pieces_that_a_disk_does_not_take_leave_memory_to_others() {
     assert_eq!(torrent.picker().state(PieceIndex(5)), PieceState::Missing, "it is fetched again");
     assert_eq!(rig.shard.pieces, 2);
 }
+
+#[test]
+fn want_of_descriptors_costs_no_piece() {
+    let mut rig = Rig::finished();
+    let key = crate::cache::ExtentKey { torrent: KEY, piece: PieceIndex(1), nth: 0 };
+    let (tag, buf) = rig
+        .shard
+        .cache
+        .begin_read(key, (PIECE as u32, 0), crate::cache::Why::Asked, &mut Vec::new())
+        .unwrap();
+    rig.shard.homes[0].busy += 1;
+    rig.shard.on_upload_read(0, tag, buf, Err(error(Op::Read, 24)));
+    assert_eq!((rig.have().len(), rig.shard.homes[0].busy), (4, 0));
+    assert_eq!(rig.events(), []);
+}

@@ -87,7 +87,7 @@ fn run_session(
     if let Err(failure @ (Failure::EngineLost | Failure::NothingToSeed)) = &end {
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
-    let cache = session.cache_stats().into_iter().fold(CacheStats::default(), CacheStats::add);
+    let caches = session.caches();
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {
         console.line(&Line::Progress(Progress::from(&*status)));
@@ -95,6 +95,7 @@ fn run_session(
         console.words(&course.summary(&status, Instant::now()));
     }
     if stopped.is_ok() {
+        let cache = caches.stats().into_iter().fold(CacheStats::default(), CacheStats::add);
         console.line(&Line::Stopped { cache: cache.into() });
     }
     end.and(stopped.map_err(Failure::from))
