@@ -19,9 +19,11 @@ use crate::process::Process;
 
 /// What libtorrent does.
 const SCRIPT: &str = include_str!("libtorrent.py");
-/// Pause between looks at a process: the error of a measured time.
-const PAUSE: Duration = Duration::from_millis(1);
-/// Every how many looks its memory is read.
+/// Pause between looks at a process's memory, of which the kernel keeps the peak.
+const MEMORY_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between looks at a daemon: the error of its measured time.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Every how many of these its memory is read.
 const MEMORY_EVERY: u32 = 10;
 
 /// A program of the comparison.
@@ -154,7 +156,7 @@ fn whole(job: &Job<'_>, command: &mut Command) -> Result<Measured, BenchError> {
 
 /// Waits for a good end: wall and CPU seconds.
 fn wait(job: &Job<'_>, process: &mut Process, started: Instant) -> Result<(f64, f64), BenchError> {
-    for look in 0u32.. {
+    loop {
         if let Some(exit) = process.try_wait() {
             let seconds = started.elapsed().as_secs_f64();
             if exit.status.success() {
@@ -163,13 +165,10 @@ fn wait(job: &Job<'_>, process: &mut Process, started: Instant) -> Result<(f64, 
             let text = format!("it failed ({}){}", exit.status, process.log_tail());
             return Err(BenchError::Client(text));
         }
-        if look.is_multiple_of(MEMORY_EVERY) {
-            process.sample_memory();
-        }
+        process.sample_memory();
         check(job, process)?;
-        std::thread::sleep(PAUSE);
+        process.sleep_while_running(MEMORY_PAUSE);
     }
-    unreachable!("2^32 looks take longer than any deadline")
 }
 
 /// Fails when it takes too long or somebody wants to stop.

@@ -177,8 +177,10 @@ pub enum HashError {
         /// The file.
         path: PathBuf,
     },
-    /// No memory or no thread.
-    #[error("cannot start hashing: {0}; use fewer threads or raise the limits (`ulimit -u`, `ulimit -v`)")]
+    /// No memory, no thread or no descriptor.
+    #[error(
+        "cannot start hashing: {0}; use fewer threads or raise the limits (`ulimit -n`, `ulimit -u`, `ulimit -v`)"
+    )]
     Resources(#[source] io::Error),
 }
 
@@ -187,5 +189,9 @@ pub(crate) fn shown(path: &Path) -> String {
     escape_for_terminal(&path.to_string_lossy()).into_owned()
 }
 
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use ccbt_protocol::geometry::{Geometry, GeometryError};
 use ccbt_protocol::ids::PieceIndex;
 
-use super::run::Batch;
+use super::run::{Batch, Tuning};
 use super::{Faults, HashError, HashOptions, Progress};
 
 /// One file of a [`HashPlan`], in torrent order.
@@ -130,6 +130,7 @@ impl HashPlan {
             progress,
             is_wanted: &|_, _| true,
             report: &report,
+            tuning: Tuning::default(),
         };
         let faults = batch.run()?.into_iter().map(|fault| (fault.file, fault.error)).collect();
         Ok(Hashes { pieces: pieces.into_inner().expect("no holder panics"), faults })

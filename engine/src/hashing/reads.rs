@@ -71,12 +71,13 @@ pub(super) struct Reads {
 
 impl Reads {
     /// `count` buffers of `len` bytes each, a multiple of the page size. Memory is taken when they are used.
-    pub(super) fn new(count: usize, len: usize) -> io::Result<Self> {
+    /// Without `has_ring`, io_uring is not even tried.
+    pub(super) fn new(count: usize, len: usize, has_ring: bool) -> io::Result<Self> {
         let mut partition = Partition::new(count * len)?;
         let buf = |_| partition.alloc(len as u32, 0).expect("the partition is as long as the buffers");
         let mut free: Vec<PieceBuf> = (0..count).map(buf).collect();
         free.reverse();
-        Ok(Self { ring: Ring::NotYet, free })
+        Ok(Self { ring: if has_ring { Ring::NotYet } else { Ring::Refused }, free })
     }
 
     /// Whether a unit can be planned now: there is a buffer, and room for as many as `reads` in flight.

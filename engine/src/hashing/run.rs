@@ -59,20 +59,35 @@ pub(super) struct Shape {
     pub is_sequential: bool,
 }
 
+/// What tests vary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tuning {
+    /// Messages hashed at once at most.
+    pub lanes: usize,
+    /// Whether reads may go through io_uring.
+    pub has_ring: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { lanes: Backend::detect().lanes().min(LANES_MAX), has_ring: true }
+    }
+}
+
 impl Shape {
-    fn parallel(chunks: u64, threads: usize) -> Self {
+    fn parallel(chunks: u64, threads: usize, lanes_max: usize) -> Self {
         // With few chunks, threads are worth more than lanes.
         let share = usize::try_from(chunks / threads as u64).unwrap_or(usize::MAX);
-        let lanes = Backend::detect().lanes().min(share).max(1);
+        let lanes = lanes_max.min(share).max(1);
         let depth = DEPTH.max(UNITS_MIN.div_ceil(lanes));
         let (unit_len, cached_len) = (UNIT_LEN, cached_len(lanes).min(UNIT_LEN));
         Self { lanes, depth, buffers: lanes * depth, unit_len, cached_len, is_sequential: false }
     }
 
     /// As many lanes as chunks fit into half of the memory: while they are hashed the next ones are read.
-    fn sequential(chunk_len: u64) -> Self {
+    fn sequential(chunk_len: u64, lanes_max: usize) -> Self {
         let fit = (SEQUENTIAL_LEN as u64 / 2 / chunk_len.max(1)) as usize;
-        let lanes = Backend::detect().lanes().min(fit).max(1);
+        let lanes = lanes_max.min(fit).max(1);
         let unit_len = SEQUENTIAL_UNIT_LEN;
         let buffers = SEQUENTIAL_LEN / unit_len;
         Self { lanes, depth: buffers, buffers, unit_len, cached_len: unit_len, is_sequential: true }
@@ -104,6 +119,7 @@ pub(super) struct Batch<'a> {
     pub is_wanted: &'a (dyn Fn(usize, u32) -> bool + Sync),
     /// Called once for each wanted piece, by any thread, in any order.
     pub report: Report<'a>,
+    pub tuning: Tuning,
 }
 
 impl Batch<'_> {
@@ -175,8 +191,11 @@ impl Batch<'_> {
             true => 1,
             false => self.options.thread_count().min(usize::try_from(chunks).unwrap_or(THREADS_MAX)),
         };
-        let shape =
-            if is_sequential { Shape::sequential(chunk_len) } else { Shape::parallel(chunks, threads) };
+        let lanes = self.tuning.lanes;
+        let shape = match is_sequential {
+            true => Shape::sequential(chunk_len, lanes),
+            false => Shape::parallel(chunks, threads, lanes),
+        };
         Run {
             plans: self.plans,
             is_wanted: self.is_wanted,
@@ -186,6 +205,7 @@ impl Batch<'_> {
             is_idle: self.options.idle,
             progress: self.progress,
             shape,
+            has_ring: self.tuning.has_ring,
             threads,
             members: plans,
             starts,
@@ -242,6 +262,7 @@ pub(super) struct Run<'a> {
     pub is_idle: bool,
     pub progress: &'a Progress,
     pub shape: Shape,
+    pub has_ring: bool,
     threads: usize,
     /// The plans that lie on the device, and the number of each one's first chunk.
     members: Vec<usize>,
@@ -338,19 +359,21 @@ mod tests {
 
     #[test]
     fn shapes_keep_their_bounds() {
-        for threads in [1, 2, 16] {
-            for chunks in [1, 2, 5, 100, 1 << 40] {
-                let shape = Shape::parallel(chunks, threads);
-                assert!((1..=LANES_MAX).contains(&shape.lanes));
-                assert!(shape.buffers * shape.unit_len <= 12 << 20, "{shape:?}");
-                assert!(shape.buffers >= shape.lanes * shape.depth && shape.depth >= DEPTH);
-                assert!(shape.cached_len <= shape.unit_len && shape.cached_len.is_multiple_of(PAGE));
+        for lanes in 1..=LANES_MAX {
+            for threads in [1, 2, 16] {
+                for chunks in [16, 17, 100, 1 << 40] {
+                    let shape = Shape::parallel(chunks, threads, lanes);
+                    assert!((1..=lanes).contains(&shape.lanes));
+                    assert!(shape.buffers * shape.unit_len <= 12 << 20, "{shape:?}");
+                    assert!(shape.buffers >= shape.lanes * shape.depth && shape.depth >= DEPTH);
+                    assert!(shape.cached_len <= shape.unit_len && shape.cached_len.is_multiple_of(PAGE));
+                }
             }
-        }
-        for chunk_len in [CHUNK_LEN, 3 << 20, 64 << 20] {
-            let shape = Shape::sequential(chunk_len);
-            assert_eq!(shape.buffers * shape.unit_len, SEQUENTIAL_LEN);
-            assert!(shape.lanes == 1 || shape.lanes as u64 * chunk_len <= SEQUENTIAL_LEN as u64 / 2);
+            for chunk_len in [CHUNK_LEN, 3 << 20, 64 << 20] {
+                let shape = Shape::sequential(chunk_len, lanes);
+                assert_eq!(shape.buffers * shape.unit_len, SEQUENTIAL_LEN);
+                assert!(shape.lanes == 1 || shape.lanes as u64 * chunk_len <= SEQUENTIAL_LEN as u64 / 2);
+            }
         }
     }
 }

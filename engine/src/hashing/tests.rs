@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const KIB: usize = 1024;
 
 /// Bytes without a short period, different for each seed.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {
@@ -26,7 +26,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 
 /// A folder `t` with these files, beside the test program: on a disk as a rule, so that direct reads are used
 /// too.
-fn folder(files: &[(&str, usize)]) -> TempDir {
+pub(super) fn folder(files: &[(&str, usize)]) -> TempDir {
     let beside = std::env::current_exe().unwrap();
     let dir = tempfile::tempdir_in(beside.parent().unwrap()).unwrap();
     for (seed, (path, len)) in files.iter().enumerate() {
@@ -37,7 +37,7 @@ fn folder(files: &[(&str, usize)]) -> TempDir {
     dir
 }
 
-fn options(dir: &TempDir) -> CreateOptions {
+pub(super) fn options(dir: &TempDir) -> CreateOptions {
     CreateOptions::new(dir.path().join("t"))
 }
 
@@ -157,7 +157,7 @@ fn damaged(damage: impl Fn(&std::path::Path)) -> (Metainfo, VerifyReport) {
     (meta, report)
 }
 
-fn not_ok(report: &VerifyReport) -> Vec<(u32, PieceState)> {
+pub(super) fn not_ok(report: &VerifyReport) -> Vec<(u32, PieceState)> {
     let states = report.pieces.iter().enumerate().map(|(piece, state)| (piece as u32, *state));
     let not_ok: Vec<_> = states.filter(|(_, state)| *state != PieceState::Ok).collect();
     assert_eq!(not_ok.len() as u32, report.pieces.len() as u32 - report.bitfield.count());

@@ -17,7 +17,7 @@ use ccbt_protocol::metainfo::{FileEntry, Metainfo};
 
 pub use super::resume::ResumeError;
 use super::resume::Stamp;
-use super::run::{Batch, Fault};
+use super::run::{Batch, Fault, Tuning};
 use super::verdicts::{Keeper, Verdicts, now_s};
 use super::{Faults, HashError, HashOptions, HashPlan, PlanFile, Progress, shown};
 
@@ -199,6 +199,7 @@ pub fn verify_all(targets: &[Target<'_>], options: &VerifyOptions) -> Result<Vec
             };
             verdicts.set(torrent, piece, state);
         },
+        tuning: Tuning::default(),
     };
     let faults = match &keeper {
         None => batch.run(),

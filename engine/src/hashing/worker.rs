@@ -53,7 +53,7 @@ impl<'r, 'a> Worker<'r, 'a> {
             run,
             lanes: (0..shape.lanes).map(|_| Lane::default()).collect(),
             hashers: vec![Sha1::new(); shape.lanes],
-            reads: Reads::new(shape.buffers, shape.unit_len).map_err(HashError::Resources)?,
+            reads: Reads::new(shape.buffers, shape.unit_len, run.has_ring).map_err(HashError::Resources)?,
             turn: 0,
             is_planned: false,
         })
