@@ -59,7 +59,7 @@ impl Segment {
 
 enum Ring {
     NotYet,
-    Made(DiskRing),
+    Made(Box<DiskRing>),
     Refused,
 }
 
@@ -99,7 +99,7 @@ impl Reads {
     pub(super) fn can_fly(&mut self) -> bool {
         if matches!(self.ring, Ring::NotYet) {
             self.ring = match Doorbell::new().and_then(DiskRing::new) {
-                Ok(ring) => Ring::Made(ring),
+                Ok(ring) => Ring::Made(Box::new(ring)),
                 Err(error) => {
                     tracing::debug!(%error, "no io_uring: files are read on the hash threads");
                     Ring::Refused

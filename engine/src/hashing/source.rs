@@ -155,7 +155,7 @@ impl Source {
     }
 
     fn read_now_from(&mut self, open: &Open, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        if self.memory == Some(open.stat.st_dev as u64) {
+        if self.memory == Some(open.stat.st_dev) {
             return pread(&open.fd, buf, offset);
         }
         loop {
@@ -174,7 +174,7 @@ impl Source {
         let is_memory =
             rustix::fs::fstatfs(&*open.fd).is_ok_and(|stat| MEMORY_MAGICS.contains(&(stat.f_type as u64)));
         if is_memory {
-            self.memory = Some(open.stat.st_dev as u64);
+            self.memory = Some(open.stat.st_dev);
         }
         is_memory
     }
