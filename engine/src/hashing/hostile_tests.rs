@@ -290,7 +290,7 @@ fn a_file_that_may_not_be_read_is_a_fault() {
     let dir = TempDir::new_in(beside()).unwrap();
     let path = dir.path().join("secret");
     fs::write(&path, noise(40_000, 1)).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&path).is_ok() {
         eprintln!("skipped: this user may read everything");
         return;
