@@ -32,9 +32,9 @@ const UNIT_LEN: usize = 256 * 1024;
 const DEPTH: usize = 3;
 /// Units of a worker at least, however few its lanes: what keeps a device busy.
 const UNITS_MIN: usize = 16;
-/// What the lanes of a worker read from the page cache together before they hash it, in bytes: half of a
-/// usual second-level cache.
-const CACHED_LEN: usize = 512 * 1024;
+/// What the lanes of a worker read from the page cache together before they hash it, in bytes: what a usual
+/// second-level cache holds. Measured with sixteen lanes on Zen 5: half of it costs 4 % in system calls.
+const CACHED_LEN: usize = 1024 * 1024;
 /// Longest read of a rotating device, in bytes.
 const SEQUENTIAL_UNIT_LEN: usize = 1 << 20;
 /// Buffers for a rotating device, in bytes.
