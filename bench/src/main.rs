@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
-use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::hashing::{self, HashingArgs, Task};
+use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use ccbt_storage::arena::{Partition, PieceBuf};
 use ccbt_storage::doorbell::Doorbell;
 use ccbt_storage::ring::{BufKey, Direction, DiskRing, Done, Range};
+use ccbt_storage::schedule::Mode;
 
 /// Reads in flight at most, of one worker: what bounds its open files.
 const FLIGHT_MAX: usize = 128;
@@ -122,7 +123,8 @@ impl Reads {
         for (nth, segment) in segments.iter().enumerate() {
             let range = Range { buf: key, at: segment.place - segment.before, len: segment.whole };
             let offset = segment.offset - u64::from(segment.before);
-            ring.transfer(Direction::Read, &segment.fd, offset, std::iter::once(range), token(nth));
+            let how = (Direction::Read, Mode::Plain);
+            ring.transfer(how, &segment.fd, offset, std::iter::once(range), token(nth));
         }
         key
     }
