@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the clients that ccbt-bench compares with: aria2 and transmission from the distribution, libtorrent's Python
-# binding into .cache/venv. Does nothing, quickly, where they are there already. Prints their versions.
+# Installs the programs that ccbt-bench compares with: aria2, transmission, mktorrent and fio from the distribution,
+# libtorrent's Python binding into .cache/venv. Does nothing, quickly, where they are there already. Prints their versions.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -22,7 +22,10 @@ apt_update() {
 packages=()
 command -v aria2c >/dev/null || packages+=(aria2)
 command -v transmission-daemon >/dev/null || packages+=(transmission-daemon)
-command -v transmission-cli >/dev/null || packages+=(transmission-cli)
+# With transmission-create.
+command -v transmission-create >/dev/null || packages+=(transmission-cli)
+command -v mktorrent >/dev/null || packages+=(mktorrent)
+command -v fio >/dev/null || packages+=(fio)
 if ! "$venv/bin/python" -c 'import libtorrent' 2>/dev/null; then
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 fi

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
+use ccbt_bench::hashing::{self, HashingArgs, Task};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
@@ -27,6 +29,12 @@ enum Command {
     /// One measurement of `storage`
     #[command(hide = true)]
     StorageChild(ChildArgs),
+    /// Check a complete file with each installed program; print MB/s, CPU seconds per GiB, memory and ratios
+    Verify(HashingArgs),
+    /// Make a torrent with each installed program; print the same
+    Create(HashingArgs),
+    /// Show what changed between two result files; exit code 1 when something got worse
+    Compare(CompareArgs),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +43,9 @@ fn main() -> ExitCode {
         Command::Hash(args) => hash::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
+        Command::Verify(args) => hashing::run(Task::Verify, &args),
+        Command::Create(args) => hashing::run(Task::Create, &args),
+        Command::Compare(args) => compare::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -95,6 +95,22 @@ impl Process {
         self.exit
     }
 
+    /// Sleeps until it ends, at most for `most`. Unlike looking every now and then, this takes no CPU time
+    /// from the process that is measured.
+    pub fn sleep_while_running(&self, most: Duration) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use rustix::process::{PidfdFlags, pidfd_open};
+        let timeout = Timespec::try_from(most).unwrap_or_default();
+        // Not reaped yet unless `exit` is set, so the number is still its own.
+        match pidfd_open(self.pid, PidfdFlags::empty()) {
+            Ok(pidfd) if self.exit.is_none() => {
+                // A signal only makes the sleep shorter.
+                let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+            }
+            _ => std::thread::sleep(most.min(Duration::from_millis(2))),
+        }
+    }
+
     /// CPU time so far.
     pub fn cpu_now(&self) -> Cpu {
         let parse = |text: String| parse_stat(&text, rustix::param::clock_ticks_per_second());
@@ -209,6 +225,7 @@ mod tests {
             if let Some(exit) = process.try_wait() {
                 break exit;
             }
+            process.sleep_while_running(Duration::from_secs(100));
         };
         assert_eq!(exit.status.code(), Some(3));
         assert!(process.log_tail().contains("one") && process.log_tail().contains("two"));
@@ -233,7 +250,9 @@ mod tests {
         let mut command = Command::new("sleep");
         command.arg("1000");
         let mut process = Process::spawn(&mut command, &dir.path().join("log")).expect("sleep exists");
+        process.sleep_while_running(Duration::from_millis(1));
         let exit = process.terminate().expect("ends");
+        process.sleep_while_running(Duration::from_secs(100));
         assert!(!exit.status.success());
         assert!(process.terminate().is_ok(), "a second call is harmless");
     }

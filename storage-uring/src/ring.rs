@@ -25,6 +25,8 @@
 //! 0.013): nothing is looked up, the bytes are copied.
 #![allow(unsafe_code)]
 
+pub mod priority;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -27,6 +27,11 @@ impl Libtorrent {
         });
         Self { python: venv.unwrap_or_else(|| "python3".into()) }
     }
+
+    /// The interpreter.
+    pub(super) fn python(&self) -> &Path {
+        &self.python
+    }
 }
 
 impl Client for Libtorrent {

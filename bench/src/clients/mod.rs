@@ -142,6 +142,23 @@ pub fn all(ccbt: &Path) -> Vec<Box<dyn Client>> {
     ]
 }
 
+/// The interpreter that has libtorrent, if one has.
+pub(crate) fn python() -> PathBuf {
+    libtorrent::Libtorrent::find().python().to_owned()
+}
+
+/// Starts transmission on a torrent whose data lies in `folder`: it checks it at once, and is done when it
+/// has. Its configuration goes to `scratch`.
+pub(crate) fn check_with_transmission(
+    torrent: &Path,
+    folder: &Path,
+    scratch: &Path,
+) -> Result<Running, BenchError> {
+    let port = crate::generator::net::free_port().map_err(BenchError::socket("find a free port"))?;
+    let direction = Direction::Download;
+    transmission::Transmission.start(&Job { direction, torrent, scratch, output: folder, port, peers: &[] })
+}
+
 /// First line that `program args` prints, or `None` if it cannot be run or fails.
 fn first_line(program: &Path, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;

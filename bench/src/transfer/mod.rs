@@ -177,14 +177,20 @@ fn run_all(runner: &Runner<'_>, clients: &Chosen) -> Vec<RunResult> {
 }
 
 /// A folder of our own that is removed with everything in it.
-struct WorkDir(PathBuf);
+pub(crate) struct WorkDir(PathBuf);
 
 impl WorkDir {
-    fn create(parent: &Path) -> Result<Self, BenchError> {
+    /// Makes it below `parent`.
+    pub(crate) fn create(parent: &Path) -> Result<Self, BenchError> {
         let path = parent.join(format!("ccbt-bench-{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(BenchError::file("create", &path))?;
         // Clients get absolute paths: some change their working directory.
         Ok(Self(path.canonicalize().map_err(BenchError::file("resolve", &path))?))
+    }
+
+    /// Its absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

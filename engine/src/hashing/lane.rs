@@ -1,145 +1,182 @@
-//! One of the messages that a worker hashes at once: a run of pieces, read ahead of the hash.
+//! One of the messages that a worker hashes at once, and the queue of what was read ahead for it.
 //!
-//! Owner: a worker of [`super::HashPlan::run`]. Invariant: `at` is the torrent offset of the first byte that
-//! is not hashed yet, and the unread part of the buffer (or of the zeroes) starts there and stays within the
-//! lane's chunk.
+//! Owner: a [`Worker`](super::worker). Invariant: units follow each other in the order of the torrent, gaps
+//! between them begin and end with a piece, and `at` is the first byte of the front unit that is not hashed
+//! yet. A piece with a byte that could not be read is reported without a hash as soon as that is known, and
+//! what else was read of it is dropped.
 
-use std::io;
+use std::collections::VecDeque;
 use std::ops::Range;
 
-use ccbt_protocol::ids::PieceIndex;
-use ccbt_storage::arena::{PAGE, Partition, PieceBuf};
+use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::hash::Sha1;
+use ccbt_storage::ring::BufKey;
 
-use super::reader::Reader;
-use super::{CHUNK_LEN, Faults, HashError, HashPlan, Part, Run};
+use super::planner::Cursor;
+use super::reads::{Reads, Segment};
+use super::run::Run;
+use super::source::Source;
 
-/// What padding is hashed from.
+/// What padding and holes are hashed from: as long as the longest step.
 static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// See the module.
-pub(super) struct Lane<'a> {
-    reader: Reader<'a>,
-    buf: PieceBuf,
-    /// Bytes of `buf` that are not hashed yet.
-    data: Range<usize>,
-    /// Bytes of padding that are not hashed yet; then `data` is empty.
-    zeroes: u64,
-    at: u64,
-    chunk_end: u64,
-    /// First byte after the piece that holds `at`.
-    piece_end: u64,
+/// A run of a torrent's bytes that was planned as one.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub plan: usize,
+    /// Torrent offsets.
+    pub range: Range<u64>,
+    pub body: Body,
+    /// Torrent offsets that could not be read; mostly none.
+    pub faults: Vec<Range<u64>>,
 }
 
-impl<'a> Lane<'a> {
-    /// A lane without work. Fails when there is no memory for its buffer.
-    pub(super) fn new(run: &Run<'a>) -> io::Result<Self> {
-        // An unaligned file offset makes an aligned read touch a page more at each end.
-        let len = CHUNK_LEN as usize + 2 * PAGE;
-        let buf = Partition::new(len)?.alloc(len as u32, 0).expect("the partition is as long as the buffer");
-        let reader = Reader::new(run.plan.files(), run.reading);
-        Ok(Self { reader, buf, data: 0..0, zeroes: 0, at: 0, chunk_end: 0, piece_end: 0 })
+/// Where a unit's bytes are.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// Nowhere: all of them are zeroes.
+    Zeroes,
+    /// On their way.
+    Flying {
+        key: BufKey,
+        segments: Vec<Segment>,
+        /// Reads that have not ended.
+        pending: usize,
+        /// Positions of segments that came short or failed.
+        troubled: Vec<usize>,
+    },
+    /// In memory, from byte `start` of the buffer on.
+    Ready { buf: PieceBuf, start: usize },
+}
+
+/// What stands at the head of a lane's queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Front<'a> {
+    /// No unit.
+    Empty,
+    /// One that is on its way.
+    Waiting,
+    /// Bytes to be hashed next, all of one piece.
+    Ready(&'a [u8]),
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Lane {
+    pub cursor: Cursor,
+    pub source: Source,
+    /// The last read went to the disk: read ahead.
+    pub is_deep: bool,
+    queue: VecDeque<Unit>,
+    /// Units that left the queue so far: names the front one.
+    passed: u64,
+    plan: usize,
+    at: u64,
+    /// First byte after the piece that holds `at`; `at` itself between pieces.
+    piece_end: u64,
+    /// The front unit is the one that holds `at`.
+    has_entered: bool,
+    /// The piece was reported without a hash.
+    is_dropping: bool,
+}
+
+impl Lane {
+    /// Units planned and not yet hashed.
+    pub(super) fn depth(&self) -> usize {
+        self.queue.len()
     }
 
-    /// Bytes to be hashed next, all of one piece; empty when there are no pieces left.
-    pub(super) fn ready(&self) -> &[u8] {
-        let left = usize::try_from(self.piece_end - self.at).expect("pieces are below 2^32 bytes");
-        if self.zeroes > 0 {
-            &ZEROES[..left.min(ZEROES.len()).min(self.zeroes.min(ZEROES.len() as u64) as usize)]
-        } else {
-            &self.buf.as_slice()[self.data.start..self.data.end.min(self.data.start + left)]
-        }
+    /// The name that the next unit will have: a number that rises by one.
+    pub(super) fn next_name(&self) -> u64 {
+        self.passed + self.queue.len() as u64
     }
 
-    /// Makes something ready unless all pieces are given out. Pieces with absent bytes are reported on the
-    /// way.
-    pub(super) fn prepare(
-        &mut self,
-        run: &Run<'a>,
-        hasher: &mut Sha1,
-        part: &mut Part,
-    ) -> Result<(), HashError> {
-        let geometry = run.plan.geometry();
-        while self.data.is_empty() && self.zeroes == 0 {
-            if self.at == self.chunk_end {
-                let Some(pieces) = run.next_pieces() else { return Ok(()) };
-                let last = PieceIndex(pieces.end - 1);
-                self.at = geometry.piece_start(PieceIndex(pieces.start));
-                self.chunk_end = geometry.piece_start(last) + u64::from(geometry.piece_size(last));
-                self.piece_end = self.at + u64::from(geometry.piece_size(PieceIndex(pieces.start)));
+    /// Queues a unit. Panics when it is empty.
+    pub(super) fn push(&mut self, unit: Unit) {
+        assert!(unit.range.start < unit.range.end, "an empty unit");
+        self.queue.push_back(unit);
+    }
+
+    /// The unit called `name`. Panics when it has left the queue: none does while a read is in flight.
+    pub(super) fn unit(&mut self, name: u64) -> &mut Unit {
+        let position = usize::try_from(name - self.passed).expect("queues are short");
+        &mut self.queue[position]
+    }
+
+    /// Passes what is hashed and what is to be dropped, until the front has bytes to be hashed or is waited
+    /// for.
+    pub(super) fn settle(&mut self, run: &Run<'_>, reads: &mut Reads, hasher: &mut Sha1) {
+        while let Some(unit) = self.queue.front() {
+            if matches!(unit.body, Body::Flying { .. }) {
+                return;
             }
-            if !self.fill(run, part)? {
-                part.pieces.push((piece_at(run.plan, self.at), None));
-                run.progress.add(self.piece_end - self.at);
-                *hasher = Sha1::new();
-                self.at = self.piece_end;
-                self.enter_piece(run.plan);
-                if run.progress.is_cancelled() {
-                    return Err(HashError::Cancelled);
+            if !self.has_entered {
+                self.enter(unit.plan, unit.range.start);
+                continue;
+            }
+            if self.at == unit.range.end {
+                let unit = self.queue.pop_front().expect("looked at above");
+                if let Body::Ready { buf, .. } = unit.body {
+                    reads.give(buf);
                 }
+                self.passed += 1;
+                self.has_entered = false;
+                continue;
             }
+            let plan = &run.plans[self.plan];
+            let piece = plan.piece_at(self.at);
+            if self.at == self.piece_end {
+                let range = plan.piece_range(piece);
+                assert_eq!(range.start, self.at, "pieces are begun at their start");
+                self.piece_end = range.end;
+                self.is_dropping = false;
+            }
+            let is_hit = |fault: &Range<u64>| fault.start < self.piece_end && self.at < fault.end;
+            if !self.is_dropping && unit.faults.iter().any(is_hit) {
+                self.is_dropping = true;
+                *hasher = Sha1::new();
+                run.report(self.plan, piece, None);
+            }
+            if !self.is_dropping {
+                return;
+            }
+            let to = self.piece_end.min(unit.range.end);
+            run.progress.add(to - self.at);
+            self.at = to;
         }
-        Ok(())
     }
 
-    /// Counts up to `len` ready bytes as hashed, and reports the piece when it is complete.
-    pub(super) fn advance(&mut self, plan: &HashPlan, len: usize, hasher: &mut Sha1, part: &mut Part) {
-        let len = self.ready().len().min(len);
-        if len == 0 {
-            return;
+    /// Goes to the unit that starts at `start`.
+    fn enter(&mut self, plan: usize, start: u64) {
+        if (self.plan, self.at) != (plan, start) {
+            assert_eq!(self.at, self.piece_end, "units of a piece follow each other");
+            (self.plan, self.at, self.piece_end) = (plan, start, start);
         }
-        if self.zeroes > 0 {
-            self.zeroes -= len as u64;
-        } else {
-            self.data.start += len;
+        self.has_entered = true;
+    }
+
+    /// After [`Self::settle`]: what is to be done with this lane.
+    pub(super) fn front(&self) -> Front<'_> {
+        let Some(unit) = self.queue.front() else { return Front::Empty };
+        let left = self.piece_end.min(unit.range.end).saturating_sub(self.at) as usize;
+        match &unit.body {
+            Body::Flying { .. } => Front::Waiting,
+            Body::Zeroes => Front::Ready(&ZEROES[..left.min(ZEROES.len())]),
+            Body::Ready { buf, start } => {
+                let from = start + (self.at - unit.range.start) as usize;
+                Front::Ready(&buf.as_slice()[from..from + left])
+            }
         }
-        let piece = piece_at(plan, self.at);
+    }
+
+    /// Counts `len` of the ready bytes as hashed, and reports the piece when it is complete.
+    pub(super) fn advance(&mut self, run: &Run<'_>, len: usize, hasher: &mut Sha1) {
+        let piece = run.plans[self.plan].piece_at(self.at);
         self.at += len as u64;
+        assert!(self.at <= self.piece_end, "bytes of one piece at a time");
         if self.at == self.piece_end {
             let digest = std::mem::take(hasher).finalize();
-            part.pieces.push((piece, Some(digest)));
-            self.enter_piece(plan);
+            run.report(self.plan, piece, Some(digest));
         }
     }
-
-    /// Sets the end of the piece that starts at `at`, if the chunk has one more.
-    fn enter_piece(&mut self, plan: &HashPlan) {
-        if self.at < self.chunk_end {
-            self.piece_end = self.chunk_end.min(self.at + u64::from(plan.geometry().piece_len()));
-        }
-    }
-
-    /// Reads on from `at`; false when the byte there is absent.
-    fn fill(&mut self, run: &Run<'a>, part: &mut Part) -> Result<bool, HashError> {
-        let (index, offset) = run.plan.locate(self.at);
-        let file = &run.plan.files()[index];
-        let left = self.chunk_end - self.at;
-        if file.pad {
-            self.zeroes = left.min(file.len - offset);
-            return Ok(true);
-        }
-        let want = left.min(file.present.saturating_sub(offset)).min(CHUNK_LEN);
-        if want == 0 {
-            return Ok(false);
-        }
-        let result = self.reader.read(index, offset, want as usize, self.buf.as_mut_slice());
-        match (result, run.faults) {
-            (Ok(got), Faults::Stop) if got.is_short => Err(HashError::Shortened { path: file.path.clone() }),
-            (Ok(got), _) => {
-                self.data = got.data;
-                Ok(!self.data.is_empty())
-            }
-            (Err(source), Faults::Stop) => Err(HashError::Read { path: file.path.clone(), source }),
-            (Err(error), Faults::Skip) => {
-                if part.faults.iter().all(|(file, _)| *file != index) {
-                    part.faults.push((index, error));
-                }
-                Ok(false)
-            }
-        }
-    }
-}
-
-fn piece_at(plan: &HashPlan, at: u64) -> u32 {
-    (at / u64::from(plan.geometry().piece_len())) as u32
 }

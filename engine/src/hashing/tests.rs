@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const KIB: usize = 1024;
 
 /// Bytes without a short period, different for each seed.
-fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {
@@ -26,7 +26,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 
 /// A folder `t` with these files, beside the test program: on a disk as a rule, so that direct reads are used
 /// too.
-fn folder(files: &[(&str, usize)]) -> TempDir {
+pub(super) fn folder(files: &[(&str, usize)]) -> TempDir {
     let beside = std::env::current_exe().unwrap();
     let dir = tempfile::tempdir_in(beside.parent().unwrap()).unwrap();
     for (seed, (path, len)) in files.iter().enumerate() {
@@ -37,7 +37,7 @@ fn folder(files: &[(&str, usize)]) -> TempDir {
     dir
 }
 
-fn options(dir: &TempDir) -> CreateOptions {
+pub(super) fn options(dir: &TempDir) -> CreateOptions {
     CreateOptions::new(dir.path().join("t"))
 }
 
@@ -87,7 +87,7 @@ fn what_is_created_verifies() {
     for piece_len in [None, Some(16 * KIB as u32), Some(1 << 18), Some(1 << 20), Some(1 << 24)] {
         for align in [false, true] {
             for (threads, reading) in [(1, Reading::Direct), (2, Reading::Buffered), (5, Reading::Auto)] {
-                let hash = HashOptions { threads, reading };
+                let hash = HashOptions { threads, reading, ..HashOptions::default() };
                 let created =
                     create_torrent(CreateOptions { piece_len, align, hash, ..options(&dir) }).unwrap();
                 assert_right(&created, &dir);
@@ -105,7 +105,7 @@ fn what_is_created_verifies() {
 fn output_is_reproducible_and_takes_every_option() {
     let dir = folder(TREE);
     let plain = create_torrent(options(&dir)).unwrap().bytes;
-    let hash = HashOptions { threads: 3, reading: Reading::Buffered };
+    let hash = HashOptions { threads: 3, reading: Reading::Buffered, ..HashOptions::default() };
     assert_eq!(create_torrent(CreateOptions { hash, ..options(&dir) }).unwrap().bytes, plain);
     let script = dir.path().join("t/z");
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -157,7 +157,7 @@ fn damaged(damage: impl Fn(&std::path::Path)) -> (Metainfo, VerifyReport) {
     (meta, report)
 }
 
-fn not_ok(report: &VerifyReport) -> Vec<(u32, PieceState)> {
+pub(super) fn not_ok(report: &VerifyReport) -> Vec<(u32, PieceState)> {
     let states = report.pieces.iter().enumerate().map(|(piece, state)| (piece as u32, *state));
     let not_ok: Vec<_> = states.filter(|(_, state)| *state != PieceState::Ok).collect();
     assert_eq!(not_ok.len() as u32, report.pieces.len() as u32 - report.bitfield.count());
@@ -327,7 +327,7 @@ fn files_that_change_meanwhile_are_an_error() {
                 file.set_modified(later).unwrap();
             });
         });
-        let hash = HashOptions { threads: 1, reading: Reading::Buffered };
+        let hash = HashOptions { threads: 1, reading: Reading::Buffered, ..HashOptions::default() };
         let error = create_torrent(CreateOptions { hash, progress: Arc::new(progress), ..options(&dir) })
             .unwrap_err();
         assert!(
@@ -379,6 +379,7 @@ fn plans_agree_with_the_obvious_way_for_any_sizes() {
         let hash = HashOptions {
             threads: 1 + round % 4,
             reading: if round % 2 == 0 { Reading::Direct } else { Reading::Auto },
+            ..HashOptions::default()
         };
         let align = round % 3 == 0;
         assert_right(

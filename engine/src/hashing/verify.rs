@@ -1,19 +1,28 @@
 //! Checks files on disk against a torrent: `ccbt-fast verify`, and re-checks without a running session.
 //!
-//! Owner: the caller's thread. Invariant: nothing is created or changed, and a piece counts as ok only when
-//! all its bytes were read and hashed in this run. Missing, short, unreadable and foreign files are findings,
-//! not errors.
+//! Owner: the caller's thread. Invariant: nothing is created or changed (but for the resume file, if one is
+//! asked for), and a piece counts as ok only when all its bytes were read and hashed in this run, or in an
+//! earlier one that left a resume file and its files have not changed since. Missing, short, unreadable and
+//! foreign files are findings, not errors.
 
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::metainfo::{FileEntry, Metainfo};
 
+pub use super::resume::ResumeError;
+use super::resume::Stamp;
+use super::run::{Batch, Fault, Tuning};
+use super::verdicts::{Keeper, Verdicts, now_s};
 use super::{Faults, HashError, HashOptions, HashPlan, PlanFile, Progress, shown};
+
+/// Time between two versions of the resume file: what is lost when the machine stops.
+const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to verify.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +31,20 @@ pub struct VerifyOptions {
     pub hash: HashOptions,
     /// How far it is, and the way to cancel it.
     pub progress: Arc<Progress>,
+    /// Where to keep what was found out, to go on from there when the run is cancelled or dies. Removed when
+    /// it ends by itself.
+    pub resume: Option<PathBuf>,
+    /// Told what the user should know: that a resume file was of no use, or cannot be written.
+    pub notify: Option<fn(&str)>,
+}
+
+/// A torrent and where its files are.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The torrent.
+    pub metainfo: &'a Metainfo,
+    /// The folder to which all its paths are relative.
+    pub root: &'a Path,
 }
 
 /// Why there is no report.
@@ -39,6 +62,14 @@ pub enum VerifyError {
         name: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// There is no place for the resume file.
+    #[error("cannot use the resume file {}: {source}", shown(path))]
+    Resume {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: ResumeError,
     },
     /// Cancelled, or no memory or threads.
     #[error(transparent)]
@@ -121,47 +152,102 @@ pub fn verify(
     root: &Path,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, VerifyError> {
-    let no_root =
-        |source| VerifyError::Root { path: root.to_owned(), name: shown(Path::new(&metainfo.name)), source };
-    std::fs::read_dir(root).map_err(no_root)?;
+    let mut reports = verify_all(&[Target { metainfo, root }], options)?;
+    Ok(reports.pop().expect("a report for each target"))
+}
 
-    let mut found: Vec<Found> = metainfo.files.iter().map(|entry| Found::look(entry, root)).collect();
-    let files = metainfo.files.iter().zip(&found).map(|(entry, found)| plan_file(entry, found)).collect();
+/// [`verify`] for several torrents at once: those on a rotating device one after the other in a single
+/// sequential stream, all others side by side. Returns a report for each, in order.
+pub fn verify_all(targets: &[Target<'_>], options: &VerifyOptions) -> Result<Vec<VerifyReport>, VerifyError> {
+    for Target { metainfo, root } in targets {
+        let no_root = |source| VerifyError::Root {
+            path: (*root).to_owned(),
+            name: shown(Path::new(&metainfo.name)),
+            source,
+        };
+        std::fs::read_dir(root).map_err(no_root)?;
+    }
+    // Before the look, so that what is written after it is never taken for older.
+    let looked = now_s();
+    let mut found: Vec<Vec<Found>> = targets.iter().map(look).collect();
+    let plans: Vec<HashPlan> =
+        targets.iter().zip(&found).map(|(target, found)| plan(target, found)).collect();
+    let verdicts = Verdicts::new(targets);
+    let keeper = match &options.resume {
+        None => None,
+        Some(path) => {
+            let stamps = found.iter().map(|found| found.iter().map(|found| found.stamp).collect()).collect();
+            let keeper = Keeper::open(path, targets, (looked, stamps), &verdicts, options.notify)
+                .map_err(|source| VerifyError::Resume { path: path.clone(), source })?;
+            options.progress.start_at(verdicts.bytes_known(targets));
+            Some(keeper)
+        }
+    };
+    let batch = Batch {
+        plans: &plans,
+        options: options.hash,
+        faults: Faults::Skip,
+        progress: &options.progress,
+        is_wanted: &|torrent, piece| verdicts.get(torrent, piece).is_none(),
+        report: &|torrent, piece, hash| {
+            let state = match hash {
+                Some(hash) if hash == targets[torrent].metainfo.piece_hash(PieceIndex(piece)) => {
+                    PieceState::Ok
+                }
+                Some(_) => PieceState::Bad,
+                None => PieceState::Missing,
+            };
+            verdicts.set(torrent, piece, state);
+        },
+        tuning: Tuning::default(),
+    };
+    let faults = match &keeper {
+        None => batch.run(),
+        Some(keeper) => keeper.watch(&verdicts, SAVE_INTERVAL, || batch.run()),
+    };
+    for Fault { plan, file, error } in faults? {
+        found[plan][file].state = match error.kind() {
+            // Deleted since it was looked at.
+            io::ErrorKind::NotFound => FoundState::Missing,
+            _ => FoundState::Unreadable(error.to_string()),
+        };
+    }
+    let reports = targets.iter().zip(found).enumerate();
+    Ok(reports.map(|(index, (target, found))| report(target.metainfo, verdicts.all(index), found)).collect())
+}
+
+fn look(target: &Target<'_>) -> Vec<Found> {
+    target.metainfo.files.iter().map(|entry| Found::look(entry, target.root)).collect()
+}
+
+fn plan(target: &Target<'_>, found: &[Found]) -> HashPlan {
+    let metainfo = target.metainfo;
+    let files = metainfo.files.iter().zip(found).map(|(entry, found)| plan_file(entry, found)).collect();
     let plan =
         HashPlan::new(files, metainfo.geometry.piece_len()).expect("a metainfo's sizes are consistent");
     assert_eq!(plan.geometry(), metainfo.geometry, "the files of a metainfo tile it");
+    plan
+}
 
-    let hashes = plan.run(options.hash, Faults::Skip, &options.progress)?;
-    for (index, fault) in hashes.faults {
-        found[index].state = match fault.kind() {
-            // Deleted since it was looked at.
-            io::ErrorKind::NotFound => FoundState::Missing,
-            _ => FoundState::Unreadable(fault.to_string()),
-        };
-    }
+fn report(metainfo: &Metainfo, pieces: Vec<PieceState>, found: Vec<Found>) -> VerifyReport {
     let mut bitfield = Bitfield::empty(metainfo.geometry.piece_count());
-    let mut pieces = Vec::with_capacity(hashes.pieces.len());
-    for (piece, hash) in metainfo.geometry.pieces().zip(hashes.pieces) {
-        let state = match hash {
-            Some(hash) if hash == metainfo.piece_hash(piece) => PieceState::Ok,
-            Some(_) => PieceState::Bad,
-            None => PieceState::Missing,
-        };
-        if state == PieceState::Ok {
+    for (piece, state) in metainfo.geometry.pieces().zip(&pieces) {
+        if *state == PieceState::Ok {
             bitfield.insert(piece);
         }
-        pieces.push(state);
     }
     let files = metainfo.files.iter().zip(found).enumerate().filter(|(_, (entry, _))| !entry.pad);
     let files =
-        files.map(|(index, (entry, found))| report(metainfo, &bitfield, index, entry, found)).collect();
-    Ok(VerifyReport { pieces, bitfield, files })
+        files.map(|(index, (entry, found))| file_report(metainfo, &bitfield, index, entry, found)).collect();
+    VerifyReport { pieces, bitfield, files }
 }
 
 /// What a look at a file's path brought.
 struct Found {
     path: PathBuf,
     state: FoundState,
+    /// How the file looked, if anything was there.
+    stamp: Option<Stamp>,
 }
 
 enum FoundState {
@@ -174,7 +260,7 @@ enum FoundState {
 impl Found {
     fn look(entry: &FileEntry, root: &Path) -> Self {
         if entry.pad {
-            return Self { path: PathBuf::new(), state: FoundState::There(entry.len) };
+            return Self { path: PathBuf::new(), state: FoundState::There(entry.len), stamp: None };
         }
         let mut path = root.to_owned();
         path.extend(&entry.path);
@@ -183,6 +269,7 @@ impl Found {
             Some(_) => metadata.is_symlink(),
             None => metadata.is_file(),
         };
+        let stamp = looked.as_ref().ok().map(Stamp::of);
         let state = match looked {
             Ok(metadata) if !is_right_kind(&metadata) => {
                 let wanted = if entry.symlink.is_some() { "symbolic link" } else { "regular file" };
@@ -196,7 +283,7 @@ impl Found {
             }
             Err(error) => FoundState::Unreadable(error.to_string()),
         };
-        Self { path, state }
+        Self { path, state, stamp }
     }
 }
 
@@ -211,7 +298,7 @@ fn plan_file(entry: &FileEntry, found: &Found) -> PlanFile {
     PlanFile { present, ..PlanFile::stored(found.path.clone(), entry.len) }
 }
 
-fn report(
+fn file_report(
     metainfo: &Metainfo,
     bitfield: &Bitfield,
     index: usize,

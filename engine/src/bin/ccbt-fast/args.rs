@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ccbt_fast::hashing::{HashOptions, Order};
 use ccbt_fast::layout::Overrides;
 use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy};
 use clap::builder::RangedU64ValueParser;
@@ -189,9 +190,8 @@ pub struct CreateArgs {
     /// Leave out symbolic links, devices, sockets and pipes instead of refusing them
     #[arg(long)]
     pub skip_special: bool,
-    /// Threads that hash [default: one per CPU]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    pub threads: u8,
+    #[command(flatten)]
+    pub hash: HashArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -204,18 +204,56 @@ pub enum DateArg {
     Seconds(i64),
 }
 
-/// Options of `verify`.
+/// How `create` and `verify` read and hash.
 #[derive(Args, Clone, Debug)]
-pub struct VerifyArgs {
-    /// Torrent file
-    #[arg(value_name = "TORRENT")]
-    pub torrent: PathBuf,
-    /// Folder that holds the torrent's file or folder
-    #[arg(short, long, value_name = "DIR", default_value = ".")]
-    pub output: PathBuf,
+pub struct HashArgs {
     /// Threads that hash [default: one per CPU]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub threads: u8,
+    /// Order of reading: one stream in rising order, or many pieces at once
+    #[arg(long, value_name = "ORDER", value_enum, default_value_t = OrderArg::Auto)]
+    pub read_order: OrderArg,
+    /// Leave CPU and disk to everything else that wants them
+    #[arg(long)]
+    pub idle: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OrderArg {
+    /// Sequential on devices that say they rotate, else parallel
+    Auto,
+    /// One stream in rising order, on one thread
+    Sequential,
+    /// Many pieces at once, on all threads
+    Parallel,
+}
+
+impl HashArgs {
+    /// For the library.
+    pub fn options(&self) -> HashOptions {
+        let order = match self.read_order {
+            OrderArg::Auto => Order::Auto,
+            OrderArg::Sequential => Order::Sequential,
+            OrderArg::Parallel => Order::Parallel,
+        };
+        HashOptions { threads: self.threads.into(), order, idle: self.idle, ..HashOptions::default() }
+    }
+}
+
+/// Options of `verify`.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Torrent files, checked at once
+    #[arg(value_name = "TORRENT", required = true)]
+    pub torrents: Vec<PathBuf>,
+    /// Folder that holds the torrents' files or folders
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Keep what was checked in this file when stopped, and go on from there; removed at the end
+    #[arg(long, value_name = "FILE")]
+    pub resume_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub hash: HashArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

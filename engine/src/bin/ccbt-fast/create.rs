@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ccbt_fast::hashing::HashOptions;
 use ccbt_fast::hashing::create::{CreateOptions, Created, create_torrent};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::Serialize;
@@ -18,6 +17,7 @@ use crate::failure::Failure;
 use crate::gauge;
 use crate::info::Info;
 use crate::json;
+use crate::limits;
 use crate::signals::Signals;
 
 /// The object of `--json`.
@@ -35,6 +35,8 @@ pub fn run(args: &CreateArgs) -> Result<(), Failure> {
         refuse_existing(output, args.force)?;
     }
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
+    // Many lanes have a file open each, on every thread.
+    limits::raise();
     let mut console = Console::new(args.json);
     let options = options(args)?;
     let progress = Arc::clone(&options.progress);
@@ -90,7 +92,7 @@ fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
         source: args.source.clone(),
         keep_executable: args.keep_executable,
         skip_special: args.skip_special,
-        hash: HashOptions { threads: args.threads.into(), ..HashOptions::default() },
+        hash: args.hash.options(),
         ..CreateOptions::new(&args.path)
     })
 }

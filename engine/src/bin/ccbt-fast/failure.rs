@@ -43,7 +43,7 @@ pub enum Failure {
     Verify(#[from] VerifyError),
     /// What was checked is not what it should be.
     #[error("the data is not complete: {ok} of {total} pieces are ok")]
-    Incomplete { ok: u32, total: u32 },
+    Incomplete { ok: u64, total: u64 },
     /// The demonstration went wrong.
     #[error("the demo failed: {0}")]
     Demo(String),
@@ -92,7 +92,7 @@ impl Failure {
             Self::Start { .. } => 3,
             Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,
             Self::Create(CreateError::Changed { .. }) => 1,
-            Self::Create(_) | Self::Verify(VerifyError::Root { .. }) => 2,
+            Self::Create(_) | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. }) => 2,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,
         }

@@ -34,7 +34,7 @@ pub fn watch<T: Send>(
             }
             let (done, total) = (progress.done(), progress.total());
             if total > 0 {
-                let text = words(what, done, total, started.elapsed());
+                let text = words(what, (progress.resumed(), done, total), started.elapsed());
                 console.gauge((done, total), what, &text);
             }
         }
@@ -49,8 +49,9 @@ pub fn watch<T: Send>(
     }
 }
 
-fn words(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
-    let rate = (done as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
+/// `resumed` of the bytes done were done by an earlier run and count for no rate.
+fn words(what: &str, (resumed, done, total): (u64, u64, u64), elapsed: Duration) -> String {
+    let rate = ((done - resumed.min(done)) as f64 / elapsed.as_secs_f64().max(0.001)) as u64;
     let eta = units::eta(total - done.min(total), rate).map_or_else(|| "-".to_owned(), units::duration);
     format!("{what}  {} of {}  {}  ETA {eta}", units::bytes(done), units::bytes(total), units::rate(rate))
 }
@@ -61,7 +62,9 @@ mod tests {
 
     #[test]
     fn words_have_rate_and_time_left() {
-        let text = words("hashing", 1 << 20, 3 << 20, Duration::from_secs(1));
+        let text = words("hashing", (0, 1 << 20, 3 << 20), Duration::from_secs(1));
         assert_eq!(text, "hashing  1.00 MiB of 3.00 MiB  1.00 MiB/s  ETA 2s");
+        let text = words("hashing", (1 << 20, 2 << 20, 3 << 20), Duration::from_secs(1));
+        assert_eq!(text, "hashing  2.00 MiB of 3.00 MiB  1.00 MiB/s  ETA 1s");
     }
 }

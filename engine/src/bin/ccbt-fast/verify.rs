@@ -1,9 +1,11 @@
 //! `ccbt-fast verify`: checks files against a torrent; nothing is changed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use ccbt_fast::hashing::HashOptions;
-use ccbt_fast::hashing::verify::{FileReport, FileState, PieceState, VerifyOptions, VerifyReport, verify};
+use ccbt_fast::hashing::verify::{
+    FileReport, FileState, PieceState, Target, VerifyOptions, VerifyReport, verify_all,
+};
 use ccbt_fast::{Metainfo, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::Serialize;
@@ -13,9 +15,10 @@ use crate::console::{Console, print_line};
 use crate::failure::Failure;
 use crate::gauge;
 use crate::json;
+use crate::limits;
 use crate::signals::Signals;
 
-/// The object of `--json`. Lengths in bytes.
+/// The object of `--json` for one torrent. Lengths in bytes.
 #[derive(Serialize)]
 struct Report {
     complete: bool,
@@ -24,6 +27,22 @@ struct Report {
     pieces_missing: u32,
     pieces_total: u32,
     files: Vec<File>,
+}
+
+/// The object of `--json` for several torrents.
+#[derive(Serialize)]
+struct Reports<'a> {
+    complete: bool,
+    torrents: Vec<Named<'a>>,
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    /// Path of the torrent file, as given.
+    torrent: String,
+    info_hash: String,
+    #[serde(flatten)]
+    report: &'a Report,
 }
 
 #[derive(Serialize)]
@@ -42,25 +61,56 @@ struct File {
 
 /// Hashes and compares; fails when anything is not as it should be.
 pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
-    let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
+    let load = |path: &PathBuf| TorrentSource::from(path.as_path()).load();
+    let torrents = args.torrents.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
+    // Many lanes have a file open each, on every thread.
+    limits::raise();
     let mut console = Console::new(args.json);
-    let hash = HashOptions { threads: args.threads.into(), ..HashOptions::default() };
-    let options = VerifyOptions { hash, ..VerifyOptions::default() };
+    let options = VerifyOptions {
+        hash: args.hash.options(),
+        resume: args.resume_file.clone(),
+        // To where no JSON is.
+        notify: Some(|text| eprintln!("ccbt-fast: {text}")),
+        ..VerifyOptions::default()
+    };
+    let targets: Vec<Target<'_>> =
+        torrents.iter().map(|metainfo| Target { metainfo, root: &args.output }).collect();
     let progress = Arc::clone(&options.progress);
-    let work = || verify(&metainfo, &args.output, &options);
+    let work = || verify_all(&targets, &options);
     let found = gauge::watch("verifying", &progress, &signals, &mut console, work)??;
-    let report = Report::of(&metainfo, &found);
+    let reports: Vec<Report> =
+        torrents.iter().zip(&found).map(|(metainfo, found)| Report::of(metainfo, found)).collect();
     if args.json {
-        print_line(&json::to_line(&report));
+        print_json(args, &torrents, &reports);
     } else {
-        report.print(&console);
+        for ((path, metainfo), report) in args.torrents.iter().zip(&torrents).zip(&reports) {
+            if reports.len() > 1 {
+                let path = path.to_string_lossy();
+                console.words(&escape_for_terminal(&format!("{path} ({}):", metainfo.name)));
+            }
+            report.print(&console);
+        }
     }
-    if report.complete {
-        Ok(())
-    } else {
-        Err(Failure::Incomplete { ok: report.pieces_ok, total: report.pieces_total })
+    if reports.iter().all(|report| report.complete) {
+        return Ok(());
     }
+    let sum = |of: fn(&Report) -> u32| reports.iter().map(|report| u64::from(of(report))).sum();
+    Err(Failure::Incomplete { ok: sum(|report| report.pieces_ok), total: sum(|report| report.pieces_total) })
+}
+
+fn print_json(args: &VerifyArgs, torrents: &[Arc<Metainfo>], reports: &[Report]) {
+    if let [report] = reports {
+        print_line(&json::to_line(report));
+        return;
+    }
+    let named = args.torrents.iter().zip(torrents).zip(reports).map(|((path, metainfo), report)| Named {
+        torrent: path.to_string_lossy().into_owned(),
+        info_hash: metainfo.info_hash.to_string(),
+        report,
+    });
+    let complete = reports.iter().all(|report| report.complete);
+    print_line(&json::to_line(&Reports { complete, torrents: named.collect() }));
 }
 
 impl Report {
