@@ -49,7 +49,7 @@ pub enum LayoutError {
     #[error("the path {0:?} does not stay inside the download folder; the torrent cannot be stored")]
     Path(PathBuf),
     /// There is no such file, or it is padding.
-    #[error("the torrent has no file with the number {0}; `info` lists them from 0")]
+    #[error("the torrent has no file with the number {0}; `info --json` lists them, the first is 0")]
     NoFile(u32),
     /// Two files would be in each other's way.
     #[error("the path {0:?} is taken by another file of the torrent, or leads through one; choose another")]

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use ccbt_protocol::cache::Policy;
 use ccbt_protocol::geometry::{Block, Geometry};
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
-use ccbt_storage::arena::{Partition, PieceBuf, Region};
+use ccbt_storage::arena::{Partition, PieceBuf};
 
 use crate::messages::CacheStats;
 use crate::ring::SocketKey;
@@ -104,11 +104,6 @@ impl ReadCache {
             ahead_bytes: 0,
             stats,
         })
-    }
-
-    /// The mapping behind the cache.
-    pub fn region(&self) -> &std::sync::Arc<Region> {
-        self.partition.region()
     }
 
     /// Bytes of memory.

@@ -135,3 +135,55 @@ fn a_source_that_changes_stays() {
     assert!(matches!(error, RelocateError::Conflict { .. }), "{error}");
     assert_eq!(fs::read(from.file_path(4)).unwrap(), b"changed here");
 }
+
+/// Somebody takes the old place of a file that was moved, and then the move fails: the error says that files are in two
+/// places, and the same move completes it once nothing is in the way.
+#[test]
+fn a_failure_that_cannot_be_undone_is_told_and_completed_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (spec(&dir.path().join("from")), spec(&dir.path().join("to")));
+    fill(&from);
+    let progress = MoveProgress::default();
+    let (old, new) = (from.file_path(0), to.file_path(5));
+    let (foreign, obstacle) = (old.clone(), new.clone());
+    // Step 1 looks at the first file, step 2 has renamed it.
+    progress.crash.interfere(2, move || {
+        fs::write(&foreign, b"foreign").unwrap();
+        fs::create_dir_all(&obstacle).unwrap();
+    });
+    let error = relocate(&from, &to, MoveOptions::default(), &progress).unwrap_err();
+    assert!(matches!(&error, RelocateError::Split { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("t/last") && text.contains("some in") && text.contains("move again"), "{text}");
+    assert_eq!(fs::read(&old).unwrap(), b"foreign", "it is not overwritten");
+
+    fs::remove_file(&old).unwrap();
+    fs::remove_dir(&new).unwrap();
+    assert_nothing_lost(&from, &to);
+    relocate(&from, &to, MoveOptions::default(), &MoveProgress::default()).unwrap();
+    assert_complete(&to);
+}
+
+/// What changes between the copy and the end is noticed, and the source stays.
+#[test]
+fn a_source_written_to_behind_its_copy_fails_the_move() {
+    let Some((here, there)) = two_file_systems() else { return };
+    let (from, to) = (spec(&here.path().join("from")), spec(&there.path().join("to")));
+    fill(&from);
+    let steps = {
+        let (from, to) = (spec(&here.path().join("probe")), spec(&there.path().join("probe")));
+        fill(&from);
+        let progress = MoveProgress::default();
+        relocate(&from, &to, MoveOptions::default(), &progress).unwrap();
+        progress.crash.seen()
+    };
+    let progress = MoveProgress::default();
+    let path = from.file_path(0);
+    let written = path.clone();
+    // All are copied, and folders are being synced: the last look, five sources and their folders are still to come.
+    progress.crash.interfere(steps - 8, move || fs::write(&written, b"new").unwrap());
+    let error = relocate(&from, &to, MoveOptions::default(), &progress).unwrap_err();
+    assert_eq!(error, RelocateError::Changed(path.clone()));
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    assert!(names(to.root()).is_empty(), "{:?}", names(to.root()));
+}

@@ -30,7 +30,7 @@ pub use copying::{Copied, Source, clone_into, copy_into};
 pub use deleting::{DeleteReport, delete};
 pub use error::RelocateError;
 pub use moving::{MoveOptions, MoveReport, relocate};
-pub use places::{Identity, Place, Root};
+pub use places::{Identity, Place, Root, sync_folder};
 pub use progress::MoveProgress;
 pub use sharing::unshare;
 

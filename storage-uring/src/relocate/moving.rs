@@ -133,7 +133,8 @@ impl Mover<'_> {
     fn indices(&self) -> Result<Vec<usize>, StorageError> {
         let same_root = self.source.identity()? == self.target.identity()?;
         let moves = |index: &usize| {
-            !self.from.files()[*index].pad && !(same_root && self.old_path(*index) == self.new_path(*index))
+            let stays = same_root && self.old_path(*index) == self.new_path(*index);
+            !self.from.files()[*index].pad && !stays
         };
         Ok((0..self.from.files().len()).filter(moves).collect())
     }

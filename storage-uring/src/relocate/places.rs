@@ -4,7 +4,7 @@
 //! symbolic link, and only regular files are opened, renamed or removed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,21 @@ impl Identity {
     pub fn is_unchanged(&self, other: &Self) -> bool {
         let content = |this: &Self| (this.device, this.inode, this.len, this.modified);
         content(self) == content(other)
+    }
+
+    /// What the metadata of an open file, or of one that was looked at, says.
+    pub fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let device = metadata.dev();
+        Self {
+            device: u64::from(rustix::fs::major(device)) << 32 | u64::from(rustix::fs::minor(device)),
+            inode: metadata.ino(),
+            len: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec() as u32),
+            mode: metadata.mode() & 0o7777,
+            links: metadata.nlink() as u32,
+            stored: metadata.blocks() * 512,
+        }
     }
 
     /// Whether `other` is another look at, or another name of, the same file.
@@ -288,7 +303,7 @@ pub(super) fn remove_folder(path: &Path) -> Result<(), StorageError> {
 }
 
 /// Makes the entries of a folder durable.
-pub(super) fn sync_folder(path: &Path) -> Result<(), StorageError> {
+pub fn sync_folder(path: &Path) -> Result<(), StorageError> {
     // The parent of a relative path of one name.
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let fd = files::open_to_sync(path)?;

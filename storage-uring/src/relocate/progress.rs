@@ -60,22 +60,37 @@ impl MoveProgress {
 /// Crashes on purpose.
 #[cfg(test)]
 pub(super) mod crash {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// What a simulated crash panics with.
     pub const CRASH: &str = "crash on purpose";
 
-    /// Counts steps, and panics at the one that was asked for.
-    #[derive(Debug, Default)]
+    type Act = Box<dyn Fn() + Send>;
+
+    /// Counts steps, and panics or does something at the one that was asked for.
+    #[derive(Default)]
     pub struct Crash {
         seen: AtomicUsize,
         at: AtomicUsize,
+        act: Mutex<Option<(usize, Act)>>,
+    }
+
+    impl std::fmt::Debug for Crash {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "step {}", self.seen())
+        }
     }
 
     impl Crash {
         /// Crashes at the `nth` step from 1; 0 = never.
         pub fn at(&self, nth: usize) {
             self.at.store(nth, Ordering::Relaxed);
+        }
+
+        /// Calls `act` at the `nth` step from 1, as somebody else who works in the same folders.
+        pub fn interfere(&self, nth: usize, act: impl Fn() + Send + 'static) {
+            *self.act.lock().unwrap() = Some((nth, Box::new(act)));
         }
 
         /// Steps so far.
@@ -85,6 +100,11 @@ pub(super) mod crash {
 
         pub fn step(&self) {
             let seen = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some((nth, act)) = &*self.act.lock().unwrap()
+                && seen == *nth
+            {
+                act();
+            }
             if seen == self.at.load(Ordering::Relaxed) {
                 std::panic::panic_any(CRASH);
             }
