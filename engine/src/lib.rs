@@ -31,6 +31,7 @@
 
 pub mod hashing;
 pub mod layout;
+pub mod linking;
 mod session;
 #[cfg(test)]
 mod testing;
@@ -43,7 +44,9 @@ pub use ccbt_shards::messages::{
 };
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_storage::messages::Preallocate;
+pub use ccbt_storage::relocate::MoveOptions;
 pub use session::{
-    AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, ServiceError,
-    Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, WaitError,
+    AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
+    ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource,
+    WaitError,
 };

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ccbt_fast::hashing::create::{CreateOptions, create_torrent};
 use ccbt_fast::{
-    AddOptions, Events, Known, Metainfo, Received, Session, SessionEvent, Settings, State, TorrentEvent,
-    TorrentHandle, WaitError,
+    AddOptions, Events, Known, Metainfo, Received, RemoveOptions, Session, SessionEvent, Settings, State,
+    TorrentEvent, TorrentHandle, WaitError,
 };
 use tempfile::TempDir;
 
@@ -142,7 +142,7 @@ fn what_one_session_knows_saves_the_next_one_the_work() {
         .expect("new");
     torrent.wait_finished(Some(PATIENCE)).expect("nobody looks");
     assert!(torrent.snapshot().expect("it runs").have.is_full());
-    session.remove(&torrent);
+    session.remove(&torrent, RemoveOptions::default());
     wait_for(&events, &TorrentEvent::Removed);
     file.set_modified(modified + Duration::from_nanos(1_000_000)).expect("ours");
     session.add_torrent(data.metainfo.clone(), options(data.folder.path(), Some(known))).expect("removed");

@@ -103,7 +103,7 @@ impl Shard {
         for _ in 0..DIALS_PER_TURN {
             let home = &mut self.homes[index];
             let room = home.conns < home.max_peers && self.live < self.config.max_connections;
-            if !home.is_running() || !room || self.stopping.is_some() {
+            if !home.is_running() || home.paused || !room || self.stopping.is_some() {
                 return;
             }
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
@@ -194,7 +194,8 @@ impl Shard {
         if let Some(&index) = self.by_hash.get(&info_hash) {
             let home = &mut self.homes[index];
             let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
-            let welcome = !matches!(home.phase, Phase::Ending { .. }) && home.conns < home.max_peers;
+            let stays = !matches!(home.phase, Phase::Ending { .. }) && !home.paused;
+            let welcome = stays && home.conns < home.max_peers;
             if !welcome || home.candidates.is_banned(conn.addr.ip()) {
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
                 return false;

@@ -96,23 +96,31 @@ impl Shard {
 
     /// The disk refused something: no new requests until it recovers.
     pub(crate) fn fail(&mut self, index: usize, error: &StorageError) {
+        let retry = error.is_temporary() || self.homes[index].torrent.is_some();
+        let changed = is_change(error);
+        self.note_failure(index, error.to_string(), retry, changed);
+        if changed && self.may_restart(index) {
+            self.restart(index, true);
+        }
+    }
+
+    /// As [`Self::fail`], for what is no error of a single file.
+    pub(crate) fn fail_with(&mut self, index: usize, message: String, retry: bool) {
+        self.note_failure(index, message, retry, false);
+    }
+
+    fn note_failure(&mut self, index: usize, message: String, retry: bool, changed: bool) {
         let now = self.now;
         let home = &mut self.homes[index];
-        let message = error.to_string();
-        let retry = error.is_temporary() || home.torrent.is_some();
         let (told, pause) = match &home.failure {
             Some(before) => (before.message == message, (before.pause * 2).min(RETRY_MAX)),
             None => (false, RETRY_MIN),
         };
-        let changed = is_change(error);
         let retry_at = retry.then_some(now + pause);
         home.failure = Some(Failure { retry_at, pause, message: message.clone(), changed });
         let key = home.key;
         if !told {
             self.tell(FromShard::Event(key, Event::Failed { message, retry }));
-        }
-        if changed && self.may_restart(index) {
-            self.restart(index, true);
         }
     }
 
@@ -154,11 +162,17 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         let Some(failure) = &mut home.failure else { return };
-        if home.held || failure.retry_at.is_none_or(|at| at > now) {
+        let fenced = home.relocations.is_fenced() && !home.relocations.is_reopening();
+        if home.held || fenced || failure.retry_at.is_none_or(|at| at > now) {
             return;
         }
         failure.retry_at = Some(now + failure.pause);
         match home.phase {
+            _ if home.relocations.is_reopening() => {
+                if home.busy == 0 {
+                    self.open(index);
+                }
+            }
             Phase::Opening if home.busy == 0 => self.open(index),
             Phase::Running if failure.changed => self.restart(index, true),
             // Reads for peers may be under way all the time; nothing here waits for them.
@@ -204,6 +218,9 @@ impl Shard {
     pub(crate) fn restart(&mut self, index: usize, trust: bool) {
         let now = self.now;
         let home = &mut self.homes[index];
+        if !matches!(home.phase, Phase::Ending { .. }) && home.relocations.put_off_restart(trust) {
+            return;
+        }
         match home.phase {
             Phase::Ending { .. } => return,
             // It will look at everything that it does not know.

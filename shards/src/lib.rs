@@ -15,6 +15,7 @@ pub mod inbox;
 pub mod known;
 pub mod messages;
 mod pieces;
+mod relocating;
 pub mod ring;
 pub mod service;
 mod shard;

@@ -14,6 +14,7 @@ use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::torrent::Stats;
 use ccbt_storage::messages::Preallocate;
+use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
 pub use crate::known::{FileMark, Known, Snapshot};
@@ -27,6 +28,10 @@ pub struct AddTorrent {
     pub metainfo: Arc<Metainfo>,
     /// Folder that its paths are relative to.
     pub root: PathBuf,
+    /// Files that lie elsewhere below the root than the torrent says: (file index, path).
+    pub renames: Vec<(u32, PathBuf)>,
+    /// Neither connect nor fetch until [`ToShard::Resume`].
+    pub paused: bool,
     /// How files get their length.
     pub prealloc: Preallocate,
     /// Order and endgame.
@@ -59,12 +64,39 @@ pub struct HandOff {
 pub enum ToShard {
     /// Run a torrent; this shard becomes its home.
     Add(Box<AddTorrent>),
-    /// Stop a torrent and close its files; answered by [`Event::Removed`].
-    Remove(TorrentKey),
+    /// Stop a torrent and close its files, and with `delete_data` remove them too; answered by [`Event::Removed`].
+    Remove {
+        /// The torrent.
+        key: TorrentKey,
+        /// Whether its files go too.
+        delete_data: bool,
+    },
+    /// Move the files of a torrent to the folder; answered by [`Event::Moved`] or [`Event::MoveFailed`].
+    Move {
+        /// The torrent.
+        key: TorrentKey,
+        /// The new root.
+        root: PathBuf,
+        /// What may be done on the way.
+        options: MoveOptions,
+    },
+    /// Give a file of a torrent another path below the root; answered by [`Event::Renamed`] or [`Event::MoveFailed`].
+    Rename {
+        /// The torrent.
+        key: TorrentKey,
+        /// The file.
+        file: u32,
+        /// Its new path.
+        path: PathBuf,
+    },
+    /// Give up a move under way, or the next one: [`Event::MoveFailed`] follows unless it is done by then.
+    CancelMove(TorrentKey),
+    /// Leave all peers and trackers; files stay open.
+    Pause(TorrentKey),
+    /// Go on after [`ToShard::Pause`], or after a failure, now.
+    Resume(TorrentKey),
     /// Look at all of a torrent's files again; its peers go meanwhile. Answered by [`Event::Checked`].
     Recheck(TorrentKey),
-    /// Go on after a failure, now.
-    Resume(TorrentKey),
     /// Tell how the pieces are. Hung up on without an answer when the torrent is gone.
     Snapshot(TorrentKey, Sender<Snapshot>),
     /// It may be this torrent's turn to read from a rotating device.
@@ -141,6 +173,42 @@ pub enum Event {
         /// What went wrong.
         reason: String,
     },
+    /// How far a move is; a few times a second. Units: bytes.
+    MoveProgress {
+        /// At the new place.
+        done: u64,
+        /// In all files to be moved.
+        total: u64,
+    },
+    /// All files are in this folder now, and the torrent goes on there.
+    Moved {
+        /// The new root.
+        root: PathBuf,
+        /// Files of the old place that could not be removed.
+        left: Vec<String>,
+    },
+    /// A file has this path below the root now.
+    Renamed {
+        /// The file.
+        file: u32,
+        /// Its new path.
+        path: PathBuf,
+    },
+    /// A move or a new name did not come about. The torrent goes on where it was, unless the message says that files
+    /// are in two places.
+    MoveFailed {
+        /// Why, and what to do.
+        message: String,
+    },
+    /// The files of a torrent were removed; [`Event::Removed`] follows.
+    Deleted {
+        /// Files removed.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// What stays, and why.
+        left: Vec<String>,
+    },
     /// Answer to [`ToShard::Remove`].
     Removed,
 }
@@ -156,7 +224,9 @@ pub enum State {
     Downloading,
     /// Everything wanted is there.
     Seeding,
-    /// Stopped by a failure of the disk.
+    /// Its files are being moved.
+    Moving,
+    /// Stopped by a failure of the disk, or by the user.
     Paused,
 }
 

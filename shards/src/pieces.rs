@@ -8,7 +8,7 @@
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_storage::arena::PieceBuf;
-use ccbt_storage::error::StorageError;
+use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::messages::{HashJob, HashVerdict, StorageCmd};
 
 use crate::shard::Shard;
@@ -71,6 +71,10 @@ impl Shard {
 
     pub(crate) fn write(&mut self, index: usize, piece: PieceIndex, buf: PieceBuf) {
         let home = &mut self.homes[index];
+        if home.relocations.is_fenced() {
+            // Its files are being moved; it waits as for a disk that is full.
+            return home.unwritten.push((piece, buf));
+        }
         home.busy += 1;
         let torrent = home.key;
         self.storage.submit(StorageCmd::Write { torrent, piece, buf });
@@ -95,7 +99,11 @@ impl Shard {
             Err(error) => {
                 // Verified data is not thrown away: it waits for the disk, and its memory is the back-pressure.
                 home.unwritten.push((piece, buf));
-                self.fail(index, &error);
+                match error.kind() {
+                    // Nothing is wrong: the file gets a copy of its own first.
+                    ErrorKind::Shared => self.want_unshared(index, &error),
+                    _ => self.fail(index, &error),
+                }
             }
         }
         self.touch(index);

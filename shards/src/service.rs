@@ -180,22 +180,28 @@ impl Service {
         inbox.clone()
     }
 
-    /// Stops a torrent and closes its files. Answered by [`crate::messages::Event::Removed`].
-    pub fn remove(&self, key: TorrentKey) {
+    /// Stops a torrent and closes its files; with `delete_data` they are removed too. Answered by
+    /// [`crate::messages::Event::Removed`].
+    pub fn remove(&self, key: TorrentKey, delete_data: bool) {
         let home = self.homes.lock().expect("no holder panics").remove(&key);
         if let Some(info_hash) = self.hashes.lock().expect("no holder panics").remove(&key) {
             for shard in &self.shards {
                 shard.inbox.send(ToShard::Route(info_hash, None));
             }
         }
-        self.shards[home.unwrap_or(0)].inbox.send(ToShard::Remove(key));
+        self.shards[home.unwrap_or(0)].inbox.send(ToShard::Remove { key, delete_data });
     }
 
     /// Addresses that the user names.
     pub fn add_peers(&self, key: TorrentKey, peers: Vec<SocketAddr>) {
+        self.tell_home(key, ToShard::AddPeers(key, peers, Source::User));
+    }
+
+    /// Says something to the shard that runs a torrent; nothing when none does.
+    pub fn tell_home(&self, key: TorrentKey, message: ToShard) {
         let home = self.homes.lock().expect("no holder panics").get(&key).copied();
         if let Some(home) = home {
-            self.shards[home].inbox.send(ToShard::AddPeers(key, peers, Source::User));
+            self.shards[home].inbox.send(message);
         }
     }
 

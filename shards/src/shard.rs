@@ -22,6 +22,7 @@ use ccbt_protocol::wire::handshake::HandshakeReader;
 use ccbt_storage::arena::Partition;
 use ccbt_storage::doorbell::Doorbell;
 use ccbt_storage::messages::StorageCmd;
+use ccbt_storage::relocate::RelocateJob;
 use ccbt_storage::{StorageClient, StorageService};
 use crossbeam_channel::{Receiver, Sender};
 use rand::rngs::SmallRng;
@@ -203,6 +204,8 @@ pub struct Shard {
     pub(crate) pieces: usize,
     /// Commands that wait for room at the storage service.
     pub(crate) backlog: VecDeque<StorageCmd>,
+    /// Jobs that wait for room at the mover thread: one per torrent at most.
+    pub(crate) moves: VecDeque<RelocateJob>,
     /// Receives that wait for the download limit.
     pub(crate) throttled: VecDeque<SocketKey>,
     /// Sends that wait for the upload limit.
@@ -259,6 +262,7 @@ impl Shard {
             starved: Vec::new(),
             pieces: 0,
             backlog: VecDeque::new(),
+            moves: VecDeque::new(),
             throttled: VecDeque::new(),
             up_throttled: VecDeque::new(),
             transferring: false,

@@ -92,6 +92,8 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         seed_only: false,
         max_peers: 10,
         known: None,
+        renames: Vec::new(),
+        paused: false,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::announce::{Announces, Identity, Totals};
 use crate::checking::Check;
 use crate::faults::{Failure, ReadFaults};
 use crate::messages::{AddTorrent, Event, FromShard, Known, Snapshot, State};
+use crate::relocating::Relocations;
 use crate::ring::{LivePiece, Places, SocketKey};
 use crate::shard::{PIECES_MAX, Shard};
 use crate::sync::Durability;
@@ -104,9 +105,15 @@ pub(crate) struct Home {
     seed_only: bool,
     prealloc: Preallocate,
     picker: PickerConfig,
+    /// The user wants it to rest.
+    pub paused: bool,
+    /// What happens to the files as such.
+    pub relocations: Relocations,
     /// What the last status told, and whether bytes moved then.
     pub last_status: Option<(State, Stats, usize, u32, u32, bool)>,
     removed: bool,
+    /// Its files go when it goes.
+    pub delete_data: bool,
 }
 
 /// The memory of pieces being fetched.
@@ -146,8 +153,13 @@ impl Slots for SlotSource<'_> {
 impl Home {
     pub fn state(&self) -> State {
         match &self.phase {
+            _ if self.relocations.is_moving()
+                && !(self.relocations.is_reopening() && self.failure.is_some()) =>
+            {
+                State::Moving
+            }
             Phase::Opening if self.failure.is_none() && self.restarted.is_none() => State::Opening,
-            _ if self.failure.is_some() => State::Paused,
+            _ if self.failure.is_some() || self.paused => State::Paused,
             Phase::Checking(_) | Phase::Restarting { .. } => State::Checking,
             Phase::Opening if self.restarted.is_some() => State::Checking,
             _ if self.torrent.as_ref().is_some_and(Torrent::is_finished) => State::Seeding,
@@ -158,6 +170,11 @@ impl Home {
     /// Whether connections are welcome.
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running)
+    }
+
+    /// Whether peers are asked for blocks.
+    pub fn may_fetch(&self) -> bool {
+        self.is_running() && self.failure.is_none() && !self.relocations.is_fenced()
     }
 
     fn totals(&self) -> Totals {
@@ -202,7 +219,9 @@ impl Home {
 impl Shard {
     pub(crate) fn add_torrent(&mut self, add: AddTorrent) {
         assert!(!self.by_key.contains_key(&add.key), "a torrent key used twice");
-        let spec = match LayoutSpec::from_metainfo(add.root.clone(), &add.metainfo) {
+        let spec = LayoutSpec::from_metainfo(add.root.clone(), &add.metainfo)
+            .and_then(|spec| spec.with_renames(&add.renames));
+        let spec = match spec {
             Ok(spec) => Arc::new(spec),
             Err(error) => {
                 let failed = Event::Failed { message: error.to_string(), retry: false };
@@ -213,7 +232,7 @@ impl Shard {
         for peer in &add.peers {
             candidates.add(*peer, Source::User);
         }
-        let announces = (add.use_trackers && !add.metainfo.trackers.is_empty()).then(|| {
+        let mut announces = (add.use_trackers && !add.metainfo.trackers.is_empty()).then(|| {
             let identity = Identity {
                 torrent: add.key,
                 info_hash: add.metainfo.info_hash,
@@ -222,6 +241,10 @@ impl Shard {
             };
             Announces::new(identity, &add.metainfo.trackers, self.now, &mut self.rng)
         });
+        if let (true, Some(announces)) = (add.paused, &mut announces) {
+            // Nobody knows us yet: this only keeps it quiet until it is resumed.
+            announces.stop(self.now);
+        }
         let home = Home {
             key: add.key,
             spec,
@@ -252,8 +275,11 @@ impl Shard {
             seed_only: add.seed_only,
             prealloc: add.prealloc,
             picker: add.picker,
+            paused: add.paused,
+            relocations: Relocations::default(),
             last_status: None,
             removed: false,
+            delete_data: false,
             meta: add.metainfo,
         };
         let (key, hash) = (home.key, home.meta.info_hash);
@@ -311,14 +337,7 @@ impl Shard {
                 }
             }
             StorageDone::Synced { result, .. } => self.on_synced(index, result),
-            StorageDone::Closed { .. } => {
-                self.homes[index].busy -= 1;
-                match self.homes[index].phase {
-                    Phase::Ending { closing: true } => self.forget(index),
-                    Phase::Restarting { closing: true } => self.reopen(index),
-                    _ => self.touch(index),
-                }
-            }
+            StorageDone::Closed { .. } => self.on_closed_files(index),
         }
     }
 
@@ -330,24 +349,31 @@ impl Shard {
     fn on_opened(&mut self, index: usize, result: Result<OpenReport, StorageError>) {
         let home = &mut self.homes[index];
         home.busy -= 1;
-        let key = home.key;
+        if home.relocations.is_reopening() {
+            return self.on_reopened(index, result);
+        }
         match result {
-            Ok(report) => {
-                home.files.clone_from(&report.files);
-                let recovered = home.failure.take().is_some();
-                for note in &report.notes {
-                    self.tell(FromShard::Event(key, Event::Note(note.clone())));
-                }
-                if recovered {
-                    self.tell(FromShard::Event(key, Event::Recovered));
-                }
-                if !self.is_ending(index) {
-                    self.start_check(index, &report);
-                }
-            }
+            Ok(report) => self.opened(index, &report),
             Err(error) => self.fail(index, &error),
         }
         self.touch(index);
+    }
+
+    /// The files are open, for the first time or after a failure.
+    pub(crate) fn opened(&mut self, index: usize, report: &OpenReport) {
+        let home = &mut self.homes[index];
+        home.files.clone_from(&report.files);
+        let (key, recovered) = (home.key, home.failure.take().is_some());
+        for note in &report.notes {
+            self.tell(FromShard::Event(key, Event::Note(note.clone())));
+        }
+        if recovered {
+            self.tell(FromShard::Event(key, Event::Recovered));
+        }
+        if self.is_ending(index) {
+            return;
+        }
+        self.start_check(index, report);
     }
 
     /// Checking is over: `have` is on disk and good.
@@ -428,6 +454,7 @@ impl Shard {
     /// Stops a torrent: peers go at once, what is being written gets written and synced, trackers hear `stopped`.
     pub(crate) fn end_torrent(&mut self, index: usize, removed: bool) {
         let now = self.now;
+        self.end_relocations(index);
         let home = &mut self.homes[index];
         home.removed |= removed;
         if matches!(home.phase, Phase::Ending { .. }) {
@@ -453,7 +480,7 @@ impl Shard {
         if closing || !told || home.busy > 0 || home.conns > 0 {
             return;
         }
-        if self.wants_last_sync(index) {
+        if self.wants_last_sync(index) && !self.homes[index].delete_data {
             return self.submit_sync(index);
         }
         self.release_memory(index);
@@ -483,8 +510,20 @@ impl Shard {
         self.cache.forget_torrent(self.homes[index].key);
     }
 
+    fn on_closed_files(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        home.busy -= 1;
+        match home.phase {
+            Phase::Ending { closing: true } if home.delete_data => self.delete_files(index),
+            Phase::Ending { closing: true } => self.forget(index),
+            Phase::Restarting { closing: true } => self.reopen(index),
+            // Closed to be moved. If it ends instead, it is closed once more, which is allowed.
+            _ => self.on_fenced(index),
+        }
+    }
+
     /// Storage has closed the files: the torrent is gone.
-    fn forget(&mut self, index: usize) {
+    pub(crate) fn forget(&mut self, index: usize) {
         let home = self.homes.remove(index);
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);

@@ -220,6 +220,7 @@ impl Shard {
         self.do_events(index);
         self.continue_check(index);
         self.continue_restart(index);
+        self.continue_relocation(index);
         self.continue_end(index);
     }
 
@@ -245,10 +246,10 @@ impl Shard {
     /// Lets every peer with news ask for more, and puts it on the work list.
     fn fill(&mut self, index: usize) {
         let home = &mut self.homes[index];
+        let fetch = home.may_fetch();
         let torrent = home.torrent.as_mut().expect("checked by the caller");
         let mut dirty = std::mem::take(&mut self.dirty);
         torrent.take_dirty(&mut dirty);
-        let fetch = matches!(home.phase, crate::torrents::Phase::Running) && home.failure.is_none();
         let mut slots = SlotSource {
             live: &mut home.live,
             partition: &mut self.partition,

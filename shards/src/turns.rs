@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use ccbt_protocol::ids::TorrentKey;
 use ccbt_storage::Completion;
 
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
@@ -21,10 +22,17 @@ impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
         match message {
             ToShard::Add(add) => self.add_torrent(*add),
-            ToShard::Remove(key) => match self.by_key.get(&key) {
-                Some(&index) => self.end_torrent(index, true),
+            ToShard::Remove { key, delete_data } => match self.by_key.get(&key) {
+                Some(&index) => {
+                    self.homes[index].delete_data |= delete_data;
+                    self.end_torrent(index, true);
+                }
                 None => self.tell(FromShard::Event(key, Event::Removed)),
             },
+            ToShard::Move { key, root, options } => self.want_move(key, root, options),
+            ToShard::Rename { key, file, path } => self.want_rename(key, file, path),
+            ToShard::CancelMove(key) => self.cancel_moves(key),
+            ToShard::Pause(key) => self.pause(key),
             ToShard::Recheck(key) => {
                 if let Some(&index) = self.by_key.get(&key) {
                     self.resume(index);
@@ -33,6 +41,7 @@ impl Shard {
             }
             ToShard::Resume(key) => {
                 if let Some(&index) = self.by_key.get(&key) {
+                    self.end_pause(index);
                     self.resume(index);
                 }
             }
@@ -78,6 +87,7 @@ impl Shard {
             match completion {
                 Completion::Storage(done) => self.on_storage(done),
                 Completion::Hash(verdict) => self.on_verdict(verdict),
+                Completion::Relocated(done) => self.on_relocated(done),
             }
         }
         while self.storage.under_way() < JOBS_MAX
@@ -85,6 +95,7 @@ impl Shard {
         {
             self.storage.submit(command);
         }
+        self.submit_waiting_jobs();
         any
     }
 
@@ -130,6 +141,7 @@ impl Shard {
     pub(crate) fn send_statuses(&mut self) {
         let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
         for index in homes {
+            self.tell_move_progress(index);
             if let Some(status) = self.status(index) {
                 self.tell(FromShard::Status(Box::new(status)));
             }
@@ -182,5 +194,40 @@ impl Shard {
             peers,
             candidates: home.candidates.len(),
         })
+    }
+
+    // ---- rest
+
+    /// Leaves all peers and trackers; what is being written gets written.
+    pub(crate) fn pause(&mut self, key: TorrentKey) {
+        let now = self.now;
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let home = &mut self.homes[index];
+        if home.paused || matches!(home.phase, Phase::Ending { .. }) {
+            return;
+        }
+        home.paused = true;
+        if let Some(announces) = &mut home.announces {
+            announces.stop(now);
+        }
+        self.close_all(index);
+        self.announce(index);
+        self.touch(index);
+    }
+
+    /// Goes on after [`Self::pause`].
+    fn end_pause(&mut self, index: usize) {
+        let now = self.now;
+        let home = &mut self.homes[index];
+        if !home.paused || matches!(home.phase, Phase::Ending { .. }) {
+            return;
+        }
+        home.paused = false;
+        if let Some(announces) = &mut home.announces {
+            announces.restart(now);
+        }
+        self.announce(index);
+        self.dial(index);
+        self.touch(index);
     }
 }

@@ -190,6 +190,10 @@ impl Shard {
             return false;
         }
         let home = &self.homes[index];
+        if home.relocations.is_fenced() {
+            // Its files are being moved; those who wait are woken when they are there.
+            return false;
+        }
         let (begin, len) = range_of(&home.meta.geometry, key);
         let start = home.meta.geometry.piece_start(key.piece) + u64::from(begin);
         let place = (len, home.spec.phase_at(start));

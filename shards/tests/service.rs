@@ -64,7 +64,7 @@ fn a_swarm_shares_and_remove_gives_the_files_back() {
         wait_event(leech, &Event::Finished);
         assert_same(&meta, from.path(), folder.path());
     }
-    seed.remove(KEY);
+    seed.remove(KEY, false);
     wait_event(&seed, &Event::Removed);
     leeches.into_iter().for_each(stop);
     stop(seed);

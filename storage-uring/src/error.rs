@@ -22,6 +22,12 @@ pub enum Op {
     Read,
     /// Making written data durable.
     Sync,
+    /// Renaming a file, or moving it to another folder.
+    Move,
+    /// Removing a file or a folder.
+    Delete,
+    /// Giving a file another name, or sharing its blocks.
+    Link,
 }
 
 /// What the caller can act on.
@@ -51,6 +57,8 @@ pub enum ErrorKind {
     NotOpen,
     /// The layout itself is impossible: a path that is absolute or climbs, or sizes that do not add up.
     BadLayout,
+    /// The file has further hard links: writing to it would change the other copies too. It is copied first.
+    Shared,
     /// Any other I/O error, `EIO` above all.
     Io,
 }
@@ -125,6 +133,9 @@ fn verb(op: Op) -> &'static str {
         Op::Write => "write",
         Op::Read => "read",
         Op::Sync => "sync",
+        Op::Move => "move",
+        Op::Delete => "delete",
+        Op::Link => "link",
     }
 }
 
@@ -150,6 +161,7 @@ fn explain(kind: ErrorKind, errno: Option<i32>) -> String {
         }
         ErrorKind::NotOpen => "the torrent is not open for this",
         ErrorKind::BadLayout => "the torrent names an impossible path or size",
+        ErrorKind::Shared => "it has another hard link, and writing would change that too; copy it first",
         ErrorKind::Io => "the device reports an error; check the disk and the kernel log",
     };
     match errno {

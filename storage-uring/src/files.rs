@@ -53,6 +53,8 @@ pub struct Facts {
     pub mtime_ns: i64,
     /// It takes less of the disk than its length says, so it may have holes.
     pub sparse: bool,
+    /// Whether the file has further names (hard links), so that writing to it would change what others see.
+    pub shared: bool,
 }
 
 /// How a file is opened.
@@ -178,6 +180,7 @@ fn facts(stat: &Statx, path: &Path) -> Result<Facts, StorageError> {
         mtime_ns: mtime_ns.saturating_add(stat.stx_mtime.tv_nsec.into()),
         // Counted in 512 bytes, whatever the block size.
         sparse: stat.stx_blocks.saturating_mul(512) < stat.stx_size,
+        shared: stat.stx_nlink > 1,
     })
 }
 

@@ -6,6 +6,8 @@
 //! so pages that two pieces share are written through the page cache and no page is written both ways. Called
 //! by the session (to build one), shards (for the phase of buffers) and the storage thread.
 
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use ccbt_protocol::ids::PieceIndex;
@@ -46,6 +48,12 @@ pub enum LayoutError {
     /// A path is empty, absolute or climbs.
     #[error("the path {0:?} does not stay inside the download folder; the torrent cannot be stored")]
     Path(PathBuf),
+    /// There is no such file, or it is padding.
+    #[error("the torrent has no file with the number {0}; `info --json` lists them, the first is 0")]
+    NoFile(u32),
+    /// Two files would be in each other's way.
+    #[error("the path {0:?} is taken by another file of the torrent, or leads through one; choose another")]
+    Taken(PathBuf),
     /// Piece length 0, or lengths that add up to more than a file offset holds.
     #[error("the lengths of pieces or files are impossible; the torrent cannot be stored")]
     Sizes,
@@ -106,6 +114,43 @@ impl LayoutSpec {
             executable: entry.executable,
         });
         Self::new(root, files.collect(), metainfo.geometry.piece_len())
+    }
+
+    /// The same files below another folder.
+    pub fn with_root(&self, root: PathBuf) -> Self {
+        Self { root, ..self.clone() }
+    }
+
+    /// The same files, some of them at other paths below the root: (file index, path). Refuses paths that leave the
+    /// root, that two files would share, and that lead through another file.
+    pub fn with_renames(&self, renames: &[(u32, PathBuf)]) -> Result<Self, LayoutError> {
+        let mut spec = self.clone();
+        for (index, path) in renames {
+            let file = spec.files.get_mut(*index as usize).filter(|file| !file.pad);
+            let file = file.ok_or(LayoutError::NoFile(*index))?;
+            if !stays_inside(path) || path.as_os_str().as_bytes().contains(&0) {
+                return Err(LayoutError::Path(path.clone()));
+            }
+            // Written the same way as the others: without "." and doubled slashes.
+            file.path = path.components().collect();
+        }
+        if !renames.is_empty() {
+            spec.refuse_collisions()?;
+        }
+        Ok(spec)
+    }
+
+    fn refuse_collisions(&self) -> Result<(), LayoutError> {
+        let stored = || self.files.iter().filter(|file| !file.pad).map(|file| file.path.as_path());
+        let mut files = HashSet::with_capacity(self.files.len());
+        if let Some(twice) = stored().find(|path| !files.insert(*path)) {
+            return Err(LayoutError::Taken(twice.to_owned()));
+        }
+        let through = |path: &&Path| path.ancestors().skip(1).any(|folder| files.contains(folder));
+        match stored().find(through) {
+            Some(path) => Err(LayoutError::Taken(path.to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Folder all paths are relative to.

@@ -11,6 +11,7 @@ pub mod files;
 pub mod hash;
 pub mod layout;
 pub mod messages;
+pub mod relocate;
 pub mod ring;
 mod rotation;
 pub mod schedule;

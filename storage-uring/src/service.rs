@@ -14,6 +14,8 @@ use crate::core::{Core, CoreConfig, NewClient};
 use crate::doorbell::Doorbell;
 use crate::hash::{HashPool, PoolJob};
 use crate::messages::{HashJob, HashVerdict, StorageCmd, StorageDone};
+use crate::relocate::thread::{Mover, MoverClient};
+use crate::relocate::{RelocateDone, RelocateJob};
 use crate::ring::{DiskRing, survive_file_size_limit};
 use crate::schedule::tuner::Fixed;
 use crate::stats::{ServiceCounters, StorageStats, WorkerStats};
@@ -62,6 +64,8 @@ pub enum Completion {
     Storage(StorageDone),
     /// From the hash pool.
     Hash(HashVerdict),
+    /// From the mover thread.
+    Relocated(RelocateDone),
 }
 
 /// The running threads. Dropping it ends them as [`Self::stop`] does.
@@ -73,6 +77,7 @@ pub struct StorageService {
     thread: Option<JoinHandle<()>>,
     pool: Option<HashPool>,
     stats: Arc<ServiceCounters>,
+    mover: Mover,
 }
 
 /// One shard's way to storage and hashing. Owned by the shard's thread.
@@ -85,6 +90,7 @@ pub struct StorageClient {
     verdict_sender: Sender<HashVerdict>,
     verdicts: Receiver<HashVerdict>,
     bell: Arc<Doorbell>,
+    mover: MoverClient,
     under_way: usize,
     /// Of these, hash jobs.
     hashing: usize,
@@ -102,6 +108,8 @@ impl StorageService {
         let stop = Arc::new(AtomicBool::new(false));
         let (newcomers, arrivals) = bounded(NEWCOMERS);
         let (started, outcome) = bounded(1);
+        // First, since it ends by itself when something else fails.
+        let mover = Mover::start()?;
         let pool = HashPool::start(&config.hash_cpus)?;
         let stats = Arc::new(ServiceCounters::default());
         let thread = std::thread::Builder::new().name("ccbt-storage".into()).spawn({
@@ -136,7 +144,9 @@ impl StorageService {
             Err(_) => Err(io::Error::other("the storage thread died while starting")),
         });
         match result {
-            Ok(thread) => Ok(Self { newcomers, bell, stop, thread: Some(thread), pool: Some(pool), stats }),
+            Ok(thread) => {
+                Ok(Self { newcomers, bell, stop, thread: Some(thread), pool: Some(pool), stats, mover })
+            }
             Err(error) => {
                 pool.stop();
                 Err(error)
@@ -162,6 +172,7 @@ impl StorageService {
             jobs: pool.sender(),
             verdict_sender,
             verdicts,
+            mover: self.mover.client(Arc::clone(&bell)),
             bell,
             under_way: 0,
             hashing: 0,
@@ -223,6 +234,13 @@ impl StorageClient {
         assert!(self.jobs.send(job).is_ok(), "the hash pool is gone");
     }
 
+    /// Hands a job for whole files to the mover thread, or gives it back when too many wait there: try again later.
+    /// The torrent must be closed until the answer, [`Completion::Relocated`], is there. Not counted in
+    /// [`Self::under_way`].
+    pub fn relocate(&mut self, job: RelocateJob) -> Result<(), RelocateJob> {
+        self.mover.submit(job)
+    }
+
     fn count_in(&mut self) {
         assert!(self.under_way < self.max_jobs, "more than {} commands and jobs under way", self.max_jobs);
         self.under_way += 1;
@@ -230,6 +248,10 @@ impl StorageClient {
 
     /// The next completion, without waiting.
     pub fn poll(&mut self) -> Option<Completion> {
+        // Rare, so it comes first without keeping anything else waiting.
+        if let Some(done) = self.mover.poll() {
+            return Some(Completion::Relocated(done));
+        }
         self.verdicts_first = !self.verdicts_first;
         let verdict = || self.verdicts.try_recv().ok().map(Completion::Hash);
         let answer = || self.answers.try_recv().ok().map(Completion::Storage);
@@ -246,7 +268,7 @@ impl StorageClient {
 
     /// Whether [`Self::poll`] has something.
     pub fn has_completions(&self) -> bool {
-        !self.answers.is_empty() || !self.verdicts.is_empty()
+        !self.answers.is_empty() || !self.verdicts.is_empty() || self.mover.has_answers()
     }
 
     /// Commands and jobs handed over and not yet answered.

@@ -7,6 +7,7 @@
 mod control;
 mod error;
 mod events;
+mod relocate;
 mod settings;
 mod source;
 mod torrent;
@@ -23,6 +24,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
 pub use torrent::TorrentHandle;
@@ -93,11 +95,6 @@ impl Session {
         let home = self.service().add(options.into_message(handle.key(), metainfo));
         handle.shared.set_home(home);
         Ok(handle)
-    }
-
-    /// Stops a torrent and closes its files, which stay. [`crate::TorrentEvent::Removed`] follows.
-    pub fn remove(&self, torrent: &TorrentHandle) {
-        self.service().remove(torrent.key());
     }
 
     /// Tells a torrent of addresses to connect to.

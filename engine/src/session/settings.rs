@@ -125,6 +125,11 @@ fn has_ipv6() -> bool {
 pub struct AddOptions {
     /// Folder that the torrent's file or folder lies in.
     pub output: PathBuf,
+    /// Files that lie elsewhere below `output` than the torrent says, as (index in [`Metainfo::files`], path). Paths that
+    /// leave the folder or get in each other's way make the torrent fail.
+    pub renames: Vec<(u32, PathBuf)>,
+    /// Begin at rest, as after [`super::Session::pause`].
+    pub paused: bool,
     /// How files get their length.
     pub preallocate: Preallocate,
     /// Order of pieces and endgame.
@@ -137,7 +142,8 @@ pub struct AddOptions {
     pub seed_only: bool,
     /// Connections of this torrent at most.
     pub max_peers: usize,
-    /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`]): only what is doubtful, or
+    /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`], or
+    /// [`crate::linking::LinkReport::known`]): only what is doubtful, or
     /// has changed since, is hashed again. `None`: everything is.
     pub known: Option<Known>,
 }
@@ -147,6 +153,8 @@ impl AddOptions {
     pub fn new(output: impl Into<PathBuf>) -> Self {
         Self {
             output: output.into(),
+            renames: Vec::new(),
+            paused: false,
             preallocate: Preallocate::default(),
             picker: PickerConfig::default(),
             peers: Vec::new(),
@@ -162,6 +170,8 @@ impl AddOptions {
             key,
             metainfo,
             root: self.output,
+            renames: self.renames,
+            paused: self.paused,
             prealloc: self.preallocate,
             picker: self.picker,
             peers: self.peers,

@@ -52,7 +52,7 @@ impl Shared {
         self.home.set(home).expect("a torrent is handed over once");
     }
 
-    fn send(&self, message: ToShard) -> Result<(), GoneError> {
+    pub(super) fn send(&self, message: ToShard) -> Result<(), GoneError> {
         let sent = self.home.get().is_some_and(|home| home.send(message));
         if sent { Ok(()) } else { Err(GoneError) }
     }
@@ -123,7 +123,8 @@ impl TorrentHandle {
         self.shared.send(ToShard::Recheck(self.key()))
     }
 
-    /// Goes on after a failure, at once: [`crate::TorrentEvent::Recovered`] follows, or the failure again.
+    /// Goes on after [`Self::pause`], or after a failure, at once: then [`crate::TorrentEvent::Recovered`] follows, or
+    /// the failure again.
     pub fn resume(&self) -> Result<(), GoneError> {
         self.shared.send(ToShard::Resume(self.key()))
     }

@@ -123,7 +123,7 @@ fn removed_at_any_moment_of_a_recheck() {
         for _ in 0..turns {
             rig.shard.turn();
         }
-        rig.shard.on_message(ToShard::Remove(KEY));
+        rig.shard.on_message(ToShard::Remove { key: KEY, delete_data: false });
         rig.wait(&Event::Removed);
         assert!(rig.shard.homes.is_empty() && rig.shard.partition.used() == 0, "after {turns} turns");
     }
@@ -134,7 +134,7 @@ fn what_is_known_is_not_hashed_again() {
     let mut rig = Rig::finished();
     damage(&rig, 0, PIECE as u64);
     let known = rig.shard.homes[0].snapshot().known();
-    rig.shard.on_message(ToShard::Remove(KEY));
+    rig.shard.on_message(ToShard::Remove { key: KEY, delete_data: false });
     rig.wait(&Event::Removed);
     // Nothing is looked at, so the damage is not found: the file is as it was when all was known.
     let add = |rig: &mut Rig, known| {
@@ -151,7 +151,7 @@ fn what_is_known_is_not_hashed_again() {
     add(&mut rig, known.clone());
     let seen = rig.wait(&Event::Finished);
     assert_eq!((checked(&seen), rig.have()), (vec![], vec![0, 1, 2, 3]));
-    rig.shard.on_message(ToShard::Remove(KEY));
+    rig.shard.on_message(ToShard::Remove { key: KEY, delete_data: false });
     rig.wait(&Event::Removed);
     // A file with another time is looked at.
     let file = fs::File::options().write(true).open(rig.path(0)).unwrap();
@@ -185,7 +185,7 @@ fn one_check_at_a_time_on_a_rotating_device() {
     // One that is removed while it waits leaves the line too.
     rig.shard.homes[0].torrent = None;
     rig.shard.start_check(0, &found);
-    rig.shard.on_message(ToShard::Remove(KEY));
+    rig.shard.on_message(ToShard::Remove { key: KEY, delete_data: false });
     rig.wait(&Event::Removed);
     assert_eq!(rig.shard.lines.leave(5, other), None);
 }
@@ -203,7 +203,7 @@ fn a_state_given_back_in_the_middle_of_a_check_is_gone_on_from() {
         known.have.remove(PieceIndex(piece));
     }
     known.have.remove(PieceIndex(4));
-    rig.shard.on_message(ToShard::Remove(KEY));
+    rig.shard.on_message(ToShard::Remove { key: KEY, delete_data: false });
     rig.wait(&Event::Removed);
     let again = crate::messages::AddTorrent {
         known: Some(known),

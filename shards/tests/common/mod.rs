@@ -97,6 +97,8 @@ pub fn add_with(
         seed_only: false,
         max_peers: 50,
         known: None,
+        renames: Vec::new(),
+        paused: false,
     };
     change(&mut add);
     service.add(add);

@@ -297,10 +297,11 @@ impl Core {
         }
         let device = self.device(facts.device, || files::in_memory(folder));
         let align = self.alignment(device, facts, folder, target);
-        if target.write {
+        // Others see a shared file too: it gets a copy of its own before anything of it is changed.
+        if target.write && !facts.shared {
             self.give_length(key, opening, folder, target, facts.len, device, fd)?;
         }
-        Ok((FileState { device, align, inode }, found))
+        Ok((FileState { device, align, inode, shared: facts.shared }, found))
     }
 
     fn look_for_holes(&mut self, opening: &mut Opening, folder: BorrowedFd<'_>, target: &Target) {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
+use ccbt_protocol::ids::PieceIndex;
 
 use super::opening::Opening;
 use crate::error::StorageError;
@@ -23,6 +24,8 @@ pub(super) struct FileState {
     pub(super) align: u16,
     /// Which file of the device it was when the torrent was opened; 0 = it was not there.
     pub(super) inode: u64,
+    /// It has further hard links and is never written to.
+    pub(super) shared: bool,
 }
 
 impl FileState {
@@ -89,6 +92,14 @@ impl Torrent {
             dirty: BTreeSet::new(),
             new_folders: BTreeSet::new(),
         }
+    }
+
+    /// A file that `piece` would be written to although it has further hard links.
+    pub(super) fn shared_file_of(&self, piece: PieceIndex) -> Option<PathBuf> {
+        let spec = &self.spec;
+        let mut extents = spec.extents(spec.piece_start(piece), spec.piece_size(piece));
+        let shared = extents.find(|extent| self.files[extent.file as usize].shared)?;
+        Some(spec.file_path(shared.file))
     }
 
     /// Counts a write in; the epoch it belongs to.

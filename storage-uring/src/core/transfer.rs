@@ -43,6 +43,8 @@ impl Core {
             not_open(Op::Write, key)
         } else if size == 0 || buf.len() != size as usize {
             StorageError::new(Op::Write, torrent.spec.root(), ErrorKind::BadLayout)
+        } else if let Some(path) = torrent.shared_file_of(piece) {
+            StorageError::new(Op::Write, &path, ErrorKind::Shared)
         } else {
             let epoch = torrent.write_began();
             let start = torrent.spec.piece_start(piece);

@@ -128,3 +128,25 @@ proptest! {
         prop_assert_eq!(written, lens);
     }
 }
+
+#[test]
+fn renames_stay_inside_and_apart() {
+    let named = |path: &str| FileSpec { path: path.into(), len: 10, ..FileSpec::default() };
+    let files = vec![named("t/a"), named("t/b/c"), file(5, true), named("t/d")];
+    let spec = LayoutSpec::new("/r".into(), files, 16).unwrap();
+    let renamed = |index: u32, path: &str| spec.with_renames(&[(index, path.into())]);
+    assert_eq!(renamed(0, "x//./y").unwrap().file_path(0), Path::new("/r/x/y"));
+    for path in ["", "/etc/passwd", "../up", "x/../../y", ".", "a\0b"] {
+        assert_eq!(renamed(0, path), Err(LayoutError::Path(path.into())), "{path:?}");
+    }
+    assert_eq!(renamed(0, "t/d"), Err(LayoutError::Taken("t/d".into())));
+    assert_eq!(renamed(0, "t/b"), Err(LayoutError::Taken("t/b/c".into())), "a folder is there");
+    assert_eq!(renamed(0, "t/d/e"), Err(LayoutError::Taken("t/d/e".into())), "a file is in the way");
+    assert_eq!(renamed(2, "p"), Err(LayoutError::NoFile(2)), "padding has no place");
+    assert_eq!(renamed(4, "p"), Err(LayoutError::NoFile(4)));
+    // Two that change places.
+    let swapped = spec.with_renames(&[(0, "t/d".into()), (3, "t/a".into())]).unwrap();
+    assert_eq!(swapped.file_path(3), Path::new("/r/t/a"));
+    assert_eq!(swapped.piece_size(PieceIndex(0)), spec.piece_size(PieceIndex(0)));
+    assert_eq!(spec.with_root("/s".into()).file_path(1), Path::new("/s/t/b/c"));
+}

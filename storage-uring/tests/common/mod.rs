@@ -35,7 +35,7 @@ impl Rig {
         loop {
             match self.client.poll() {
                 Some(Completion::Storage(done)) => return done,
-                Some(Completion::Hash(verdict)) => panic!("{verdict:?}"),
+                Some(other) => panic!("{other:?}"),
                 None => {}
             }
             assert!(self.client.under_way() > 0, "waiting for nothing");

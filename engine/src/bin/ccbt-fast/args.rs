@@ -3,6 +3,8 @@
 //! Role: text in, typed values out. Owner: `main`. Invariant: every option of a command reaches [`Settings`],
 //! [`AddOptions`] or the command itself; an option that would mean nothing for a command is not there.
 
+mod files;
+
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +16,8 @@ use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncC
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use tracing::level_filters::LevelFilter;
+
+pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
 
 use crate::goal::Goal;
 
@@ -50,6 +54,10 @@ pub enum Command {
     Create(CreateArgs),
     /// Check files against a torrent; nothing is changed
     Verify(VerifyArgs),
+    /// Move a torrent's files to another folder; run it again after an interruption to complete it
+    Move(MoveArgs),
+    /// Remove a torrent's files and nothing else
+    Delete(DeleteArgs),
     /// Show what a torrent file says
     Info(InfoArgs),
     /// Make, share, download and compare a file on this machine, without the internet
@@ -62,6 +70,7 @@ impl Command {
         match self {
             Self::Download(args) => args.transfer.json,
             Self::Seed(args) => args.transfer.json,
+            Self::Move(args) => args.json,
             _ => false,
         }
     }
@@ -113,6 +122,10 @@ pub struct TransferArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub link: LinkArgs,
+    #[command(flatten)]
+    pub rename: RenameArgs,
+    #[command(flatten)]
     pub log: LogArgs,
 }
 
@@ -130,6 +143,9 @@ pub struct DownloadArgs {
     /// Order in which pieces are fetched
     #[arg(long, value_name = "ORDER", value_enum, default_value_t = SelectionArg::RarestFirst)]
     pub piece_selection: SelectionArg,
+    /// Move everything to DIR when it is finished, before seeding; an interrupted move is completed at start
+    #[arg(long, value_name = "DIR")]
+    pub move_completed: Option<PathBuf>,
     /// Peers asked for the same block at most, towards the end
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = value_parser!(u8).range(1..=16))]
     pub endgame_duplicates: u8,
@@ -370,6 +386,7 @@ impl TransferArgs {
             peers: self.peers.clone(),
             use_trackers: !self.no_tracker,
             max_peers: self.max_peers as usize,
+            renames: self.rename.renames.clone(),
             ..AddOptions::new(&self.output)
         }
     }

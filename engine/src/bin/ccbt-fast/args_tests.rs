@@ -1,4 +1,5 @@
 use super::*;
+use ccbt_fast::linking::LinkMode;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     let args = ["ccbt-fast"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect();
@@ -132,4 +133,38 @@ fn nonsense_is_refused() {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");
     }
+}
+
+#[test]
+fn relocation_options_reach_the_engine() {
+    let args = download(
+        "a --link-from x --link-from y --link-mode copy --rename 3=b/c=d --rename 0=e --move-completed done",
+    );
+    let options = args.transfer.link.options().expect("asked for");
+    assert_eq!((options.folders, options.mode), (vec!["x".into(), "y".into()], LinkMode::Copy));
+    assert_eq!(args.add_options().renames, [(3, "b/c=d".into()), (0, "e".into())]);
+    assert_eq!(args.move_completed, Some("done".into()));
+    assert!(download("a").transfer.link.options().is_none());
+    for (name, mode) in
+        [("auto", LinkMode::Auto), ("reflink", LinkMode::Reflink), ("hardlink", LinkMode::HardLink)]
+    {
+        let args = seed(&format!("seed a --link-from x --link-mode {name}"));
+        assert_eq!(args.transfer.link.options().expect("asked for").mode, mode);
+    }
+    for bad in [
+        "a --link-mode copy",
+        "a --rename x",
+        "a --rename x=y",
+        "a --rename 1=",
+        "seed a --move-completed d",
+        "move a --from x",
+        "delete a",
+        "a --link-from x --link-mode symlink",
+    ] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+    let Ok(Command::Move(args)) = parse("move a --from x --to y --overwrite --rename 1=z") else { panic!() };
+    assert!(args.overwrite && args.rename.renames == [(1, "z".into())]);
+    let Ok(Command::Delete(args)) = parse("delete a --dir x --yes") else { panic!() };
+    assert!(args.yes && *args.dir == *"x");
 }

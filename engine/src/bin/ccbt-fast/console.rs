@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::json;
 use crate::lines::{Line, Progress};
+use crate::units;
 
 /// Time between plain progress lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -46,6 +47,11 @@ impl Console {
         Self { mode, bar }
     }
 
+    /// Whether programs read it.
+    pub fn is_json(&self) -> bool {
+        matches!(self.mode, Mode::Json)
+    }
+
     /// The live display, for those who write to the same terminal.
     pub fn bar(&self) -> ProgressBar {
         self.bar.clone()
@@ -56,6 +62,10 @@ impl Console {
         match (&self.mode, line) {
             (Mode::Json, line) => self.json(line),
             (_, Line::Progress(progress)) => self.progress(progress),
+            (_, Line::MoveProgress { done, total }) => {
+                let text = format!("moving  {} of {}", units::bytes(*done), units::bytes(*total));
+                self.gauge((*done, *total), "moving", &text);
+            }
             (_, line) => {
                 if let Some(words) = line.words() {
                     self.words(&words);

@@ -15,5 +15,6 @@ pub fn run(args: &DownloadArgs) -> Result<(), Failure> {
         std::io::ErrorKind::AlreadyExists => Failure::folder(output, "it is not a folder"),
         _ => Failure::folder(output, &format!("cannot be created: {error}")),
     })?;
-    transfer::run(Kind::Download, &args.transfer, metainfo, args.add_options(), |files| args.settings(files))
+    let kind = Kind::Download { move_completed: args.move_completed.clone() };
+    transfer::run(kind, &args.transfer, metainfo, args.add_options(), |files| args.settings(files))
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use ccbt_fast::hashing::HashError;
 use ccbt_fast::hashing::create::CreateError;
 use ccbt_fast::hashing::verify::VerifyError;
+use ccbt_fast::linking::LinkError;
 use ccbt_fast::{AddError, LoadError, ServiceError, ShutdownError, StartError};
+use ccbt_storage::relocate::RelocateError;
 
 /// A command that does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,15 @@ pub enum Failure {
     /// What was checked is not what it should be.
     #[error("the data is not complete: {ok} of {total} pieces are ok")]
     Incomplete { ok: u64, total: u64 },
+    /// Files of other folders cannot be taken over.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Files cannot be moved or removed.
+    #[error(transparent)]
+    Relocate(#[from] RelocateError),
+    /// Some files stay.
+    #[error("{0} files could not be removed; the list above says why")]
+    Left(usize),
     /// The demonstration went wrong.
     #[error("the demo failed: {0}")]
     Demo(String),
@@ -92,6 +103,7 @@ impl Failure {
             Self::Start { .. } => 3,
             Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,
             Self::Create(CreateError::Changed { .. }) => 1,
+            Self::Link(LinkError::Folder { .. } | LinkError::Layout(_)) => 2,
             Self::Create(_) | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. }) => 2,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,

@@ -1,8 +1,10 @@
 //! Long hashing with a display beside it, and a way to stop it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::hashing::Progress;
+use ccbt_storage::relocate::MoveProgress;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -12,10 +14,62 @@ use crate::units;
 /// How often the display changes and signals are looked at.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Something that takes long. Units: bytes.
+pub trait Watched: Sync {
+    /// Done so far.
+    fn done(&self) -> u64;
+    /// To be done; 0 until that is known.
+    fn total(&self) -> u64;
+    /// Ends it soon.
+    fn cancel(&self);
+}
+
+impl<T: Watched + Send> Watched for Arc<T> {
+    fn done(&self) -> u64 {
+        T::done(self)
+    }
+
+    fn total(&self) -> u64 {
+        T::total(self)
+    }
+
+    fn cancel(&self) {
+        T::cancel(self);
+    }
+}
+
+impl Watched for Progress {
+    fn done(&self) -> u64 {
+        Self::done(self)
+    }
+
+    fn total(&self) -> u64 {
+        Self::total(self)
+    }
+
+    fn cancel(&self) {
+        Self::cancel(self);
+    }
+}
+
+impl Watched for MoveProgress {
+    fn done(&self) -> u64 {
+        Self::done(self)
+    }
+
+    fn total(&self) -> u64 {
+        Self::total(self)
+    }
+
+    fn cancel(&self) {
+        Self::cancel(self);
+    }
+}
+
 /// Runs `work` on another thread, shows how far `progress` is, and cancels it on a signal.
 pub fn watch<T: Send>(
     what: &'static str,
-    progress: &Progress,
+    progress: &impl Watched,
     signals: &Signals,
     console: &mut Console,
     work: impl FnOnce() -> T + Send,

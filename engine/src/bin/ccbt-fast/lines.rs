@@ -3,6 +3,7 @@
 //! Role: the vocabulary that programs read with `--json`; names and fields are a promise. Invariant: whatever
 //! a stranger named (faults, reasons, URLs) is escaped in words here and in JSON by [`crate::json`].
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use ccbt_fast::{CacheStats, State, TorrentEvent, TorrentStatus};
@@ -32,6 +33,14 @@ pub enum Line<'a> {
     Recovered,
     /// Worth knowing.
     Note { message: &'a str },
+    /// A file of the torrent was looked for in other folders: where it was found and how it was taken over, or why not.
+    Link { path: &'a str, from: Option<&'a str>, how: Option<&'a str>, reason: Option<&'a str> },
+    /// So many files were taken over, and so many were not found or could not be; bytes of the first.
+    Linked { files: usize, missing: usize, bytes: u64 },
+    /// How far a move is. Bytes.
+    MoveProgress { done: u64, total: u64 },
+    /// All files are in this folder now. `left` could not be removed from the old one.
+    Moved { dir: Cow<'a, str>, left: &'a [String] },
     /// An address sent corrupt data and is avoided.
     Banned { ip: IpAddr },
     /// A connection was ended because of what the peer did.
@@ -126,6 +135,7 @@ pub enum StateName {
     Checking,
     Downloading,
     Seeding,
+    Moving,
     Paused,
 }
 
@@ -136,6 +146,7 @@ impl From<StateName> for &'static str {
             StateName::Checking => "checking",
             StateName::Downloading => "downloading",
             StateName::Seeding => "seeding",
+            StateName::Moving => "moving",
             StateName::Paused => "paused",
         }
     }
@@ -148,6 +159,7 @@ impl From<State> for StateName {
             State::Checking => Self::Checking,
             State::Downloading => Self::Downloading,
             State::Seeding => Self::Seeding,
+            State::Moving => Self::Moving,
             State::Paused => Self::Paused,
         }
     }
@@ -179,7 +191,7 @@ impl Progress {
             StateName::Opening => "opening files".to_owned(),
             StateName::Checking => format!("checking  {}", self.done()),
             StateName::Seeding => format!("seeding  up {up}  sent {}  {peers}", units::bytes(self.uploaded)),
-            StateName::Downloading | StateName::Paused => {
+            StateName::Downloading | StateName::Moving | StateName::Paused => {
                 let state: &str = self.state.into();
                 let left = self.bytes_total.saturating_sub(self.bytes_done);
                 let eta = units::eta(left, self.down_rate).map_or_else(|| "-".to_owned(), units::duration);
@@ -201,7 +213,12 @@ impl<'a> Line<'a> {
             TorrentEvent::Banned(ip) => Self::Banned { ip: *ip },
             TorrentEvent::PeerFault { addr, fault } => Self::PeerFault { addr: *addr, fault },
             TorrentEvent::Tracker { url, reason } => Self::Tracker { url, reason },
-            TorrentEvent::Removed => return None,
+            TorrentEvent::MoveProgress { done, total } => Self::MoveProgress { done: *done, total: *total },
+            TorrentEvent::Moved { root, left } => Self::Moved { dir: root.to_string_lossy(), left },
+            TorrentEvent::MoveFailed { message } => Self::Error { message, retry: false },
+            TorrentEvent::Renamed { .. } | TorrentEvent::Deleted { .. } | TorrentEvent::Removed => {
+                return None;
+            }
         })
     }
 
@@ -221,8 +238,19 @@ impl<'a> Line<'a> {
             Self::Note { message } => format!("note: {message}"),
             Self::Banned { ip } => format!("{ip} sent corrupt data and is avoided from now on"),
             Self::Tracker { url, reason } => format!("tracker {url}: {reason}"),
+            Self::Link { path, reason: Some(reason), .. } => format!("not linked: {path}: {reason}"),
+            Self::Linked { files, missing, bytes } => {
+                format!("linked {files} files ({}), {missing} not", units::bytes(*bytes))
+            }
+            Self::Moved { dir, left: [] } => format!("moved to {dir}"),
+            Self::Moved { dir, left } => format!("moved to {dir}; still there: {}", left.join(", ")),
             Self::Missed { events } => format!("{events} messages were left out: the output is too slow"),
-            Self::PeerFault { .. } | Self::Progress(_) | Self::Stopped { .. } => return None,
+            // Shown as progress, or of no interest.
+            Self::PeerFault { .. }
+            | Self::Progress(_)
+            | Self::MoveProgress { .. }
+            | Self::Link { .. }
+            | Self::Stopped { .. } => return None,
         };
         Some(escape_for_terminal(&text).into_owned())
     }
@@ -301,6 +329,9 @@ mod tests {
             (TorrentEvent::Finished, "finished"),
             (TorrentEvent::Failed { message: "m".into(), retry: false }, "error"),
             (TorrentEvent::Recovered, "recovered"),
+            (TorrentEvent::MoveProgress { done: 1, total: 2 }, "move_progress"),
+            (TorrentEvent::Moved { root: "d".into(), left: vec![] }, "moved"),
+            (TorrentEvent::MoveFailed { message: "m".into() }, "error"),
             (TorrentEvent::Banned(ip), "banned"),
             (TorrentEvent::PeerFault { addr: SocketAddr::new(ip, 1), fault: "f".into() }, "peer_fault"),
             (TorrentEvent::Tracker { url: "u".into(), reason: "r".into() }, "tracker"),

@@ -5,6 +5,7 @@
 mod args;
 mod console;
 mod create;
+mod delete;
 mod demo;
 mod download;
 mod failure;
@@ -14,7 +15,9 @@ mod info;
 mod json;
 mod limits;
 mod lines;
+mod link;
 mod logging;
+mod relocate;
 mod seed;
 mod signals;
 mod transfer;
@@ -36,6 +39,8 @@ fn main() -> ExitCode {
         Command::Seed(args) => seed::run(args),
         Command::Create(args) => create::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Move(args) => relocate::run(args),
+        Command::Delete(args) => delete::run(args),
         Command::Info(args) => info::run(args),
         Command::Demo(args) => demo::run(args),
     };

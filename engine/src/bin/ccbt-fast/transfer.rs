@@ -2,12 +2,13 @@
 //! orderly.
 
 use std::ops::Add;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::{
-    AddOptions, CacheStats, Metainfo, Received, Session, SessionEvent, Settings, TorrentEvent, TorrentHandle,
-    TorrentSource, TorrentStatus,
+    AddOptions, CacheStats, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
+    TorrentHandle, TorrentSource, TorrentStatus,
 };
 
 use crate::args::TransferArgs;
@@ -17,7 +18,7 @@ use crate::goal::Goal;
 use crate::lines::{Line, Progress};
 use crate::signals::Signals;
 use crate::units;
-use crate::{limits, logging};
+use crate::{limits, link, logging, relocate};
 
 /// How often signals and the seeding goal are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,9 +26,12 @@ const TICK: Duration = Duration::from_millis(100);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is done with the torrent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Download,
+    Download {
+        /// Folder that everything moves to when it is finished.
+        move_completed: Option<PathBuf>,
+    },
     Seed,
 }
 
@@ -41,17 +45,60 @@ pub fn run(
     kind: Kind,
     args: &TransferArgs,
     metainfo: Arc<Metainfo>,
-    options: AddOptions,
+    mut options: AddOptions,
     settings: impl FnOnce(usize) -> Settings,
 ) -> Result<(), Failure> {
     let mut console = Console::new(args.json);
     logging::start(args.log.log_level.into(), console.bar());
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
     let descriptors = limits::raise();
-    let outcome =
-        run_session(kind, args.goal(), &settings(descriptors), (metainfo, options), &signals, &mut console);
+    let prepared = prepare(&kind, args, &metainfo, &mut options, &signals, &mut console);
+    let outcome = prepared.and_then(|()| {
+        let settings = settings(descriptors);
+        run_session(kind, args.goal(), &settings, (metainfo, options), &signals, &mut console)
+    });
     console.finish();
     outcome
+}
+
+/// What is done with files before the engine starts.
+fn prepare(
+    kind: &Kind,
+    args: &TransferArgs,
+    metainfo: &Metainfo,
+    options: &mut AddOptions,
+    signals: &Signals,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    if let Kind::Download { move_completed: Some(dir) } = kind {
+        complete_move(dir, metainfo, options, signals, console)?;
+    }
+    match args.link.options() {
+        Some(link_options) => link::run(metainfo, &link_options, options, signals, console),
+        None => Ok(()),
+    }
+}
+
+/// Completes a move to `dir` that was interrupted, or finds it done: then the torrent runs there.
+fn complete_move(
+    dir: &Path,
+    metainfo: &Metainfo,
+    options: &mut AddOptions,
+    signals: &Signals,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let from = relocate::layout(metainfo, &options.output, &options.renames)?;
+    let to = from.with_root(dir.to_owned());
+    let mut stored = to.files().iter().enumerate().filter(|(_, file)| !file.pad && file.len > 0);
+    // Moves begin only when everything is finished, so one whole file there means that one had begun.
+    let is_whole = |(index, file): (usize, &ccbt_storage::layout::FileSpec)| {
+        to.file_path(index as u32).symlink_metadata().is_ok_and(|found| found.len() >= file.len)
+    };
+    if stored.any(is_whole) {
+        relocate::watched(&from, &to, MoveOptions::default(), signals, console)?;
+        options.output = dir.to_owned();
+    }
+    Ok(())
 }
 
 fn run_session(
@@ -66,9 +113,14 @@ fn run_session(
     let info_hash = metainfo.info_hash.to_string();
     console.line(&Line::Listening { port: session.port(), info_hash, name: &metainfo.name });
     let events = session.events();
-    let torrent = session.add_torrent(metainfo, options)?;
     let mut course = Course::new(kind, goal, Instant::now());
+    course.complete = options.known.as_ref().is_some_and(|known| known.have.is_full());
+    let torrent = session.add_torrent(metainfo, options)?;
     let end = loop {
+        if let Some(dir) = course.begin_move() {
+            // A shard that is gone is noticed below.
+            let _ = torrent.move_storage(dir, MoveOptions::default());
+        }
         if let Some(signal) = signals.received() {
             break course.interrupted(signal);
         }
@@ -101,6 +153,17 @@ fn run_session(
     end.and(stopped.map_err(Failure::from))
 }
 
+/// How far the move of a finished download is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moving {
+    /// Nothing is to be moved, or not yet.
+    Not,
+    /// It begins now.
+    Due,
+    /// It goes on.
+    UnderWay,
+}
+
 /// How far a transfer is. Pure: time comes in.
 #[derive(Debug)]
 struct Course {
@@ -111,6 +174,8 @@ struct Course {
     complete: bool,
     /// When the last piece was on disk.
     finished: Option<Instant>,
+    /// How far the move of what is finished is.
+    moving: Moving,
     /// When serving without fetching began.
     seeding: Option<Instant>,
     uploaded: u64,
@@ -119,7 +184,8 @@ struct Course {
 
 impl Course {
     fn new(kind: Kind, goal: Goal, started: Instant) -> Self {
-        Self { kind, goal, started, complete: false, finished: None, seeding: None, uploaded: 0, size: 0 }
+        let (complete, finished, seeding, moving) = (false, None, None, Moving::Not);
+        Self { kind, goal, started, complete, finished, moving, seeding, uploaded: 0, size: 0 }
     }
 
     fn handle(
@@ -167,12 +233,12 @@ impl Course {
 
     /// `Finished` means that nothing is left to fetch, which for a seed of some pieces is not all.
     fn is_true(&self, event: &TorrentEvent) -> bool {
-        self.kind == Kind::Download || self.complete || *event != TorrentEvent::Finished
+        self.kind != Kind::Seed || self.complete || *event != TorrentEvent::Finished
     }
 
     /// Whether seeding begins with this event.
     fn note_event(&mut self, event: &TorrentEvent, now: Instant) -> Result<bool, Failure> {
-        let begins = match (event, self.kind) {
+        let begins = match (event, &self.kind) {
             (TorrentEvent::Failed { message, retry: false }, _) => {
                 return Err(Failure::Torrent(message.clone()));
             }
@@ -183,13 +249,24 @@ impl Course {
                 true
             }
             // It runs, and there was nothing to check.
-            (TorrentEvent::Finished, Kind::Seed) if self.seeding.is_none() => {
+            (TorrentEvent::Finished, Kind::Seed) if self.seeding.is_none() && !self.complete => {
                 return Err(Failure::NothingToSeed);
             }
-            (TorrentEvent::Finished, Kind::Download) => {
+            // All was known to be good, and nothing was looked at.
+            (TorrentEvent::Finished, Kind::Seed) => self.seeding.is_none(),
+            (TorrentEvent::Finished, Kind::Download { move_completed }) => {
+                let is_first = self.finished.is_none();
                 self.finished.get_or_insert(now);
-                !self.goal.is_none() && !self.goal.is_reached(Duration::ZERO, self.uploaded, self.size)
+                if is_first && move_completed.is_some() {
+                    self.moving = Moving::Due;
+                }
+                self.moving == Moving::Not && self.wants_to_seed()
             }
+            (TorrentEvent::Moved { .. }, _) if self.moving == Moving::UnderWay => {
+                self.moving = Moving::Not;
+                self.wants_to_seed()
+            }
+            (TorrentEvent::MoveFailed { message }, _) => return Err(Failure::Torrent(message.clone())),
             _ => false,
         };
         let is_new = begins && self.seeding.is_none();
@@ -199,18 +276,36 @@ impl Course {
         Ok(is_new)
     }
 
+    fn wants_to_seed(&self) -> bool {
+        !self.goal.is_none() && !self.goal.is_reached(Duration::ZERO, self.uploaded, self.size)
+    }
+
+    /// Where to move what is finished, once.
+    fn begin_move(&mut self) -> Option<PathBuf> {
+        if self.moving != Moving::Due {
+            return None;
+        }
+        self.moving = Moving::UnderWay;
+        match &self.kind {
+            Kind::Download { move_completed } => move_completed.clone(),
+            Kind::Seed => None,
+        }
+    }
+
     fn is_done(&self, now: Instant) -> bool {
-        match (self.seeding, self.kind) {
+        match (self.seeding, &self.kind) {
             (Some(since), _) => self.goal.is_reached(now.duration_since(since), self.uploaded, self.size),
-            (None, Kind::Download) => self.finished.is_some(),
+            (None, Kind::Download { .. }) => self.finished.is_some() && self.moving == Moving::Not,
             (None, Kind::Seed) => false,
         }
     }
 
     /// A signal stops it: only an unfinished download has failed by that.
     fn interrupted(&self, signal: i32) -> Result<(), Failure> {
-        match self.kind {
-            Kind::Download if self.finished.is_none() => Err(Failure::Interrupted(signal)),
+        match &self.kind {
+            Kind::Download { .. } if self.finished.is_none() || self.moving != Moving::Not => {
+                Err(Failure::Interrupted(signal))
+            }
             _ => Ok(()),
         }
     }
@@ -223,8 +318,8 @@ impl Course {
         let received =
             format!("received {} in {} ({rate})", units::bytes(stats.downloaded), units::duration(took));
         let sent = format!("sent {}", units::bytes(stats.uploaded));
-        match self.kind {
-            Kind::Download => format!("{received}, {sent}, wasted {}", units::bytes(stats.wasted)),
+        match &self.kind {
+            Kind::Download { .. } => format!("{received}, {sent}, wasted {}", units::bytes(stats.wasted)),
             Kind::Seed => sent,
         }
     }

@@ -2,6 +2,10 @@ use super::*;
 
 const MINUTE: Goal = Goal { time: Some(Duration::from_secs(60)), ratio: None };
 
+fn download() -> Kind {
+    Kind::Download { move_completed: None }
+}
+
 fn checked(good: u32) -> TorrentEvent {
     TorrentEvent::Checked { good, total: 10 }
 }
@@ -9,7 +13,7 @@ fn checked(good: u32) -> TorrentEvent {
 #[test]
 fn a_download_ends_when_it_is_finished() {
     let now = Instant::now();
-    let mut course = Course::new(Kind::Download, Goal::default(), now);
+    let mut course = Course::new(download(), Goal::default(), now);
     assert!(!course.note_event(&checked(0), now).unwrap() && !course.is_done(now));
     assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap());
     assert!(course.is_done(now));
@@ -18,7 +22,7 @@ fn a_download_ends_when_it_is_finished() {
 #[test]
 fn a_download_seeds_until_the_goal() {
     let now = Instant::now();
-    let mut course = Course::new(Kind::Download, MINUTE, now);
+    let mut course = Course::new(download(), MINUTE, now);
     assert!(course.note_event(&TorrentEvent::Finished, now).unwrap(), "seeding begins");
     assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap(), "and begins once");
     assert!(!course.is_done(now + Duration::from_secs(59)));
@@ -30,7 +34,7 @@ fn a_download_seeds_until_the_goal() {
 fn zero_minutes_are_no_seeding() {
     let now = Instant::now();
     let goal = Goal { time: Some(Duration::ZERO), ratio: None };
-    let mut course = Course::new(Kind::Download, goal, now);
+    let mut course = Course::new(download(), goal, now);
     assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap(), "no seeding is told");
     assert!(course.is_done(now));
 }
@@ -69,7 +73,7 @@ fn a_seed_of_some_pieces_never_says_finished() {
 #[test]
 fn failures_end_it_and_retries_do_not() {
     let now = Instant::now();
-    let mut course = Course::new(Kind::Download, Goal::default(), now);
+    let mut course = Course::new(download(), Goal::default(), now);
     let failed = |retry| TorrentEvent::Failed { message: "disk full".into(), retry };
     assert!(!course.note_event(&failed(true), now).unwrap());
     assert!(
@@ -83,6 +87,31 @@ fn failures_end_it_and_retries_do_not() {
 fn a_signal_fails_only_an_unfinished_download() {
     let now = Instant::now();
     assert!(Course::new(Kind::Seed, Goal::default(), now).interrupted(15).is_ok());
-    let unfinished = Course::new(Kind::Download, MINUTE, now).interrupted(15);
+    let unfinished = Course::new(download(), MINUTE, now).interrupted(15);
     assert!(matches!(unfinished, Err(Failure::Interrupted(15))));
+}
+
+#[test]
+fn what_is_finished_moves_once_and_only_then_counts_as_done() {
+    let now = Instant::now();
+    let kind = || Kind::Download { move_completed: Some("done".into()) };
+    let moved = TorrentEvent::Moved { root: "done".into(), left: Vec::new() };
+    for goal in [Goal::default(), MINUTE] {
+        let mut course = Course::new(kind(), goal, now);
+        assert_eq!(course.begin_move(), None);
+        assert!(!course.note_event(&TorrentEvent::Finished, now).unwrap(), "seeding begins after the move");
+        assert!(!course.is_done(now));
+        assert_eq!(course.begin_move(), Some("done".into()));
+        assert_eq!(course.begin_move(), None);
+        assert!(!course.is_done(now) && course.interrupted(2).is_err());
+        assert_eq!(course.note_event(&moved, now).unwrap(), !goal.is_none());
+        assert_eq!(course.is_done(now), goal.is_none());
+        assert!(course.interrupted(2).is_ok());
+    }
+    let mut course = Course::new(kind(), Goal::default(), now);
+    course.note_event(&TorrentEvent::Finished, now).unwrap();
+    let failed = TorrentEvent::MoveFailed { message: "no room".into() };
+    assert!(
+        matches!(course.note_event(&failed, now), Err(Failure::Torrent(message)) if message == "no room")
+    );
 }

@@ -1,0 +1,100 @@
+//! Options about files as such: taking them over from elsewhere, other names, moving and deleting.
+
+use std::path::PathBuf;
+
+use ccbt_fast::linking::{LinkMode, LinkOptions};
+use clap::{Args, ValueEnum};
+
+/// Options for taking over files of other folders.
+#[derive(Args, Clone, Debug)]
+pub struct LinkArgs {
+    /// Look below DIR for files of the torrent, whatever they are called, and link them; can be repeated
+    #[arg(long = "link-from", value_name = "DIR")]
+    pub folders: Vec<PathBuf>,
+    /// How found files are taken over
+    #[arg(long = "link-mode", value_name = "HOW", value_enum, default_value_t = LinkModeArg::Auto)]
+    #[arg(requires = "folders")]
+    pub mode: LinkModeArg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LinkModeArg {
+    /// Share blocks where the file system can (btrfs, xfs), else a hard link
+    Auto,
+    /// Share blocks only
+    Reflink,
+    /// A hard link only, and only for files that are verified as a whole
+    Hardlink,
+    /// Share blocks, else copy
+    Copy,
+}
+
+/// Options for files that lie elsewhere than the torrent says.
+#[derive(Args, Clone, Debug)]
+pub struct RenameArgs {
+    /// The file with this number (from 0, as in `info --json`) lies at PATH below the folder; can be repeated
+    #[arg(long = "rename", value_name = "INDEX=PATH", value_parser = rename)]
+    pub renames: Vec<(u32, PathBuf)>,
+}
+
+/// Options of `move`.
+#[derive(Args, Clone, Debug)]
+pub struct MoveArgs {
+    /// Torrent file
+    #[arg(value_name = "TORRENT")]
+    pub torrent: PathBuf,
+    /// Folder that holds the torrent's file or folder now; nothing may be using it
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// Folder that shall hold it
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Replace other files of the same names
+    #[arg(long)]
+    pub overwrite: bool,
+    #[command(flatten)]
+    pub rename: RenameArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `delete`.
+#[derive(Args, Clone, Debug)]
+pub struct DeleteArgs {
+    /// Torrent file, which stays
+    #[arg(value_name = "TORRENT")]
+    pub torrent: PathBuf,
+    /// Folder that holds the torrent's file or folder; it stays itself
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub rename: RenameArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl LinkArgs {
+    /// Where to look and how to link; `None`: nowhere.
+    pub fn options(&self) -> Option<LinkOptions> {
+        let mode = match self.mode {
+            LinkModeArg::Auto => LinkMode::Auto,
+            LinkModeArg::Reflink => LinkMode::Reflink,
+            LinkModeArg::Hardlink => LinkMode::HardLink,
+            LinkModeArg::Copy => LinkMode::Copy,
+        };
+        let folders = self.folders.clone();
+        (!folders.is_empty()).then(|| LinkOptions { folders, mode, ..LinkOptions::default() })
+    }
+}
+
+fn rename(text: &str) -> Result<(u32, PathBuf), String> {
+    let problem = || "must be INDEX=PATH, such as 3=Season 1/episode.mkv".to_owned();
+    let (index, path) = text.split_once('=').ok_or_else(problem)?;
+    let index = index.parse().map_err(|_| problem())?;
+    if path.is_empty() { Err(problem()) } else { Ok((index, path.into())) }
+}
