@@ -20,6 +20,10 @@ pub trait Watched: Sync {
     fn done(&self) -> u64;
     /// To be done; 0 until that is known.
     fn total(&self) -> u64;
+    /// Part of [`Self::done`] that an earlier run did: it counts for no rate.
+    fn resumed(&self) -> u64 {
+        0
+    }
     /// Ends it soon.
     fn cancel(&self);
 }
@@ -31,6 +35,10 @@ impl<T: Watched + Send> Watched for Arc<T> {
 
     fn total(&self) -> u64 {
         T::total(self)
+    }
+
+    fn resumed(&self) -> u64 {
+        T::resumed(self)
     }
 
     fn cancel(&self) {
@@ -45,6 +53,10 @@ impl Watched for Progress {
 
     fn total(&self) -> u64 {
         Self::total(self)
+    }
+
+    fn resumed(&self) -> u64 {
+        Self::resumed(self)
     }
 
     fn cancel(&self) {
