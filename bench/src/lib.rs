@@ -16,6 +16,7 @@ pub mod hash;
 pub mod hashing;
 pub mod machine;
 pub mod payload;
+pub mod picker;
 pub mod process;
 pub mod stats;
 pub mod storage;

@@ -6,6 +6,7 @@ use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
 use ccbt_bench::hashing::{self, HashingArgs, Task};
+use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
@@ -35,6 +36,8 @@ enum Command {
     Create(HashingArgs),
     /// Show what changed between two result files; exit code 1 when something got worse
     Compare(CompareArgs),
+    /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
+    Picker(PickerArgs),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => hashing::run(Task::Verify, &args),
         Command::Create(args) => hashing::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
+        Command::Picker(args) => picker::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

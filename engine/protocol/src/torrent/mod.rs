@@ -16,9 +16,12 @@
 mod blocks;
 mod messages;
 mod pieces;
+mod spread;
+mod stats;
 mod tick;
 
 pub use blocks::BlockPlace;
+pub use stats::Stats;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -83,21 +86,6 @@ pub enum TorrentEvent {
     Finished,
 }
 
-/// Sums since the torrent was added to this process. Units: bytes of payload, unless said otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Block payload that was accepted.
-    pub downloaded: u64,
-    /// Block payload sent.
-    pub uploaded: u64,
-    /// Block payload received and thrown away.
-    pub wasted: u64,
-    /// Pieces that failed their hash (a count).
-    pub hash_failures: u64,
-    /// Addresses banned for corrupt data (a count).
-    pub banned: u64,
-}
-
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -129,6 +117,7 @@ pub struct Torrent {
     finished_told: bool,
     cancels: Vec<(PeerKey, Block)>,
     picked: Vec<Block>,
+    news: spread::News,
 }
 
 impl Torrent {
@@ -142,6 +131,17 @@ impl Torrent {
         have: Bitfield,
     ) -> Self {
         let picker = Picker::new(geometry, config.picker.clone(), have);
+        Self::with_picker(now, info_hash, our_id, geometry, config, picker)
+    }
+
+    fn with_picker(
+        now: Instant,
+        info_hash: InfoHash,
+        our_id: PeerId,
+        geometry: Geometry,
+        config: TorrentConfig,
+        picker: Picker,
+    ) -> Self {
         let mut this = Self {
             info_hash,
             our_id,
@@ -163,6 +163,7 @@ impl Torrent {
             finished_told: false,
             cancels: Vec::new(),
             picked: Vec::new(),
+            news: spread::News::default(),
             config,
         };
         this.check_finished();
@@ -494,4 +495,4 @@ fn mark(slots: &mut [Slot], dirty: &mut Vec<PeerKey>, key: PeerKey) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,0 +1,26 @@
+//! What a torrent has moved so far: plain sums, owned by [`super::Torrent`] and copied into statuses.
+
+/// Sums since the torrent was added to this process. Units: bytes of payload, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Block payload that was accepted.
+    pub downloaded: u64,
+    /// Block payload sent.
+    pub uploaded: u64,
+    /// Block payload received and thrown away.
+    pub wasted: u64,
+    /// Pieces that failed their hash (a count).
+    pub hash_failures: u64,
+    /// Addresses banned for corrupt data (a count).
+    pub banned: u64,
+}
+
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        self.downloaded += other.downloaded;
+        self.uploaded += other.uploaded;
+        self.wasted += other.wasted;
+        self.hash_failures += other.hash_failures;
+        self.banned += other.banned;
+    }
+}
