@@ -188,7 +188,7 @@ impl Report {
             let share =
                 |share: Option<f64>| share.map_or(String::new(), |share| format!("{:.0}%", share * 100.0));
             line(format_args!(
-                "{:>9} {:<6} {:<6} {:<8} {:>10.0} {:>6} {:>9.3} {:>8.0} {:>8.0} {:>10.0} {:>6} {:>9.3} {:>8.0}",
+                "{:>9} {:<6} {:<6} {:<8} {:>10.0} {:>6} {:>9.3} {:>8.0} {:>8.0} {:>10.0} {:>6} {:>9.3} {:>8}",
                 row.case.piece_kib,
                 name(row.case.alloc),
                 name(row.case.order),
@@ -201,7 +201,7 @@ impl Report {
                 read.mb_per_s,
                 share(row.read_to_fio),
                 read.cpu_s_per_gib,
-                row.peak_rss_mib.unwrap_or_default()
+                row.peak_rss_mib.map_or(String::new(), |mib| format!("{mib:.0}"))
             ));
         }
         out
