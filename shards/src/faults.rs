@@ -263,6 +263,19 @@ impl Shard {
         self.command(StorageCmd::Close { torrent });
     }
 
+    /// The files are closed, for whatever reason.
+    pub(crate) fn on_closed_files(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        home.busy -= 1;
+        match home.phase {
+            Phase::Ending { closing: true } if home.delete_data => self.delete_files(index),
+            Phase::Ending { closing: true } => self.forget(index),
+            Phase::Restarting { closing: true } => self.reopen(index),
+            // Closed to be moved. If it ends instead, it is closed once more, which is allowed.
+            _ => self.on_fenced(index),
+        }
+    }
+
     /// The files are closed: opens them again, unless the torrent waits for the user.
     pub(crate) fn reopen(&mut self, index: usize) {
         let home = &mut self.homes[index];

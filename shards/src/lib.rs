@@ -19,6 +19,7 @@ mod relocating;
 pub mod ring;
 pub mod service;
 mod shard;
+mod slots;
 pub mod sync;
 #[cfg(test)]
 mod testing;

@@ -13,9 +13,9 @@ use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
-use ccbt_protocol::picker::{PeerKey, PickerConfig, Priority, Slots};
+use ccbt_protocol::picker::{PeerKey, PickerConfig, Priority};
 use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
-use ccbt_storage::arena::{Partition, PieceBuf};
+use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::messages::{OpenMode, OpenReport, OpenedFile, Preallocate, StorageCmd, StorageDone};
@@ -25,8 +25,9 @@ use crate::checking::Check;
 use crate::faults::{Failure, ReadFaults};
 use crate::messages::{AddTorrent, Event, FromShard, Known, Snapshot, State};
 use crate::relocating::Relocations;
-use crate::ring::{LivePiece, Places, SocketKey};
-use crate::shard::{PIECES_MAX, Shard};
+use crate::ring::SocketKey;
+use crate::shard::Shard;
+pub(crate) use crate::slots::{LivePieces, SlotSource};
 use crate::sync::Durability;
 
 /// What a torrent waits for.
@@ -114,40 +115,6 @@ pub(crate) struct Home {
     removed: bool,
     /// Its files go when it goes.
     pub delete_data: bool,
-}
-
-/// The memory of pieces being fetched.
-#[derive(Default)]
-pub(crate) struct LivePieces(pub HashMap<PieceIndex, LivePiece>);
-
-impl Places for LivePieces {
-    fn piece(&self, block: Block) -> Option<&LivePiece> {
-        self.0.get(&block.piece)
-    }
-}
-
-/// Gives the picker memory for pieces.
-pub(crate) struct SlotSource<'a> {
-    pub live: &'a mut LivePieces,
-    pub partition: &'a mut Partition,
-    pub spec: &'a LayoutSpec,
-    /// Pieces of all torrents of the shard that hold memory.
-    pub pieces: &'a mut usize,
-    pub starved: bool,
-}
-
-impl Slots for SlotSource<'_> {
-    fn acquire(&mut self, piece: PieceIndex, len: u32) -> bool {
-        let room = *self.pieces < PIECES_MAX;
-        let Some(buf) = room.then(|| self.partition.alloc(len, self.spec.phase(piece))).flatten() else {
-            self.starved = true;
-            return false;
-        };
-        *self.pieces += 1;
-        let before = self.live.0.insert(piece, LivePiece::new(buf));
-        assert!(before.is_none(), "piece {piece} has memory already");
-        true
-    }
 }
 
 impl Home {
@@ -508,18 +475,6 @@ impl Shard {
             self.free_piece(buf);
         }
         self.cache.forget_torrent(self.homes[index].key);
-    }
-
-    fn on_closed_files(&mut self, index: usize) {
-        let home = &mut self.homes[index];
-        home.busy -= 1;
-        match home.phase {
-            Phase::Ending { closing: true } if home.delete_data => self.delete_files(index),
-            Phase::Ending { closing: true } => self.forget(index),
-            Phase::Restarting { closing: true } => self.reopen(index),
-            // Closed to be moved. If it ends instead, it is closed once more, which is allowed.
-            _ => self.on_fenced(index),
-        }
     }
 
     /// Storage has closed the files: the torrent is gone.
