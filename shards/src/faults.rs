@@ -37,6 +37,8 @@ pub(crate) struct Failure {
     retry_at: Option<Instant>,
     /// The pause before that.
     pause: Duration,
+    /// An attempt was made after that pause.
+    tried: bool,
     /// The cause, told once.
     message: String,
     /// The files are not what they were: they are to be opened and looked at again.
@@ -112,12 +114,18 @@ impl Shard {
     fn note_failure(&mut self, index: usize, message: String, retry: bool, changed: bool) {
         let now = self.now;
         let home = &mut self.homes[index];
-        let (told, pause) = match &home.failure {
-            Some(before) => (before.message == message, (before.pause * 2).min(RETRY_MAX)),
-            None => (false, RETRY_MIN),
+        let told = home.failure.as_ref().is_some_and(|before| before.message == message);
+        let (pause, at) = match &home.failure {
+            Some(before) if before.tried => {
+                let pause = (before.pause * 2).min(RETRY_MAX);
+                (pause, now + pause)
+            }
+            // One cause fails many pieces at once: that is one failure.
+            Some(before) => (before.pause, before.retry_at.unwrap_or(now + before.pause)),
+            None => (RETRY_MIN, now + RETRY_MIN),
         };
-        let retry_at = retry.then_some(now + pause);
-        home.failure = Some(Failure { retry_at, pause, message: message.clone(), changed });
+        let retry_at = retry.then_some(at);
+        home.failure = Some(Failure { retry_at, pause, tried: false, message: message.clone(), changed });
         let key = home.key;
         if !told {
             self.tell(FromShard::Event(key, Event::Failed { message, retry }));
@@ -127,8 +135,9 @@ impl Shard {
     /// Stops a torrent until the user resumes it: files are closed, peers go, memory is given back.
     fn give_up(&mut self, index: usize, message: String) {
         let home = &mut self.homes[index];
-        let failure = Failure { retry_at: None, pause: RETRY_MAX, message: message.clone(), changed: false };
-        home.failure = Some(failure);
+        let (retry_at, pause) = (None, RETRY_MAX);
+        home.failure =
+            Some(Failure { retry_at, pause, tried: false, message: message.clone(), changed: false });
         home.held = true;
         let key = home.key;
         self.tell(FromShard::Event(key, Event::Failed { message, retry: false }));
@@ -167,6 +176,7 @@ impl Shard {
             return;
         }
         failure.retry_at = Some(now + failure.pause);
+        failure.tried = true;
         match home.phase {
             _ if home.relocations.is_reopening() => {
                 if home.busy == 0 {
