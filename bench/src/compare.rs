@@ -307,12 +307,14 @@ mod tests {
         let mut files = 0;
         for entry in std::fs::read_dir(folder).expect("the folder is there") {
             let path = entry.expect("it can be listed").path();
-            if path.extension().is_some_and(|ending| ending == "json") {
+            // Records kept by hand have no version of their layout.
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            if path.extension().is_some_and(|ending| ending == "json") && text.contains(r#""schema""#) {
                 let results = Results::read(&path).expect("a result file");
                 assert!(compare(&results, &results, &[]).0.iter().all(|change| change.worse == 0.0));
                 files += 1;
             }
         }
-        assert!(files > 0);
+        assert!(files >= 3, "{files} files");
     }
 }
