@@ -4,6 +4,7 @@
 //! [`AddOptions`] or the command itself; an option that would mean nothing for a command is not there.
 
 mod files;
+mod log;
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +16,9 @@ use ccbt_fast::layout::Overrides;
 use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
-use tracing::level_filters::LevelFilter;
 
 pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use log::LogArgs;
 
 use crate::goal::Goal;
 
@@ -297,24 +298,6 @@ pub struct InfoArgs {
     pub json: bool,
 }
 
-/// Options of every command that logs.
-#[derive(Args, Clone, Debug)]
-pub struct LogArgs {
-    /// How much is logged to standard error
-    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = LogLevel::Warn)]
-    pub log_level: LogLevel,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogLevel {
-    Off,
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PreallocateArg {
     /// Reserve the blocks, so that a full disk shows at once
@@ -344,19 +327,6 @@ pub enum SelectionArg {
     Sequential,
     /// Rising, going on behind the piece that was begun last
     RoundRobin,
-}
-
-impl From<LogLevel> for LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Off => Self::OFF,
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Trace => Self::TRACE,
-        }
-    }
 }
 
 impl TransferArgs {

@@ -1,5 +1,6 @@
 use super::*;
 use ccbt_fast::linking::LinkMode;
+use tracing::level_filters::LevelFilter;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     let args = ["ccbt-fast"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect();
