@@ -1,8 +1,7 @@
-//! How fast torrents are made and verified: `create_rate PATH THREADS [auto|direct|buffered [sequential|parallel]]`, built with
-//! `--release`.
+//! How fast torrents are made and verified.
 //!
-//! Prints GB/s (10^9 bytes) of three rounds. Without a third argument or with `auto`, what is in the page cache is read from
-//! there.
+//! `create_rate PATH THREADS [auto|direct|buffered [sequential|parallel]]`, built with `--release`. Prints GB/s
+//! (10^9 bytes) of three rounds. Without a third argument or with `auto`, what is in the page cache is read from there.
 
 use std::path::PathBuf;
 use std::time::Instant;

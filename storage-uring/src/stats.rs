@@ -14,11 +14,12 @@
 //! root. So the ring never leaves the decision to the kernel: each transfer is first started so that it fails
 //! where it would be handed over (`RWF_NOWAIT`), and is then handed over on purpose (`IOSQE_ASYNC`).
 //! [`DeviceStats::punts`] therefore is a count and no estimate: those, plus syncs and reservations, which
-//! always go to a worker. It was compared with the tracepoint (`perf stat -e`): 4 of 4 for 2 GiB into reserved
-//! blocks on ext4, 1027 of 1027 into a sparse file, where every write has to allocate. Two things escape it: reads through the page cache where the file system cannot wait
-//! for them without a thread (network and FUSE file systems; where it says so, they are counted), and splits
-//! in the block layer when its request queue is full, which the queue depth keeps from happening.
-//! [`WorkerStats`] shows the threads themselves, and what they cost.
+//! always go to a worker. It was compared with the tracepoint (`perf stat -e`): 4 of 4 for 2 GiB into
+//! reserved blocks on ext4, 1027 of 1027 into a sparse file, where every write has to allocate. Two things
+//! escape it: reads through the page cache where the file system cannot wait for them without a thread
+//! (network and FUSE file systems; where it says so, they are counted), and splits in the block layer when
+//! its request queue is full, which the queue depth keeps from happening. [`WorkerStats`] shows the threads
+//! themselves, and what they cost.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! One measurement of the storage service, in this process: `ccbt-bench storage-child` (hidden).
 //!
-//! Role: does what a shard does, without network and hashing: whole pieces, a bounded number under way. Prints one line of JSON, a [`Measured`].
+//! Role: does what a shard does, without network and hashing: whole pieces, a bounded number under way.
+//! Prints one line of JSON, a [`Measured`].
 
 use std::path::PathBuf;
 use std::sync::Arc;

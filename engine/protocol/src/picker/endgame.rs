@@ -2,7 +2,8 @@
 //!
 //! It begins when every block that can be had is here or asked for: no begun piece has a block left to ask
 //! for, and none is left to begin that a connected peer has. Lack of memory is no endgame: blocks asked for
-//! twice would be paid for with blocks not asked for at all. Nor is a shard that may still be lent pieces. Called by [`super::choose`].
+//! twice would be paid for with blocks not asked for at all. Nor is a shard that may still be lent
+//! pieces. Called by [`super::choose`].
 
 use rand::{Rng, RngExt};
 
