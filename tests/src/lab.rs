@@ -1,6 +1,6 @@
 //! A test's working place: a scratch folder and one of the machine's few test slots.
 //!
-//! Owner: the test function that opened it, which keeps it to its last line. Invariant: at most [`slots`] labs are open on
+//! Owner: the test function that opened it, which keeps it to its last line. Invariant: at most `slots` labs are open on
 //! the machine at once, whatever runs the tests: `cargo test` (threads of one process) or nextest (many processes).
 //! Process-wide locks on files give that; a flag like `--test-threads` would not reach every runner.
 
