@@ -5,7 +5,7 @@
 //! once with its buffer, in no particular order, and the bell rings after the answer is in the queue. A
 //! thread without work sleeps. Jobs are pushed by shards (through the storage client).
 //!
-//! A thread advances up to [`super::LANES_MAX`] jobs at once. It looks for more after every [`TURN_BLOCKS`] and
+//! A thread advances up to [`super::LANES_MAX`] jobs at once. It looks for more after every `TURN_BLOCKS` and
 //! whenever a job ends, and answers each job when its own lane ends, so a short last piece does not wait for long
 //! ones, and no lane for the longest. Jobs are shared evenly with idle threads first: lanes raise the throughput of
 //! a busy core, and would only add latency while another core has nothing to do.
