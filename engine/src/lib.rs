@@ -45,6 +45,7 @@ pub use ccbt_shards::messages::{
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
+pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
     ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource,

@@ -215,6 +215,11 @@ impl Service {
         }
     }
 
+    /// The storage thread and the hash pool, to look at.
+    pub fn storage(&self) -> &StorageService {
+        &self.storage
+    }
+
     /// What shards tell. Must be emptied steadily.
     pub fn events(&self) -> &Receiver<FromShard> {
         &self.events

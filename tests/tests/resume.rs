@@ -118,8 +118,13 @@ fn a_seed_does_not_offer_a_damaged_piece_and_serves_the_rest() {
     }
     ours.assert_alive();
     ours.stop();
-    let cache = ours.events("stopped").pop().expect("the last event")["cache"].clone();
+    let last = ours.events("stopped").pop().expect("the last event");
+    let cache = last["cache"].clone();
     let read = cache["read_bytes"].as_u64().expect("a number of bytes");
+    // Everything was read for the check, and then what was sent.
+    let disk = &last["disks"][0];
+    assert_eq!(disk["read_bytes"].as_u64(), Some(whole.len() as u64 + read), "{disk}");
+    assert_eq!((disk["writes"].as_u64(), disk["errors"].as_u64()), (Some(0), Some(0)), "{disk}");
     // The last piece of 5 bytes may have been foreseen.
     assert!((19 * piece..=19 * piece + 5).contains(&(read as usize)), "each piece was read once: {cache}");
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use ccbt_protocol::ids::PeerId;
 use ccbt_shards::messages::{CacheStats, TorrentStatus};
 use ccbt_shards::service::Service;
+use ccbt_storage::stats::{StorageStats, WorkerStats};
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
@@ -123,6 +124,16 @@ impl Session {
     /// How reading for others does.
     pub fn caches(&self) -> CacheHandle {
         CacheHandle { registry: Arc::clone(&self.registry) }
+    }
+
+    /// What disks and hash threads have done so far, and how their queues stand. Cheap.
+    pub fn storage_stats(&self) -> StorageStats {
+        self.service().storage().stats()
+    }
+
+    /// The kernel's threads for disk operations that have to wait. Reads procfs: not for every second.
+    pub fn storage_workers(&self) -> io::Result<WorkerStats> {
+        self.service().storage().workers()
     }
 
     /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents

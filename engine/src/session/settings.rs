@@ -40,6 +40,10 @@ pub struct Settings {
     pub max_connections: usize,
     /// Files open at a time.
     pub max_open_files: usize,
+    /// Disk operations in flight per device; `None`: found out for each device while it works.
+    pub disk_queue_depth: Option<u32>,
+    /// Bytes per disk operation at most, brought into 128 KiB..=4 MiB; `None`: found out as above.
+    pub disk_write_bytes: Option<u32>,
     /// Bytes per second received by all torrents together; 0 = unlimited.
     pub down_limit: u64,
     /// As `down_limit`, for sending.
@@ -61,6 +65,8 @@ impl Default for Settings {
             memory_bytes: 256 << 20,
             max_connections: 500,
             max_open_files: StorageConfig::default().max_open_files,
+            disk_queue_depth: None,
+            disk_write_bytes: None,
             down_limit: 0,
             up_limit: 0,
             choker: ChokerConfig::default(),
@@ -88,6 +94,8 @@ impl Settings {
                 storage_cpu: layout.storage,
                 hash_cpus: layout.hash,
                 max_open_files: self.max_open_files,
+                queue_depth: self.disk_queue_depth,
+                write_bytes: self.disk_write_bytes,
                 ..StorageConfig::default()
             },
             memory_bytes: self.memory_bytes,
@@ -215,6 +223,8 @@ mod tests {
             memory_bytes: 1 << 20,
             max_connections: 7,
             max_open_files: 9,
+            disk_queue_depth: Some(19),
+            disk_write_bytes: Some(1 << 18),
             down_limit: 11,
             up_limit: 13,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
@@ -225,6 +235,7 @@ mod tests {
         assert_eq!(config.storage.storage_cpu, Some(1));
         assert_eq!(config.storage.hash_cpus, [Some(0), Some(1)]);
         assert_eq!(config.storage.max_open_files, 9);
+        assert_eq!((config.storage.queue_depth, config.storage.write_bytes), (Some(19), Some(1 << 18)));
         assert_eq!(config.listen, ["127.0.0.1:5".parse().unwrap()]);
         assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));

@@ -101,6 +101,12 @@ pub struct TransferArgs {
     /// Send at most this many KiB per second; 0: no limit
     #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = limit_kib())]
     pub up_limit: u64,
+    /// Disk operations in flight per device [default: found out while it works]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
+    pub disk_queue_depth: Option<u32>,
+    /// KiB per disk operation at most [default: found out while it works]
+    #[arg(long, value_name = "KIB", value_parser = value_parser!(u32).range(128..=4096))]
+    pub disk_write_kib: Option<u32>,
     /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
@@ -340,6 +346,8 @@ impl TransferArgs {
             memory_bytes: (self.memory as usize) << 20,
             max_connections: self.max_peers as usize + HANDSHAKES_MAX,
             max_open_files: defaults.max_open_files.min(descriptors / 4).max(1),
+            disk_queue_depth: self.disk_queue_depth,
+            disk_write_bytes: self.disk_write_kib.map(|kib| kib << 10),
             down_limit: self.down_limit << 10,
             up_limit: self.up_limit << 10,
             ..defaults

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use ccbt_fast::{CacheStats, State, TorrentEvent, TorrentStatus};
+use ccbt_fast::{CacheStats, DeviceStats, State, TorrentEvent, TorrentStatus};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,41 @@ pub enum Line<'a> {
     /// Output was too slow: so many `note`, `banned`, `peer_fault` and `tracker` events are missing.
     Missed { events: u64 },
     /// The engine has stopped; the last event.
-    Stopped { cache: Cache },
+    Stopped { cache: Cache, disks: Vec<Disk> },
+}
+
+/// What was done on one device before the engine was told to stop. `punts`: operations that a thread of the kernel had to
+/// wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    pub device: String,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub written_bytes: u64,
+    pub buffered_bytes: u64,
+    pub punts: u64,
+    pub errors: u64,
+    pub queue_depth: u32,
+    pub operation_bytes: u32,
+}
+
+impl From<&DeviceStats> for Disk {
+    fn from(stats: &DeviceStats) -> Self {
+        let (read, write) = (&stats.read, &stats.write);
+        Self {
+            device: format!("{}:{}", stats.number >> 32, stats.number & u64::from(u32::MAX)),
+            reads: read.operations,
+            read_bytes: read.bytes,
+            writes: write.operations,
+            written_bytes: write.bytes,
+            buffered_bytes: read.buffered_bytes + write.buffered_bytes,
+            punts: stats.punts,
+            errors: stats.errors,
+            queue_depth: stats.depth_limit,
+            operation_bytes: stats.batch_bytes,
+        }
+    }
 }
 
 /// How reading for others did: extents of 256 KiB, and bytes.
@@ -311,7 +345,8 @@ mod tests {
         let fault = Line::PeerFault { addr: "[::1]:5".parse().unwrap(), fault: "x" };
         assert_eq!(crate::json::to_line(&fault), expected);
         assert_eq!(crate::json::to_line(&Line::Finished), r#"{"event":"finished"}"#);
-        let stopped = Line::Stopped { cache: CacheStats { hits: 7, ..CacheStats::default() }.into() };
+        let cache = CacheStats { hits: 7, ..CacheStats::default() }.into();
+        let stopped = Line::Stopped { cache, disks: Vec::new() };
         assert_eq!(
             (json(&stopped)["event"].as_str(), json(&stopped)["cache"]["hits"].as_u64()),
             (Some("stopped"), Some(7))

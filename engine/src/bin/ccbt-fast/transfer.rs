@@ -15,7 +15,7 @@ use crate::args::TransferArgs;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::goal::Goal;
-use crate::lines::{Line, Progress};
+use crate::lines::{Disk, Line, Progress};
 use crate::signals::Signals;
 use crate::units;
 use crate::{limits, link, logging, relocate};
@@ -139,7 +139,7 @@ fn run_session(
     if let Err(failure @ (Failure::EngineLost | Failure::NothingToSeed)) = &end {
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
-    let caches = session.caches();
+    let (caches, storage) = (session.caches(), session.storage_stats());
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {
         console.line(&Line::Progress(Progress::from(&*status)));
@@ -148,7 +148,8 @@ fn run_session(
     }
     if stopped.is_ok() {
         let cache = caches.stats().into_iter().fold(CacheStats::default(), CacheStats::add);
-        console.line(&Line::Stopped { cache: cache.into() });
+        let disks = storage.devices.iter().map(Disk::from).collect();
+        console.line(&Line::Stopped { cache: cache.into(), disks });
     }
     end.and(stopped.map_err(Failure::from))
 }
