@@ -160,7 +160,7 @@ impl Picker {
     }
 
     /// The next piece to begin for this peer.
-    fn choose_new(&self, view: &PeerView<'_>, rng: &mut impl Rng) -> Option<PieceIndex> {
+    pub(super) fn choose_new(&self, view: &PeerView<'_>, rng: &mut impl Rng) -> Option<PieceIndex> {
         self.steps.add(1);
         let can_begin = |piece: &&PieceIndex| self.rarity.contains(**piece) && view.offers(**piece);
         if let Some(only) = view.only {

@@ -2,7 +2,7 @@
 //!
 //! It begins when every block that can be had is here or asked for: no begun piece has a block left to ask
 //! for, and none is left to begin that a connected peer has. Lack of memory is no endgame: blocks asked for
-//! twice would be paid for with blocks not asked for at all. Called by [`super::choose`].
+//! twice would be paid for with blocks not asked for at all. Nor is a shard that may still be lent pieces. Called by [`super::choose`].
 
 use rand::{Rng, RngExt};
 
@@ -19,7 +19,10 @@ const PROBES: usize = 8192;
 impl Picker {
     /// Whether every block that can be had is here or asked for.
     pub(super) fn is_endgame(&self) -> bool {
-        self.config.endgame_duplicates > 1 && self.begun.is_all_asked() && self.rarity.obtainable() == 0
+        !self.more_elsewhere
+            && self.config.endgame_duplicates > 1
+            && self.begun.is_all_asked()
+            && self.rarity.obtainable() == 0
     }
 
     /// Asks this peer for blocks that others were asked for. From a random block of a random piece on, so

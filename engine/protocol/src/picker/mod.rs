@@ -15,6 +15,8 @@
 //!    └▶ Skipped: priority Skip, and neither begun nor ours
 //! ```
 //!
+//! and, where several shards fetch one torrent, between Missing and Elsewhere (see `lend`).
+//!
 //! A begun piece that becomes Skip rests: what is asked for may still complete it, but nothing more is asked,
 //! unless memory for a wanted piece is lacking; then finishing it is a way to get some. The caller may
 //! [`Picker::abandon`] it.
@@ -28,6 +30,7 @@ mod bits;
 mod check;
 mod choose;
 mod endgame;
+mod lend;
 mod peers;
 mod rarity;
 mod reserved;
@@ -40,6 +43,7 @@ use bits::Bits;
 use peers::Peers;
 use rarity::Rarity;
 use reserved::Reserved;
+use types::Steps;
 pub use types::{PeerHas, PeerKey, PeerView, PickerConfig, Priority, Received, Slots, Strategy};
 
 use crate::bitfield::Bitfield;
@@ -61,6 +65,8 @@ pub enum PieceState {
     Writing,
     /// Ours.
     Have,
+    /// Not ours, and another shard's to fetch.
+    Elsewhere,
 }
 
 /// A state with the place of a begun piece in [`Begun`].
@@ -72,21 +78,7 @@ enum State {
     Hashing(u32),
     Writing,
     Have,
-}
-
-/// Counts what a search looks at, so that tests can bound it. Free in production.
-#[derive(Debug, Default)]
-struct Steps {
-    #[cfg(test)]
-    count: std::cell::Cell<u64>,
-}
-
-impl Steps {
-    fn add(&self, steps: u64) {
-        #[cfg(test)]
-        self.count.set(self.count.get() + steps);
-        let _ = steps;
-    }
+    Elsewhere,
 }
 
 /// Piece and block states of one torrent, and the choice among them. See the module.
@@ -107,6 +99,8 @@ pub struct Picker {
     again: BTreeSet<PieceIndex>,
     /// Behind the piece that was begun last.
     cursor: u32,
+    /// Another shard may still lend us pieces.
+    more_elsewhere: bool,
     steps: Steps,
 }
 
@@ -127,6 +121,7 @@ impl Picker {
             reserved: Reserved::default(),
             again: BTreeSet::new(),
             cursor: 0,
+            more_elsewhere: false,
             steps: Steps::default(),
             have,
         };
@@ -165,6 +160,7 @@ impl Picker {
             State::Hashing(_) => PieceState::Hashing,
             State::Writing => PieceState::Writing,
             State::Have => PieceState::Have,
+            State::Elsewhere => PieceState::Elsewhere,
         }
     }
 
@@ -274,7 +270,7 @@ impl Picker {
         let Some(nth) = self.geometry.block_number(block) else { return Received::Unwanted };
         let slot = match self.states[block.piece.as_usize()] {
             State::Active(slot) => slot,
-            State::Missing | State::Skipped => return Received::Unwanted,
+            State::Missing | State::Skipped | State::Elsewhere => return Received::Unwanted,
             State::Hashing(_) | State::Writing | State::Have => return Received::Duplicate,
         };
         if self.reserved.holder(block.piece).is_some_and(|holder| holder != peer) {
@@ -351,7 +347,7 @@ impl Picker {
                 }
                 self.refile(piece);
             }
-            State::Missing | State::Hashing(_) | State::Writing | State::Have => {}
+            State::Missing | State::Hashing(_) | State::Writing | State::Have | State::Elsewhere => {}
         }
     }
 

@@ -343,6 +343,51 @@ impl Model {
         }
     }
 
+    fn lend(&mut self, peer: Option<PeerKey>, max: usize) {
+        let has = peer.map_or(PeerHas::All, |peer| self.peers[&peer].has());
+        let may = |piece: &PieceIndex| {
+            self.state(*piece) == PieceState::Missing && !self.reserved.contains_key(piece) && has.has(*piece)
+        };
+        let could: BTreeSet<_> = self.geometry.pieces().filter(may).collect();
+        let mut lease = Vec::new();
+        self.picker.lend(has, max, &mut self.rng, &mut lease);
+        // A reservation may have lapsed unseen: then more could be lent than the model knows.
+        assert!(lease.len() >= max.min(could.len()) && lease.len() <= max, "{lease:?} of {could:?}");
+        for piece in lease {
+            assert_eq!(self.state(piece), PieceState::Missing);
+            assert!(has.has(piece), "lent to one that cannot fetch it");
+            self.reserved.remove(&piece);
+            self.states[piece.as_usize()] = PieceState::Elsewhere;
+        }
+    }
+
+    fn give_back(&mut self, piece: PieceIndex) {
+        let idle = matches!(self.state(piece), PieceState::Missing | PieceState::Skipped);
+        assert_eq!(self.picker.give_back(piece), idle);
+        if idle {
+            self.reserved.remove(&piece);
+            self.set(piece, PieceState::Elsewhere);
+        }
+    }
+
+    fn end_elsewhere(&mut self, nth: u32, fetched: bool) {
+        let Some(piece) = self.any_in(PieceState::Elsewhere, nth) else { return };
+        if fetched {
+            self.picker.fetched_elsewhere(piece);
+            self.set(piece, PieceState::Have);
+        } else {
+            self.picker.admit(piece);
+            self.lost(piece);
+        }
+    }
+
+    fn lost_elsewhere(&mut self, piece: PieceIndex) {
+        self.picker.lost_elsewhere(piece);
+        if self.state(piece) == PieceState::Have {
+            self.set(piece, PieceState::Elsewhere);
+        }
+    }
+
     fn step(&mut self, op: u8, a: u32, b: u32) {
         let peer = self.any_peer(a);
         match (op, peer) {
@@ -374,6 +419,11 @@ impl Model {
             (18, _) => self.abandon(self.piece(a)),
             (19, _) if b.is_multiple_of(4) => self.invalidate(self.piece(a)),
             (20, Some(peer)) => self.deliver_unasked(peer, self.piece(b), b >> 8),
+            (21, peer) => self.lend(peer.filter(|_| b & 1 == 0), b as usize >> 1 & 3),
+            (22, _) => self.give_back(self.piece(a)),
+            (23 | 24, _) => self.end_elsewhere(a, b & 1 == 0),
+            (25, _) if b.is_multiple_of(4) => self.lost_elsewhere(self.piece(a)),
+            (26, _) => self.picker.set_more_elsewhere(a & 1 == 0),
             _ => {}
         }
     }
@@ -402,6 +452,10 @@ impl Model {
     /// Everybody honest, and one seed: every wanted piece has to become ours.
     fn complete(&mut self) {
         self.connect(true, 0);
+        self.picker.set_more_elsewhere(false);
+        while self.any_in(PieceState::Elsewhere, 0).is_some() {
+            self.end_elsewhere(0, false);
+        }
         for _ in 0..1000 {
             let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
             for key in &keys {
@@ -451,7 +505,7 @@ proptest! {
         memory in 1usize..5,
         config in config(),
         seed in any::<u64>(),
-        ops in prop::collection::vec((0u8..21, any::<u32>(), any::<u32>()), 0..600),
+        ops in prop::collection::vec((0u8..27, any::<u32>(), any::<u32>()), 0..600),
     ) {
         let mut model = Model::new(pieces, blocks, memory, config, seed);
         model.connect(false, u32::MAX >> 1);

@@ -76,6 +76,11 @@ impl Rarity {
         self.class[piece.as_usize()] != OUT
     }
 
+    /// Pieces in the order.
+    pub fn len(&self) -> u32 {
+        self.classes.iter().map(|class| class.members.count()).sum()
+    }
+
     /// Pieces in the order that somebody has, as far as we know.
     pub fn obtainable(&self) -> usize {
         let unseen = |class: &Class| class.buckets.first().map_or(0, Vec::len);

@@ -109,3 +109,18 @@ pub trait Slots {
     /// Takes memory for a piece of `len` bytes; `false` when there is none.
     fn acquire(&mut self, piece: PieceIndex, len: u32) -> bool;
 }
+
+/// Counts what a search looks at, so that tests can bound it. Free in production.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    #[cfg(test)]
+    pub count: std::cell::Cell<u64>,
+}
+
+impl Steps {
+    pub fn add(&self, steps: u64) {
+        #[cfg(test)]
+        self.count.set(self.count.get() + steps);
+        let _ = steps;
+    }
+}
