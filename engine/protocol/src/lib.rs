@@ -7,7 +7,7 @@
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
 //! * Decisions: [`picker`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
-//!   [`torrent`]
+//!   [`torrent`], and [`lease`] for a torrent on several shards
 //! * Trackers: [`tracker`]
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod candidates;
 pub mod choker;
 pub mod geometry;
 pub mod ids;
+pub mod lease;
 pub mod metainfo;
 pub mod peer;
 pub mod picker;

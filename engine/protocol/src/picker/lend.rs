@@ -80,12 +80,18 @@ impl Picker {
         self.becomes_missing(piece);
     }
 
-    /// Another shard has verified and written `piece`. Panics when it is not elsewhere.
-    pub fn fetched_elsewhere(&mut self, piece: PieceIndex) {
+    /// Another shard has verified and written `piece`; returns whether that is news. Panics when it is ours to
+    /// fetch.
+    pub fn fetched_elsewhere(&mut self, piece: PieceIndex) -> bool {
+        // Two shards may find the same damage, and the second one tell of it after the repair.
+        if self.states[piece.as_usize()] == State::Have {
+            return false;
+        }
         self.end_elsewhere(piece);
         self.states[piece.as_usize()] = State::Have;
         self.have.insert(piece);
         self.wanted.remove(piece.0);
+        true
     }
 
     /// `piece` turned out damaged on disk, and another shard takes care of it. Nothing happens when it is not

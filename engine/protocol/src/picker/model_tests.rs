@@ -373,7 +373,8 @@ impl Model {
     fn end_elsewhere(&mut self, nth: u32, fetched: bool) {
         let Some(piece) = self.any_in(PieceState::Elsewhere, nth) else { return };
         if fetched {
-            self.picker.fetched_elsewhere(piece);
+            assert!(self.picker.fetched_elsewhere(piece));
+            assert!(!self.picker.fetched_elsewhere(piece), "a second time");
             self.set(piece, PieceState::Have);
         } else {
             self.picker.admit(piece);

@@ -145,8 +145,12 @@ impl Torrent {
 
     /// Our data of `piece` turned out damaged: it is missing again.
     pub fn lost_piece(&mut self, piece: PieceIndex) {
-        self.picker.invalidate(piece);
-        self.finished_told = false;
+        self.note_lost(piece);
+        self.after_loss();
+    }
+
+    pub(super) fn after_loss(&mut self) {
+        self.finished_told &= self.picker.is_finished();
         let keys: Vec<PeerKey> = self.peer_keys().collect();
         keys.into_iter().for_each(|key| self.update_interest(key));
     }

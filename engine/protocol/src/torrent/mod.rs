@@ -16,6 +16,7 @@
 mod blocks;
 mod messages;
 mod pieces;
+mod spread;
 mod tick;
 
 pub use blocks::BlockPlace;
@@ -129,6 +130,7 @@ pub struct Torrent {
     finished_told: bool,
     cancels: Vec<(PeerKey, Block)>,
     picked: Vec<Block>,
+    news: spread::News,
 }
 
 impl Torrent {
@@ -142,6 +144,17 @@ impl Torrent {
         have: Bitfield,
     ) -> Self {
         let picker = Picker::new(geometry, config.picker.clone(), have);
+        Self::with_picker(now, info_hash, our_id, geometry, config, picker)
+    }
+
+    fn with_picker(
+        now: Instant,
+        info_hash: InfoHash,
+        our_id: PeerId,
+        geometry: Geometry,
+        config: TorrentConfig,
+        picker: Picker,
+    ) -> Self {
         let mut this = Self {
             info_hash,
             our_id,
@@ -163,6 +176,7 @@ impl Torrent {
             finished_told: false,
             cancels: Vec::new(),
             picked: Vec::new(),
+            news: spread::News::default(),
             config,
         };
         this.check_finished();
@@ -489,4 +503,4 @@ fn mark(slots: &mut [Slot], dirty: &mut Vec<PeerKey>, key: PeerKey) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,11 +1,10 @@
 //! What becomes of complete pieces: verdicts, blame, written.
 
-use super::{MAX_PAST, Torrent, TorrentEvent, peer_of};
+use super::{MAX_PAST, Torrent, TorrentEvent};
 use crate::blame::PeerIdent;
 use crate::ids::PieceIndex;
 use crate::peer::PeerFault;
 use crate::picker::PeerKey;
-use crate::wire::message::Message;
 
 impl Torrent {
     /// The hash pool has looked at `piece`. `digests` makes the SHA-1 of every block, in order; it is called only when
@@ -62,20 +61,8 @@ impl Torrent {
     /// `piece` is on disk: it is ours from now on, and everybody hears of it.
     pub fn written(&mut self, piece: PieceIndex) {
         self.picker.piece_written(piece);
-        let keys: Vec<PeerKey> = self.peer_keys().collect();
-        for key in keys {
-            let peer = peer_of(&mut self.slots, key);
-            if !peer.has(piece) {
-                peer.push(&Message::Have(piece));
-                self.mark(key);
-            }
-        }
-        self.check_finished();
-        if self.picker.is_finished() {
-            // Seeds have nothing more for us, and we nothing for them.
-            let keys: Vec<PeerKey> = self.peer_keys().collect();
-            keys.into_iter().for_each(|key| self.update_interest(key));
-        }
+        self.note_fresh(piece);
+        self.announce_piece(piece);
     }
 
     /// Writing `piece` failed: it is missing again, its memory is free.

@@ -1,6 +1,6 @@
 //! Torrents against each other over virtual wires ([`swarm`]), and one torrent against scripted peers.
 
-mod swarm;
+pub(crate) mod swarm;
 
 use std::time::{Duration, Instant};
 
