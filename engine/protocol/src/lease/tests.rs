@@ -85,13 +85,15 @@ impl Spread {
 
     /// All shards write to the same files.
     fn share_disks(&mut self) {
-        let nodes = self.nodes();
-        for from in nodes.iter().copied().chain(0..self.swarm.nodes.len()) {
-            let disk = self.swarm.nodes[from].disk.clone();
-            for to in &nodes {
-                for (piece, bytes) in &disk {
-                    self.swarm.nodes[*to].disk.entry(*piece).or_insert_with(|| bytes.clone());
-                }
+        for to in self.nodes() {
+            let pieces = self.swarm.nodes[to].torrent.picker().have().clone();
+            for piece in pieces
+                .iter()
+                .filter(|piece| !self.swarm.nodes[to].disk.contains_key(piece))
+                .collect::<Vec<_>>()
+            {
+                let bytes = self.swarm.nodes.iter().find_map(|node| node.disk.get(&piece)).cloned();
+                self.swarm.nodes[to].disk.insert(piece, bytes.expect("what is ours is on disk"));
             }
         }
     }
