@@ -9,6 +9,7 @@ pub mod clients;
 pub mod error;
 pub mod generator;
 pub mod payload;
+pub mod picker;
 pub mod process;
 pub mod stats;
 pub mod tracker;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ccbt_bench::error::BenchError;
+use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
 
@@ -18,11 +19,14 @@ struct Cli {
 enum Command {
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
+    /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
+    Picker(PickerArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
+        Command::Picker(args) => picker::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use super::{Picker, State};
 /// block, for then no fast peer could help.
 const QUEUE: usize = 32;
 /// Blocks looked at in one call, from a random place on.
-const PROBES: usize = 8192;
+const PROBES: usize = 1024;
 
 impl Picker {
     /// Whether every block that can be had is here or asked for.
