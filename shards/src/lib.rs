@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod messages;
 mod pieces;
 pub mod ring;
+pub mod satellites;
 pub mod service;
 mod shard;
 mod torrents;

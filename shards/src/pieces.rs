@@ -110,7 +110,10 @@ impl Shard {
         match result {
             Ok(()) => {
                 home.torrent.as_mut().expect("written pieces belong to a running torrent").written(piece);
-                home.durability.unsynced.push(piece);
+                // What a satellite wrote is its home's to sync.
+                if !home.part.is_satellite() {
+                    home.durability.unsynced.push(piece);
+                }
                 self.free_piece(buf);
                 self.recover(index);
             }
@@ -159,11 +162,32 @@ impl Shard {
         freed.into_iter().for_each(|buf| self.free_piece(buf));
     }
 
+    /// Gives up all begun pieces of a torrent that nobody is asked for.
+    pub(crate) fn abandon_idle(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        let Some(torrent) = &mut home.torrent else { return };
+        let free = |piece: &PieceIndex| home.live.0.get(piece).is_some_and(|live| live.pins() == 0);
+        let idle: Vec<PieceIndex> = torrent.picker().idle_active().filter(free).collect();
+        let mut freed = Vec::new();
+        for piece in idle {
+            if torrent.picker_mut().abandon(piece) {
+                let buf = home.live.0.remove(&piece).expect("just seen").try_take();
+                freed.push(buf.unwrap_or_else(|_| panic!("nobody receives into an idle piece")));
+                home.asides.retain(|aside| aside.block.piece != piece);
+            }
+        }
+        freed.into_iter().for_each(|buf| self.free_piece(buf));
+    }
+
     // ---- durability
 
     /// Everything wanted is written: make it durable, then say so.
     pub(crate) fn on_finished(&mut self, index: usize) {
-        let durability = &mut self.homes[index].durability;
+        let home = &mut self.homes[index];
+        if home.part.is_satellite() {
+            return;
+        }
+        let durability = &mut home.durability;
         durability.finish = true;
         if durability.syncing.is_none() {
             self.finish_when_durable(index);
@@ -223,7 +247,7 @@ impl Shard {
     fn tell_finished(&mut self, index: usize) {
         let now = self.now;
         let home = &mut self.homes[index];
-        let fetched = home.torrent.as_ref().is_some_and(|torrent| torrent.stats().downloaded > 0);
+        let fetched = home.stats().downloaded > 0;
         if let (true, Some(announces)) = (fetched, &mut home.announces) {
             announces.completed(now);
         }
@@ -260,6 +284,8 @@ impl Shard {
             self.open(index);
         } else if let Some((piece, buf)) = home.unwritten.pop() {
             self.write(index, piece, buf);
+        } else if home.part.is_satellite() {
+            self.recover(index);
         } else {
             // Nothing waits to be written: ask the disk whether it takes a sync again.
             self.submit_sync(index);

@@ -36,6 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Torrents per shard up to which a new one is spread over all shards.
+const SPREAD_TORRENTS: usize = 4;
+
 /// What the engine is built with.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
@@ -158,12 +161,18 @@ impl Service {
     /// Gives the torrent to its home shard; homes go round. Its key must be new, and its info-hash must not be running.
     pub fn add(&self, torrent: AddTorrent) {
         let home = self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        self.homes.lock().expect("no holder panics").insert(torrent.key, home);
+        let running = {
+            let mut homes = self.homes.lock().expect("no holder panics");
+            homes.insert(torrent.key, home);
+            homes.len()
+        };
         self.hashes.lock().expect("no holder panics").insert(torrent.key, torrent.metainfo.info_hash);
         for shard in &self.shards {
             shard.inbox.send(ToShard::Route(torrent.metainfo.info_hash, Some(home)));
         }
-        self.shards[home].inbox.send(ToShard::Add(Box::new(torrent)));
+        // Many torrents use all cores anyway, each at its home.
+        let spread = self.shards.len() > 1 && running <= SPREAD_TORRENTS * self.shards.len();
+        self.shards[home].inbox.send(ToShard::Add { torrent: Box::new(torrent), spread });
     }
 
     /// Stops a torrent and closes its files. Answered by [`crate::messages::Event::Removed`].

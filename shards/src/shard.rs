@@ -30,6 +30,7 @@ use crate::control::TrackerClient;
 use crate::inbox::Inbox;
 use crate::messages::{FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
+use crate::satellites::Outbox;
 use crate::torrents::Home;
 use crate::uploads::ReadCache;
 
@@ -161,6 +162,8 @@ pub struct Shard {
     pub(crate) control: Sender<FromShard>,
     /// The inboxes of all shards, this one included.
     pub(crate) others: Vec<Inbox>,
+    /// Messages that found no room there.
+    pub(crate) outbox: Outbox,
     pub(crate) routes: HashMap<InfoHash, usize>,
     pub(crate) storage: StorageClient,
     pub(crate) partition: Partition,
@@ -223,6 +226,7 @@ impl Shard {
             inbox: links.inbox,
             control: links.control,
             others: links.others,
+            outbox: Outbox::default(),
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),

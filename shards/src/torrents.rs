@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::geometry::Block;
@@ -23,6 +24,7 @@ use crate::checking::Check;
 use crate::messages::{AddTorrent, Event, FromShard, State};
 use crate::pieces::{Durability, Failure};
 use crate::ring::{LivePiece, Places, SocketKey};
+use crate::satellites::Part;
 use crate::shard::{PIECES_MAX, Shard};
 
 /// What a torrent waits for.
@@ -77,9 +79,15 @@ pub(crate) struct Home {
     /// Hash jobs and storage commands of pieces under way.
     pub busy: usize,
     pub durability: Durability,
+    /// Its home, or a satellite of it.
+    pub part: Part,
+    /// Sums of satellites that are gone.
+    pub past: Stats,
+    /// Other shards help once it runs.
+    spread: bool,
     seed_only: bool,
     prealloc: Preallocate,
-    picker: PickerConfig,
+    pub picker: PickerConfig,
     /// What the last status told, and whether bytes moved then.
     pub last_status: Option<(State, Stats, usize, u32, bool)>,
     removed: bool,
@@ -120,6 +128,46 @@ impl Slots for SlotSource<'_> {
 }
 
 impl Home {
+    /// One that waits for its files.
+    pub fn new(
+        now: Instant,
+        key: TorrentKey,
+        meta: Arc<Metainfo>,
+        spec: Arc<LayoutSpec>,
+        picker: PickerConfig,
+        max_peers: usize,
+    ) -> Self {
+        Self {
+            key,
+            spec,
+            phase: Phase::Opening,
+            torrent: None,
+            live: LivePieces::default(),
+            asides: Vec::new(),
+            completing: Vec::new(),
+            sockets: HashMap::new(),
+            candidates: Candidates::default(),
+            announces: None,
+            max_peers,
+            conns: 0,
+            touched: false,
+            starved: false,
+            failure: None,
+            unwritten: Vec::new(),
+            busy: 0,
+            durability: Durability::default(),
+            part: Part::home(now),
+            past: Stats::default(),
+            spread: false,
+            seed_only: false,
+            prealloc: Preallocate::default(),
+            picker,
+            last_status: None,
+            removed: false,
+            meta,
+        }
+    }
+
     pub fn state(&self) -> State {
         match &self.phase {
             Phase::Opening if self.failure.is_none() => State::Opening,
@@ -135,8 +183,21 @@ impl Home {
         matches!(self.phase, Phase::Running)
     }
 
+    /// Sums of all parts.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.torrent.as_ref().map(Torrent::stats).unwrap_or_default();
+        stats += self.past;
+        self.part.satellites().for_each(|satellite| stats += satellite.stats);
+        stats
+    }
+
+    /// Connections of all parts, half-open ones included.
+    pub fn all_conns(&self) -> usize {
+        self.conns + self.part.satellites().map(|satellite| satellite.conns).sum::<usize>()
+    }
+
     fn totals(&self) -> Totals {
-        let stats = self.torrent.as_ref().map(Torrent::stats).unwrap_or_default();
+        let stats = self.stats();
         Totals { uploaded: stats.uploaded, downloaded: stats.downloaded, left: self.bytes_left() }
     }
 
@@ -157,7 +218,7 @@ impl Home {
 }
 
 impl Shard {
-    pub(crate) fn add_torrent(&mut self, add: AddTorrent) {
+    pub(crate) fn add_torrent(&mut self, add: AddTorrent, spread: bool) {
         assert!(!self.by_key.contains_key(&add.key), "a torrent key used twice");
         let spec = match LayoutSpec::from_metainfo(add.root.clone(), &add.metainfo) {
             Ok(spec) => Arc::new(spec),
@@ -180,30 +241,13 @@ impl Shard {
             Announces::new(identity, &add.metainfo.trackers, self.now, &mut self.rng)
         });
         let home = Home {
-            key: add.key,
-            spec,
-            phase: Phase::Opening,
-            torrent: None,
-            live: LivePieces::default(),
-            asides: Vec::new(),
-            completing: Vec::new(),
-            sockets: HashMap::new(),
             candidates,
             announces,
-            max_peers: add.max_peers,
-            conns: 0,
-            touched: false,
-            starved: false,
-            failure: None,
-            unwritten: Vec::new(),
-            busy: 0,
-            durability: Durability::default(),
+            part: Part::home(self.now),
+            spread,
             seed_only: add.seed_only,
             prealloc: add.prealloc,
-            picker: add.picker,
-            last_status: None,
-            removed: false,
-            meta: add.metainfo,
+            ..Home::new(self.now, add.key, add.metainfo, spec, add.picker, add.max_peers)
         };
         let (key, hash) = (home.key, home.meta.info_hash);
         let index = self.homes.insert(home);
@@ -316,6 +360,9 @@ impl Shard {
         home.torrent = Some(torrent);
         home.phase = Phase::Running;
         self.touch(index);
+        if self.homes[index].spread {
+            self.spread(index);
+        }
         self.answer_waiting(index);
         self.dial(index);
     }
@@ -377,6 +424,7 @@ impl Shard {
             announces.stop(now);
         }
         self.close_all(index);
+        self.stop_satellites(index);
         self.announce(index);
         self.touch(index);
     }
@@ -386,7 +434,7 @@ impl Shard {
         let home = &mut self.homes[index];
         let Phase::Ending { closing } = home.phase else { return };
         let told = home.announces.as_ref().is_none_or(Announces::is_idle);
-        if closing || !told || home.busy > 0 || home.conns > 0 {
+        if closing || !told || home.busy > 0 || home.conns > 0 || home.part.satellites().next().is_some() {
             return;
         }
         if !home.durability.unsynced.is_empty() && home.failure.is_none() {
@@ -402,10 +450,14 @@ impl Shard {
             self.pieces -= 1;
         }
         let home = &mut self.homes[index];
-        home.phase = Phase::Ending { closing: true };
-        home.busy += 1;
         let torrent = home.key;
         self.cache.drop_torrent(torrent);
+        if home.part.is_satellite() {
+            self.satellite_ended(index);
+            return self.forget(index);
+        }
+        home.phase = Phase::Ending { closing: true };
+        home.busy += 1;
         self.command(StorageCmd::Close { torrent });
     }
 

@@ -218,6 +218,7 @@ impl Shard {
             self.fill(index);
         }
         self.do_events(index);
+        self.settle_part(index);
         self.continue_end(index);
     }
 
@@ -231,7 +232,7 @@ impl Shard {
                         self.end(key, End::Fault(fault));
                     }
                 }
-                TorrentEvent::Ban(ip) => self.ban(index, ip),
+                TorrentEvent::Ban(ip) => self.ban(index, ip, None),
                 TorrentEvent::Finished => self.on_finished(index),
             }
         }

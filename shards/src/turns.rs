@@ -7,6 +7,7 @@ use std::time::Duration;
 use ccbt_storage::Completion;
 
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
+use crate::satellites::{Part, SatelliteStatus};
 use crate::shard::{JOBS_MAX, Shard};
 use crate::torrents::Phase;
 
@@ -18,7 +19,7 @@ const STATUS_PEERS: usize = 200;
 impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
         match message {
-            ToShard::Add(add) => self.add_torrent(*add),
+            ToShard::Add { torrent, spread } => self.add_torrent(*torrent, spread),
             ToShard::Remove(key) => match self.by_key.get(&key) {
                 Some(&index) => self.end_torrent(index, true),
                 None => self.tell(FromShard::Event(key, Event::Removed)),
@@ -35,6 +36,19 @@ impl Shard {
             ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
             ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
             ToShard::HandOff(hand_off) => self.on_hand_off(*hand_off),
+            ToShard::AddSatellite(add) => self.add_satellite(*add),
+            ToShard::StopSatellite(key) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.end_torrent(index, false);
+                }
+            }
+            ToShard::ToSatellite { key, message } => self.on_to_satellite(key, message),
+            ToShard::FromSatellite { key, shard, message } => self.on_from_satellite(key, shard, message),
+            ToShard::Dial { key, addr } => self.on_dial(key, addr),
+            ToShard::SatellitePeer { key, addr, useful } => self.on_satellite_peer(key, addr, useful),
+            ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
+            ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
+            ToShard::SatelliteGone { key, shard } => self.on_satellite_gone(key, shard),
             ToShard::Shutdown => self.shut_down(),
         }
     }
@@ -78,6 +92,9 @@ impl Shard {
             let home = &mut self.homes[index];
             if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
                 torrent.tick(now, &mut self.rng);
+                if let Part::Satellite { borrower, .. } = &mut home.part {
+                    borrower.tick(now, torrent);
+                }
             }
             self.retry_failed(index);
             self.continue_check(index);
@@ -91,10 +108,29 @@ impl Shard {
     pub(crate) fn send_statuses(&mut self) {
         let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
         for index in homes {
-            if let Some(status) = self.status(index) {
+            if self.homes[index].part.is_satellite() {
+                self.report_status(index);
+            } else if let Some(status) = self.status(index) {
                 self.tell(FromShard::Status(Box::new(status)));
             }
         }
+    }
+
+    /// A satellite tells its home instead.
+    fn report_status(&mut self, index: usize) {
+        let now = self.now;
+        let home = &mut self.homes[index];
+        let Some(torrent) = &mut home.torrent else { return };
+        let mut peers = torrent.peer_statuses(now);
+        peers.truncate(STATUS_PEERS);
+        let status = SatelliteStatus {
+            stats: torrent.stats(),
+            rates: torrent.rates(now),
+            peer_count: torrent.peer_count(),
+            conns: home.conns,
+            peers,
+        };
+        self.tell_home(index, status);
     }
 
     /// `None` when nothing changed since the last one.
@@ -108,10 +144,15 @@ impl Shard {
         if let Phase::Checking(check) = &home.phase {
             (pieces_done, pieces_total) = (check.looked, check.total);
         }
-        let stats = home.torrent.as_ref().map(|torrent| torrent.stats()).unwrap_or_default();
-        let peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
-        let (down_rate, up_rate) =
+        let stats = home.stats();
+        let mut peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
+        let (mut down_rate, mut up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
+        for satellite in home.part.satellites() {
+            peer_count += satellite.peer_count;
+            down_rate += satellite.rates.0;
+            up_rate += satellite.rates.1;
+        }
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
         let picture = (state, stats, peer_count, pieces_done, moving);
@@ -120,6 +161,7 @@ impl Shard {
         }
         home.last_status = Some(picture);
         let mut peers = home.torrent.as_mut().map(|torrent| torrent.peer_statuses(now)).unwrap_or_default();
+        peers.extend(home.part.satellites().flat_map(|satellite| satellite.peers.iter().cloned()));
         peers.truncate(STATUS_PEERS);
         Some(TorrentStatus {
             key: home.key,

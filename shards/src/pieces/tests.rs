@@ -86,7 +86,7 @@ impl Rig {
         let (control, told) = unbounded();
         let links = Links { bell, inbox: receiver, others: vec![inbox], control };
         let mut shard = Shard::new(config(), links, &storage).unwrap();
-        shard.add_torrent(add(folder.path()));
+        shard.add_torrent(add(folder.path()), false);
         let mut rig = Self { shard, told, _storage: storage, _folder: folder };
         rig.wait(&Event::Finished);
         rig

@@ -99,6 +99,16 @@ pub struct Stats {
     pub banned: u64,
 }
 
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        self.downloaded += other.downloaded;
+        self.uploaded += other.uploaded;
+        self.wasted += other.wasted;
+        self.hash_failures += other.hash_failures;
+        self.banned += other.banned;
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
