@@ -238,6 +238,24 @@ impl Shard {
         Some(*shard)
     }
 
+    /// Once a second: a part that gets nowhere makes way for others.
+    pub(crate) fn tick_part(&mut self, index: usize) {
+        let now = self.now;
+        let home = &self.homes[index];
+        let Some(torrent) = &home.torrent else { return };
+        let in_the_way = match &home.part {
+            Part::Home { lender, .. } => lender.is_home_in_the_way(now, torrent),
+            Part::Satellite { borrower, .. } => borrower.is_stalled(now),
+        };
+        if in_the_way {
+            self.abandon_idle(index);
+        }
+        let home = &mut self.homes[index];
+        if let (Part::Satellite { borrower, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) {
+            borrower.tick(now, torrent);
+        }
+    }
+
     // ---- on a satellite
 
     pub(crate) fn add_satellite(&mut self, add: AddSatellite) {
@@ -275,11 +293,7 @@ impl Shard {
         let (Part::Satellite { borrower, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
             return;
         };
-        let give_up = matches!(message, ToSatellite::Recall) && borrower.is_stalled(now);
         borrower.receive(now, torrent, message);
-        if give_up {
-            self.abandon_idle(index);
-        }
         self.touch(index);
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ccbt_storage::Completion;
 
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
-use crate::satellites::{Part, SatelliteStatus};
+use crate::satellites::SatelliteStatus;
 use crate::shard::{JOBS_MAX, Shard};
 use crate::torrents::Phase;
 
@@ -92,10 +92,8 @@ impl Shard {
             let home = &mut self.homes[index];
             if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
                 torrent.tick(now, &mut self.rng);
-                if let Part::Satellite { borrower, .. } = &mut home.part {
-                    borrower.tick(now, torrent);
-                }
             }
+            self.tick_part(index);
             self.retry_failed(index);
             self.continue_check(index);
             self.announce(index);

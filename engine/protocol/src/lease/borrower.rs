@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{FromSatellite, GATHER, GATHER_PIECES, LEASE_MAX, ToSatellite};
+use super::{FromSatellite, GATHER, GATHER_PIECES, LEASE_MAX, STALLED, ToSatellite};
 use crate::ids::PieceIndex;
 use crate::picker::PieceState;
 use crate::torrent::Torrent;
@@ -14,8 +14,6 @@ use crate::torrent::Torrent;
 const AHEAD: Duration = Duration::from_millis(250);
 /// What peers have is told anew at most so often.
 const REACH_EVERY: Duration = Duration::from_millis(500);
-/// A satellite that fetched nothing for so long returns all that it has not begun; otherwise half.
-const STALLED: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -78,8 +76,8 @@ impl Borrower {
         }
     }
 
-    /// Whether nothing was fetched and nothing lent for a while: then what is begun but not asked for by anybody is
-    /// better given up too, when the home calls for it.
+    /// Whether nothing was fetched and nothing lent for a while. Then what is begun and asked of nobody is better given
+    /// up, before [`Borrower::tick`]: others may get on with it.
     pub fn is_stalled(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.progress) >= STALLED
     }
@@ -89,6 +87,7 @@ impl Borrower {
             matches!(torrent.picker().state(*piece), PieceState::Missing | PieceState::Skipped)
         };
         let mut pieces: Vec<PieceIndex> = torrent.geometry().pieces().filter(idle).collect();
+        // A part that gets on keeps the half that it comes to soon.
         if !self.is_stalled(now) {
             pieces.truncate(pieces.len().div_ceil(2));
         }
@@ -149,8 +148,13 @@ impl Borrower {
         self.out.push(FromSatellite::Want { count, reach });
     }
 
-    /// To be called about once a second: a request that stands is repeated when what peers have may have changed.
-    pub fn tick(&mut self, now: Instant, torrent: &Torrent) {
+    /// To be called about once a second. A request that stands is repeated, since what peers have may have changed. A
+    /// satellite that gets nowhere returns its lease; the caller has given up before what is begun and asked of nobody.
+    pub fn tick(&mut self, now: Instant, torrent: &mut Torrent) {
+        if self.is_stalled(now) {
+            self.give_back(now, torrent);
+            self.progress = now;
+        }
         if self.asked {
             self.asked = false;
             self.ask(now, torrent);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::{FromSatellite, GATHER, GATHER_PIECES, LEASE_MAX, Reach, ToSatellite};
+use super::{FromSatellite, GATHER, GATHER_PIECES, LEASE_MAX, Reach, STALLED, ToSatellite};
 use crate::bitfield::Bitfield;
 use crate::ids::PieceIndex;
 use crate::picker::Priority;
@@ -36,12 +36,14 @@ pub struct Lender {
     members: BTreeMap<usize, Member>,
     told: Instant,
     recalled: Instant,
+    /// When the home last completed a piece.
+    progress: Instant,
 }
 
 impl Lender {
     /// Nobody has borrowed anything.
     pub fn new(now: Instant) -> Self {
-        Self { members: BTreeMap::new(), told: now, recalled: now }
+        Self { members: BTreeMap::new(), told: now, recalled: now, progress: now }
     }
 
     /// Shard `shard` became a satellite, with the torrent's bitfield of this moment. Panics when it is one.
@@ -142,7 +144,8 @@ impl Lender {
         }
     }
 
-    fn take_news(&mut self, torrent: &mut Torrent) {
+    /// Returns whether the home has completed a piece.
+    fn take_news(&mut self, torrent: &mut Torrent) -> bool {
         let fresh = torrent.take_fresh();
         self.spread(usize::MAX, &fresh, |member, pieces| member.news.extend(pieces));
         let lost = torrent.take_lost();
@@ -150,6 +153,15 @@ impl Lender {
             member.news.retain(|piece| !pieces.contains(piece));
             member.out.push(ToSatellite::Lost(pieces.to_vec()));
         });
+        !fresh.is_empty()
+    }
+
+    /// Whether satellites wait for pieces while the home gets nowhere: then what it has begun but asks nobody for is
+    /// better given up, so that it can be lent.
+    pub fn is_home_in_the_way(&self, now: Instant, torrent: &Torrent) -> bool {
+        !torrent.is_finished()
+            && now.saturating_duration_since(self.progress) >= STALLED
+            && self.members.values().any(|member| member.wants > 0)
     }
 
     /// Answers requests as far as there is something to lend. To be called once in every turn of the shard in which
@@ -158,7 +170,9 @@ impl Lender {
         if self.members.is_empty() {
             return;
         }
-        self.take_news(torrent);
+        if self.take_news(torrent) {
+            self.progress = now;
+        }
         self.lend(torrent, rng);
         self.recall(now, torrent);
         let due = now.saturating_duration_since(self.told) >= GATHER;
@@ -196,10 +210,11 @@ impl Lender {
     /// When some have nothing to do, others return what they have not begun.
     fn recall(&mut self, now: Instant, torrent: &Torrent) {
         let over = now.saturating_duration_since(self.recalled) < RECALL_EVERY;
-        if over || torrent.picker().startable() > 0 || torrent.is_finished() {
+        if over || torrent.is_finished() {
             return;
         }
-        let home_idle = torrent.has_idle_peer();
+        let home_idle = torrent.picker().startable() == 0 && torrent.has_idle_peer();
+        // Nothing that they could fetch was left to lend.
         let waiting = self.members.values().filter(|member| member.wants > 0).count();
         for member in self.members.values_mut() {
             let others = waiting - usize::from(member.wants > 0);

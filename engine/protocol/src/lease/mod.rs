@@ -28,6 +28,9 @@ pub const GATHER_PIECES: usize = 32;
 /// Pieces of one lease at most. Bounds what a satellite that stalls can hold up.
 pub const LEASE_MAX: u32 = 128;
 
+/// A part of a torrent that completed nothing for so long is in the way of parts that have nothing to do.
+pub const STALLED: Duration = Duration::from_secs(2);
+
 /// What the peers of a satellite have together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {

@@ -21,6 +21,7 @@ struct Spread {
     down: Vec<VecDeque<ToSatellite>>,
     up: Vec<VecDeque<FromSatellite>>,
     messages: u64,
+    steps: u64,
 }
 
 impl Spread {
@@ -35,6 +36,7 @@ impl Spread {
             down: Vec::new(),
             up: Vec::new(),
             messages: 0,
+            steps: 0,
         };
         (0..satellites).for_each(|_| this.join());
         this
@@ -103,6 +105,8 @@ impl Spread {
         self.share_disks();
         self.swarm.step(10 * MS);
         let now = self.swarm.now;
+        self.steps += 1;
+        let second = self.steps.is_multiple_of(100);
         for shard in 0..self.satellites.len() {
             for _ in 0..self.swarm.roll(4) {
                 if let Some(message) = self.up[shard].pop_front() {
@@ -111,17 +115,23 @@ impl Spread {
                 }
             }
             let Some((node, borrower)) = &mut self.satellites[shard] else { continue };
-            let torrent = &mut self.swarm.nodes[*node].torrent;
-            for message in self.down[shard].drain(..).collect::<Vec<_>>() {
-                borrower.receive(now, torrent, message);
+            let node = &mut self.swarm.nodes[*node];
+            for message in self.down[shard].drain(..) {
+                borrower.receive(now, &mut node.torrent, message);
             }
-            borrower.settle(now, torrent);
-            if self.swarm.nodes[*node].torrent.picker().have().count().is_multiple_of(7) {
-                borrower.tick(now, &self.swarm.nodes[*node].torrent);
+            if second {
+                if borrower.is_stalled(now) {
+                    node.abandon_idle();
+                }
+                borrower.tick(now, &mut node.torrent);
             }
+            borrower.settle(now, &mut node.torrent);
             let out: Vec<_> = borrower.outgoing().collect();
             self.messages += out.len() as u64;
             self.up[shard].extend(out);
+        }
+        if second && self.lender.is_home_in_the_way(now, &self.swarm.nodes[self.home].torrent) {
+            self.swarm.nodes[self.home].abandon_idle();
         }
         let torrent = &mut self.swarm.nodes[self.home].torrent;
         self.lender.settle(now, torrent, &mut self.swarm.rng);
@@ -217,13 +227,10 @@ fn what_a_stalled_satellite_holds_comes_back() {
     assert!(spread.lender.leased() > 0);
     spread.swarm.connect(home, good, FAST);
     spread.swarm.disconnect(conn);
-    spread.run(500);
-    // Only what it has begun is missing now, and that it gives up with the connection's end.
-    let rest = spread.swarm.geometry.piece_count() - spread.swarm.nodes[home].torrent.picker().have().count();
-    assert!(rest <= spread.swarm.nodes[satellite].memory.len() as u32, "{rest} pieces are missing");
-    spread.leave(0);
-    assert!(spread.run(1000));
+    assert!(spread.run(2000));
     spread.swarm.assert_complete(home);
+    spread.leave(0);
+    assert!(spread.lender.is_empty());
 }
 
 #[test]
@@ -305,10 +312,10 @@ proptest! {
             (0..steps).for_each(|_| spread.step());
         }
         conns.iter().for_each(|(_, conn)| spread.swarm.disconnect(*conn));
-        for node in spread.nodes() {
-            let good = spread.swarm.seed(Manner::Honest);
-            spread.swarm.connect(node, good, FAST);
-        }
+        // One honest seed is enough, whichever part it meets.
+        let nodes = spread.nodes();
+        let good = spread.swarm.seed(Manner::Honest);
+        spread.swarm.connect(nodes[seed as usize % nodes.len()], good, FAST);
         prop_assert!(spread.run(20_000), "a swarm with honest seeds does not complete");
     }
 }

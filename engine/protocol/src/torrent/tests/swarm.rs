@@ -61,6 +61,17 @@ pub struct Node {
     writing: Vec<PieceIndex>,
 }
 
+impl Node {
+    /// Gives up what is begun and asked of nobody.
+    pub fn abandon_idle(&mut self) {
+        for piece in self.torrent.picker().idle_active().collect::<Vec<_>>() {
+            if self.torrent.picker_mut().abandon(piece) {
+                self.memory.remove(&piece).expect("a begun piece has memory");
+            }
+        }
+    }
+}
+
 /// One end of a connection.
 struct End {
     node: usize,
