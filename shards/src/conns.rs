@@ -102,21 +102,32 @@ impl Shard {
     pub(crate) fn dial(&mut self, index: usize) {
         for _ in 0..DIALS_PER_TURN {
             let home = &mut self.homes[index];
-            let room = home.conns < home.max_peers && self.live < self.config.max_connections;
+            let room = home.all_conns() < home.max_peers && self.live < self.config.max_connections;
             if !home.is_running() || home.paused || !room || self.stopping.is_some() {
                 return;
             }
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
-            match outgoing_socket(addr, self.config.bind) {
-                Ok(fd) => {
-                    home.conns += 1;
-                    let key = self.ring.connect(fd, addr);
-                    self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
-                }
-                Err(error) => {
-                    tracing::debug!(%addr, %error, "cannot connect");
-                    home.candidates.gone(self.now, addr, false);
-                }
+            let key = home.key;
+            match self.satellite_for_dial(index) {
+                Some(shard) => self.post(shard, ToShard::Dial { key, addr }),
+                None if self.connect(index, addr) => {}
+                None => self.homes[index].candidates.gone(self.now, addr, false),
+            }
+        }
+    }
+
+    /// Starts to connect to `addr`; `false` when that cannot be.
+    pub(crate) fn connect(&mut self, index: usize, addr: SocketAddr) -> bool {
+        match outgoing_socket(addr, self.config.bind) {
+            Ok(fd) => {
+                self.homes[index].conns += 1;
+                let key = self.ring.connect(fd, addr);
+                self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%addr, %error, "cannot connect");
+                false
             }
         }
     }
@@ -195,7 +206,7 @@ impl Shard {
             let home = &mut self.homes[index];
             let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
             let stays = !matches!(home.phase, Phase::Ending { .. }) && !home.paused;
-            let welcome = stays && home.conns < home.max_peers;
+            let welcome = stays && home.all_conns() < home.max_peers;
             if !welcome || home.candidates.is_banned(conn.addr.ip()) {
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
                 return false;
@@ -251,7 +262,7 @@ impl Shard {
             reserved: handshake.reserved,
             incoming: conn.incoming,
         };
-        if conn.incoming {
+        if conn.incoming && !home.part.is_satellite() {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
@@ -305,7 +316,14 @@ impl Shard {
             useful = torrent.gone(peer);
             home.sockets.remove(&peer);
         }
-        home.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        let useful = useful && !conn.hostile;
+        if home.part.is_satellite() {
+            if !conn.incoming {
+                self.report_gone(index, conn.addr, useful);
+            }
+        } else {
+            home.candidates.gone(now, conn.addr, useful);
+        }
         // What its batch referred to is free.
         self.wake_hungry();
         self.touch(index);
@@ -319,14 +337,17 @@ impl Shard {
         keys.into_iter().for_each(|key| self.end(key, End::Ours));
     }
 
-    /// Ends all connections of a torrent with `ip`, and never connects to it again.
-    pub(crate) fn ban(&mut self, index: usize, ip: IpAddr) {
+    /// Ends all connections of a torrent with `ip`, and never connects to it again. `from`: the shard that said so.
+    pub(crate) fn ban(&mut self, index: usize, ip: IpAddr, from: Option<usize>) {
         self.homes[index].candidates.ban(ip);
         let theirs = |conn: &&Conn| conn.home == Some(index) && conn.addr.ip() == ip;
         let keys: Vec<SocketKey> =
             self.conns.iter().flatten().filter(theirs).map(|conn| conn.socket).collect();
         keys.into_iter().for_each(|key| self.end(key, End::Ours));
-        self.tell(FromShard::Event(self.homes[index].key, Told::Banned(ip)));
+        self.spread_ban(index, ip, from);
+        if from.is_none() {
+            self.tell(FromShard::Event(self.homes[index].key, Told::Banned(ip)));
+        }
     }
 
     /// Ends connections that take too long to come about.

@@ -88,6 +88,9 @@ impl Shard {
             self.next_tick = self.now + TICK;
             self.tick();
         }
+        if self.next_gathering().is_some_and(|due| due <= self.now) {
+            self.gather_due();
+        }
         if self.now >= self.next_status {
             self.next_status = self.now + Duration::from_millis(250);
             self.send_statuses();
@@ -118,6 +121,7 @@ impl Shard {
 
     fn take_messages(&mut self) -> bool {
         let mut any = false;
+        self.empty_outbox();
         while let Ok(message) = self.inbox.try_recv() {
             any = true;
             self.on_message(message);
@@ -132,7 +136,10 @@ impl Shard {
             deadline = self.next_tick;
         }
         let mut wait = deadline.saturating_duration_since(self.now);
-        if !self.throttled.is_empty() || !self.up_throttled.is_empty() {
+        if let Some(due) = self.next_gathering() {
+            wait = wait.min(due.saturating_duration_since(self.now));
+        }
+        if !self.throttled.is_empty() || !self.up_throttled.is_empty() || self.has_outbox() {
             wait = wait.min(SPIN);
         }
         wait.max(Duration::from_micros(50))
@@ -140,7 +147,8 @@ impl Shard {
 
     /// Whether a shutdown is complete.
     fn is_done(&self) -> bool {
-        self.stopping.is_some_and(|deadline| self.homes.is_empty() || self.now >= deadline)
+        self.stopping
+            .is_some_and(|deadline| self.homes.is_empty() && !self.has_outbox() || self.now >= deadline)
     }
 
     fn finish(self) {

@@ -245,6 +245,7 @@ impl Shard {
         self.leave_line(index);
         self.homes[index].phase = Phase::Restarting { closing: false };
         self.close_all(index);
+        self.stop_satellites(index);
         self.touch(index);
     }
 
@@ -252,7 +253,8 @@ impl Shard {
     pub(crate) fn continue_restart(&mut self, index: usize) {
         let home = &mut self.homes[index];
         let Phase::Restarting { closing: false } = home.phase else { return };
-        if home.busy > 0 || !home.sockets.is_empty() || !home.completing.is_empty() {
+        let spread = home.part.satellites().next().is_some();
+        if home.busy > 0 || spread || !home.sockets.is_empty() || !home.completing.is_empty() {
             return;
         }
         if self.wants_last_sync(index) {

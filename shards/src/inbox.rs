@@ -7,8 +7,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::messages::ToShard;
 
-/// Messages waiting at most. They come from the control thread (paced by its callers) and as hand-offs, which are
-/// dropped when the shard is that far behind: their peers come again.
+/// Messages waiting at most. They come from the control thread (paced by its callers), from other parts of a
+/// torrent (which keep what finds no room) and as hand-offs, which are dropped when the shard is that far behind: their
+/// peers come again.
 const CAPACITY: usize = 4096;
 
 /// Sending side; cheap to clone.
@@ -33,13 +34,9 @@ impl Inbox {
     }
 
     /// Sends if there is room, for shards. Gives the message back otherwise.
-    pub fn try_send(&self, message: ToShard) -> Result<(), ToShard> {
-        match self.queue.try_send(message) {
-            Ok(()) => {
-                self.bell.ring();
-                Ok(())
-            }
-            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => Err(message),
-        }
+    pub fn try_send(&self, message: ToShard) -> Result<(), TrySendError<ToShard>> {
+        self.queue.try_send(message)?;
+        self.bell.ring();
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ pub mod messages;
 mod pieces;
 mod relocating;
 pub mod ring;
+pub mod satellites;
 pub mod service;
 mod shard;
 mod slots;

@@ -2,13 +2,14 @@
 //!
 //! Role: the vocabulary only. Every queue is bounded where it is made ([`crate::inbox`], [`crate::service`]).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ccbt_protocol::candidates::Source;
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
@@ -18,6 +19,8 @@ use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
 pub use crate::known::{FileMark, Known, Snapshot};
+
+use crate::satellites::{AddSatellite, SatelliteStatus};
 
 /// A torrent to run.
 #[derive(Debug)]
@@ -62,8 +65,13 @@ pub struct HandOff {
 /// To a shard.
 #[derive(Debug)]
 pub enum ToShard {
-    /// Run a torrent; this shard becomes its home.
-    Add(Box<AddTorrent>),
+    /// Run a torrent; this shard becomes its home, and the others its satellites if it is `spread`.
+    Add {
+        /// The torrent.
+        torrent: Box<AddTorrent>,
+        /// Whether other shards help.
+        spread: bool,
+    },
     /// Stop a torrent and close its files, and with `delete_data` remove them too; answered by [`Event::Removed`].
     Remove {
         /// The torrent.
@@ -114,6 +122,67 @@ pub enum ToShard {
     Route(InfoHash, Option<usize>),
     /// A connection for a torrent of this shard.
     HandOff(Box<HandOff>),
+    /// Become a satellite of a torrent.
+    AddSatellite(Box<AddSatellite>),
+    /// Stop being one; answered by [`Self::SatelliteGone`].
+    StopSatellite(TorrentKey),
+    /// From its home to a satellite.
+    ToSatellite {
+        /// The torrent.
+        key: TorrentKey,
+        /// What it says.
+        message: ToSatellite,
+    },
+    /// From a satellite to the home.
+    FromSatellite {
+        /// The torrent.
+        key: TorrentKey,
+        /// The satellite.
+        shard: usize,
+        /// What it says.
+        message: FromSatellite,
+    },
+    /// A satellite connects to this address for its home; answered by [`Self::SatellitePeer`] when that is over.
+    Dial {
+        /// The torrent.
+        key: TorrentKey,
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// A connection that a satellite was asked to make is over.
+    SatellitePeer {
+        /// The torrent.
+        key: TorrentKey,
+        /// The address.
+        addr: SocketAddr,
+        /// Whether payload went over it, and nothing was wrong.
+        useful: bool,
+    },
+    /// An address lied to one part of a torrent.
+    Ban {
+        /// The torrent.
+        key: TorrentKey,
+        /// The address.
+        ip: IpAddr,
+        /// The shard that says so.
+        from: usize,
+    },
+    /// How a satellite does; four times a second.
+    SatelliteStatus {
+        /// The torrent.
+        key: TorrentKey,
+        /// The satellite.
+        shard: usize,
+        /// How it does.
+        status: Box<SatelliteStatus>,
+    },
+    /// A satellite has ended; these are its last words.
+    SatelliteGone {
+        /// The torrent.
+        key: TorrentKey,
+        /// The satellite.
+        shard: usize,
+    },
     /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
     Shutdown,
 }
@@ -158,7 +227,7 @@ pub enum Event {
     /// It goes on after a failure.
     Recovered,
     /// An address sent corrupt data and is avoided now.
-    Banned(std::net::IpAddr),
+    Banned(IpAddr),
     /// A connection ended because of what the peer did.
     PeerFault {
         /// The peer.

@@ -153,6 +153,23 @@ impl Shard {
         self.drop_unwritten();
     }
 
+    /// Gives up all begun pieces of a torrent that nobody is asked for.
+    pub(crate) fn abandon_idle(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        let Some(torrent) = &mut home.torrent else { return };
+        let free = |piece: &PieceIndex| home.live.0.get(piece).is_some_and(|live| live.pins() == 0);
+        let idle: Vec<PieceIndex> = torrent.picker().idle_active().filter(free).collect();
+        let mut freed = Vec::new();
+        for piece in idle {
+            if torrent.picker_mut().abandon(piece) {
+                let buf = home.live.0.remove(&piece).expect("just seen").try_take();
+                freed.push(buf.unwrap_or_else(|_| panic!("nobody receives into an idle piece")));
+                home.asides.retain(|aside| aside.block.piece != piece);
+            }
+        }
+        freed.into_iter().for_each(|buf| self.free_piece(buf));
+    }
+
     /// Torrents whose disk refuses keep verified pieces in memory. When others starve by that, they keep a share only:
     /// the rest is fetched again when the disk is back.
     fn drop_unwritten(&mut self) {

@@ -272,6 +272,7 @@ impl Shard {
                     restart: None,
                 };
                 home.relocations.change = Some(change);
+                self.stop_satellites(index);
                 if is_stuck {
                     self.on_fenced(index);
                 } else {
@@ -288,7 +289,7 @@ impl Shard {
     /// Waits for what is under way, makes durable what was written, closes.
     fn drain(&mut self, index: usize) {
         let home = &mut self.homes[index];
-        if home.busy > 0 {
+        if home.busy > 0 || home.part.satellites().next().is_some() {
             return;
         }
         if !home.durability.unsynced.is_empty() {
@@ -433,6 +434,7 @@ impl Shard {
             self.restart(index, trust);
         }
         self.wake_hungry();
+        self.spread(index);
         self.dial(index);
         self.touch(index);
     }

@@ -38,6 +38,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Torrents per shard up to which a new one is spread over all shards.
+const SPREAD_TORRENTS: usize = 4;
+
 /// What the engine is built with.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
@@ -170,13 +173,19 @@ impl Service {
     /// Returns the way to its home.
     pub fn add(&self, torrent: AddTorrent) -> Inbox {
         let home = self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        self.homes.lock().expect("no holder panics").insert(torrent.key, home);
+        let running = {
+            let mut homes = self.homes.lock().expect("no holder panics");
+            homes.insert(torrent.key, home);
+            homes.len()
+        };
         self.hashes.lock().expect("no holder panics").insert(torrent.key, torrent.metainfo.info_hash);
         for shard in &self.shards {
             shard.inbox.send(ToShard::Route(torrent.metainfo.info_hash, Some(home)));
         }
+        // Many torrents use all cores anyway, each at its home.
+        let spread = self.shards.len() > 1 && running <= SPREAD_TORRENTS * self.shards.len();
         let inbox = &self.shards[home].inbox;
-        inbox.send(ToShard::Add(Box::new(torrent)));
+        inbox.send(ToShard::Add { torrent: Box::new(torrent), spread });
         inbox.clone()
     }
 

@@ -36,6 +36,7 @@ use crate::inbox::Inbox;
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::sync::SyncConfig;
+use crate::satellites::Outbox;
 use crate::torrents::Home;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -179,6 +180,8 @@ pub struct Shard {
     pub(crate) control: Sender<FromShard>,
     /// The inboxes of all shards, this one included.
     pub(crate) others: Vec<Inbox>,
+    /// Messages that found no room there.
+    pub(crate) outbox: Outbox,
     pub(crate) routes: HashMap<InfoHash, usize>,
     pub(crate) lines: Arc<DeviceLines>,
     pub(crate) storage: StorageClient,
@@ -248,6 +251,7 @@ impl Shard {
             control: links.control,
             others: links.others,
             lines: links.lines,
+            outbox: Outbox::default(),
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),

@@ -92,7 +92,7 @@ impl Durability {
         }
     }
 
-    fn add(&mut self, piece: PieceIndex, bytes: u64, now: Instant) {
+    pub fn add(&mut self, piece: PieceIndex, bytes: u64, now: Instant) {
         self.unsynced.push(piece);
         self.unsynced_bytes += bytes;
         self.since.get_or_insert(now);
@@ -123,6 +123,10 @@ impl Shard {
         if policy != SyncPolicy::Piece {
             torrent.written(piece);
         }
+        if home.part.is_satellite() {
+            // Its home syncs.
+            return;
+        }
         if policy != SyncPolicy::None {
             home.durability.add(piece, bytes, now);
         }
@@ -151,7 +155,11 @@ impl Shard {
 
     /// Everything wanted is written: make it durable, then say so.
     pub(crate) fn on_finished(&mut self, index: usize) {
-        let durability = &mut self.homes[index].durability;
+        let home = &mut self.homes[index];
+        if home.part.is_satellite() {
+            return;
+        }
+        let durability = &mut home.durability;
         durability.finish = true;
         if durability.syncing.is_none() {
             self.finish_when_durable(index);
@@ -249,7 +257,7 @@ impl Shard {
     fn tell_finished(&mut self, index: usize) {
         let now = self.now;
         let home = &mut self.homes[index];
-        let fetched = home.torrent.as_ref().is_some_and(|torrent| torrent.stats().downloaded > 0);
+        let fetched = home.all_stats().downloaded > 0;
         let first = fetched && !std::mem::replace(&mut home.completed, true);
         if let (true, Some(announces)) = (first, &mut home.announces) {
             announces.completed(now);

@@ -26,6 +26,7 @@ use crate::faults::{Failure, ReadFaults};
 use crate::messages::{AddTorrent, Event, FromShard, Known, Snapshot, State};
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
+use crate::satellites::Part;
 use crate::shard::Shard;
 pub(crate) use crate::slots::{LivePieces, SlotSource};
 use crate::sync::Durability;
@@ -103,9 +104,15 @@ pub(crate) struct Home {
     pub stats: Stats,
     /// Trackers were told that the download is complete.
     pub completed: bool,
+    /// Its home, or a satellite of it.
+    pub part: Part,
+    /// Sums of satellites that are gone.
+    pub past: Stats,
+    /// Other shards help while it runs.
+    pub spread: bool,
     seed_only: bool,
     prealloc: Preallocate,
-    picker: PickerConfig,
+    pub picker: PickerConfig,
     /// The user wants it to rest.
     pub paused: bool,
     /// What happens to the files as such.
@@ -118,6 +125,57 @@ pub(crate) struct Home {
 }
 
 impl Home {
+    /// One that waits for its files.
+    pub fn new(
+        now: Instant,
+        key: TorrentKey,
+        meta: Arc<Metainfo>,
+        spec: Arc<LayoutSpec>,
+        picker: PickerConfig,
+        max_peers: usize,
+    ) -> Self {
+        Self {
+            key,
+            spec,
+            phase: Phase::Opening,
+            torrent: None,
+            live: LivePieces::default(),
+            asides: Vec::new(),
+            completing: Vec::new(),
+            sockets: HashMap::new(),
+            candidates: Candidates::default(),
+            announces: None,
+            max_peers,
+            conns: 0,
+            touched: false,
+            starved: false,
+            failure: None,
+            unwritten: Vec::new(),
+            busy: 0,
+            durability: Durability::new(meta.geometry.piece_count()),
+            reads: ReadFaults::default(),
+            known: None,
+            files: Vec::new(),
+            recent: Vec::new(),
+            held: false,
+            restarted: None,
+            stats: Stats::default(),
+            completed: false,
+            paused: false,
+            relocations: Relocations::default(),
+            delete_data: false,
+            part: Part::home(now),
+            past: Stats::default(),
+            spread: false,
+            seed_only: false,
+            prealloc: Preallocate::default(),
+            picker,
+            last_status: None,
+            removed: false,
+            meta,
+        }
+    }
+
     pub fn state(&self) -> State {
         match &self.phase {
             _ if self.relocations.is_moving()
@@ -144,8 +202,21 @@ impl Home {
         self.is_running() && self.failure.is_none() && !self.relocations.is_fenced()
     }
 
+    /// Sums of all parts.
+    pub fn all_stats(&self) -> Stats {
+        let mut stats = self.torrent.as_ref().map_or(self.stats, Torrent::stats);
+        stats += self.past;
+        self.part.satellites().for_each(|satellite| stats += satellite.stats);
+        stats
+    }
+
+    /// Connections of all parts, half-open ones included.
+    pub fn all_conns(&self) -> usize {
+        self.conns + self.part.satellites().map(|satellite| satellite.conns).sum::<usize>()
+    }
+
     fn totals(&self) -> Totals {
-        let stats = self.torrent.as_ref().map_or(self.stats, Torrent::stats);
+        let stats = self.all_stats();
         Totals { uploaded: stats.uploaded, downloaded: stats.downloaded, left: self.bytes_left() }
     }
 
@@ -184,7 +255,7 @@ impl Home {
 }
 
 impl Shard {
-    pub(crate) fn add_torrent(&mut self, add: AddTorrent) {
+    pub(crate) fn add_torrent(&mut self, add: AddTorrent, spread: bool) {
         assert!(!self.by_key.contains_key(&add.key), "a torrent key used twice");
         let spec = LayoutSpec::from_metainfo(add.root.clone(), &add.metainfo)
             .and_then(|spec| spec.with_renames(&add.renames));
@@ -213,41 +284,14 @@ impl Shard {
             announces.stop(self.now);
         }
         let home = Home {
-            key: add.key,
-            spec,
-            phase: Phase::Opening,
-            torrent: None,
-            live: LivePieces::default(),
-            asides: Vec::new(),
-            completing: Vec::new(),
-            sockets: HashMap::new(),
             candidates,
             announces,
-            max_peers: add.max_peers,
-            conns: 0,
-            touched: false,
-            starved: false,
-            failure: None,
-            unwritten: Vec::new(),
-            busy: 0,
-            durability: Durability::new(add.metainfo.geometry.piece_count()),
-            reads: ReadFaults::default(),
             known: add.known,
-            files: Vec::new(),
-            recent: Vec::new(),
-            held: false,
-            restarted: None,
-            stats: Stats::default(),
-            completed: false,
+            spread,
             seed_only: add.seed_only,
             prealloc: add.prealloc,
-            picker: add.picker,
             paused: add.paused,
-            relocations: Relocations::default(),
-            last_status: None,
-            removed: false,
-            delete_data: false,
-            meta: add.metainfo,
+            ..Home::new(self.now, add.key, add.metainfo, spec, add.picker, add.max_peers)
         };
         let (key, hash) = (home.key, home.meta.info_hash);
         let index = self.homes.insert(home);
@@ -371,6 +415,7 @@ impl Shard {
         home.torrent = Some(torrent);
         home.phase = Phase::Running;
         self.touch(index);
+        self.spread(index);
         self.answer_waiting(index);
         self.dial(index);
     }
@@ -435,6 +480,7 @@ impl Shard {
             announces.stop(now);
         }
         self.close_all(index);
+        self.stop_satellites(index);
         self.announce(index);
         self.touch(index);
     }
@@ -444,7 +490,7 @@ impl Shard {
         let home = &mut self.homes[index];
         let Phase::Ending { closing } = home.phase else { return };
         let told = home.announces.as_ref().is_none_or(Announces::is_idle);
-        if closing || !told || home.busy > 0 || home.conns > 0 {
+        if closing || !told || home.busy > 0 || home.conns > 0 || home.part.satellites().next().is_some() {
             return;
         }
         if self.wants_last_sync(index) && !self.homes[index].delete_data {
@@ -452,9 +498,13 @@ impl Shard {
         }
         self.release_memory(index);
         let home = &mut self.homes[index];
+        let torrent = home.key;
+        if home.part.is_satellite() {
+            self.satellite_ended(index);
+            return self.forget(index);
+        }
         home.phase = Phase::Ending { closing: true };
         home.busy += 1;
-        let torrent = home.key;
         self.command(StorageCmd::Close { torrent });
     }
 

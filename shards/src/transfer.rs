@@ -221,6 +221,7 @@ impl Shard {
         self.continue_check(index);
         self.continue_restart(index);
         self.continue_relocation(index);
+        self.settle_part(index);
         self.continue_end(index);
     }
 
@@ -234,7 +235,7 @@ impl Shard {
                         self.end(key, End::Fault(fault));
                     }
                 }
-                TorrentEvent::Ban(ip) => self.ban(index, ip),
+                TorrentEvent::Ban(ip) => self.ban(index, ip, None),
                 TorrentEvent::Finished => self.on_finished(index),
             }
         }

@@ -8,6 +8,7 @@ use ccbt_protocol::ids::TorrentKey;
 use ccbt_storage::Completion;
 
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
+use crate::satellites::SatelliteStatus;
 use crate::shard::{JOBS_MAX, Shard};
 use crate::torrents::Phase;
 
@@ -21,7 +22,7 @@ const BUSY_RATE: u64 = 64 * 1024;
 impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
         match message {
-            ToShard::Add(add) => self.add_torrent(*add),
+            ToShard::Add { torrent, spread } => self.add_torrent(*torrent, spread),
             ToShard::Remove { key, delete_data } => match self.by_key.get(&key) {
                 Some(&index) => {
                     self.homes[index].delete_data |= delete_data;
@@ -67,6 +68,19 @@ impl Shard {
             ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
             ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
             ToShard::HandOff(hand_off) => self.on_hand_off(*hand_off),
+            ToShard::AddSatellite(add) => self.add_satellite(*add),
+            ToShard::StopSatellite(key) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.end_torrent(index, false);
+                }
+            }
+            ToShard::ToSatellite { key, message } => self.on_to_satellite(key, message),
+            ToShard::FromSatellite { key, shard, message } => self.on_from_satellite(key, shard, message),
+            ToShard::Dial { key, addr } => self.on_dial(key, addr),
+            ToShard::SatellitePeer { key, addr, useful } => self.on_satellite_peer(key, addr, useful),
+            ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
+            ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
+            ToShard::SatelliteGone { key, shard } => self.on_satellite_gone(key, shard),
             ToShard::Shutdown => self.shut_down(),
         }
     }
@@ -115,6 +129,7 @@ impl Shard {
             if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
                 torrent.tick(now, &mut self.rng);
             }
+            self.tick_part(index);
             self.retry_failed(index);
             self.sync_if_due(index);
             self.unpause_check(index);
@@ -142,7 +157,9 @@ impl Shard {
         let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
         for index in homes {
             self.tell_move_progress(index);
-            if let Some(status) = self.status(index) {
+            if self.homes[index].part.is_satellite() {
+                self.report_status(index);
+            } else if let Some(status) = self.status(index) {
                 self.tell(FromShard::Status(Box::new(status)));
             }
         }
@@ -150,6 +167,23 @@ impl Shard {
         if cache != std::mem::replace(&mut self.told_cache, cache) {
             self.tell(FromShard::Cache(self.config.index, cache));
         }
+    }
+
+    /// A satellite tells its home instead.
+    fn report_status(&mut self, index: usize) {
+        let now = self.now;
+        let home = &mut self.homes[index];
+        let Some(torrent) = &mut home.torrent else { return };
+        let mut peers = torrent.peer_statuses(now);
+        peers.truncate(STATUS_PEERS);
+        let status = SatelliteStatus {
+            stats: torrent.stats(),
+            rates: torrent.rates(now),
+            peer_count: torrent.peer_count(),
+            conns: home.conns,
+            peers,
+        };
+        self.tell_home(index, status);
     }
 
     /// `None` when nothing changed since the last one.
@@ -164,11 +198,16 @@ impl Shard {
         if let Phase::Checking(check) = &home.phase {
             (pieces_done, pieces_total) = (check.looked, check.total);
         }
-        let stats = home.torrent.as_ref().map_or(home.stats, |torrent| torrent.stats());
+        let stats = home.all_stats();
         let (pieces_durable, syncs) = (home.durability.durable.count(), home.durability.syncs);
-        let peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
-        let (down_rate, up_rate) =
+        let mut peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
+        let (mut down_rate, mut up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
+        for satellite in home.part.satellites() {
+            peer_count += satellite.peer_count;
+            down_rate += satellite.rates.0;
+            up_rate += satellite.rates.1;
+        }
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
         let picture = (state, stats, peer_count, pieces_done, pieces_durable, moving);
@@ -177,6 +216,7 @@ impl Shard {
         }
         home.last_status = Some(picture);
         let mut peers = home.torrent.as_mut().map(|torrent| torrent.peer_statuses(now)).unwrap_or_default();
+        peers.extend(home.part.satellites().flat_map(|satellite| satellite.peers.iter().cloned()));
         peers.truncate(STATUS_PEERS);
         Some(TorrentStatus {
             key: home.key,
@@ -207,6 +247,8 @@ impl Shard {
             return;
         }
         home.paused = true;
+        self.stop_satellites(index);
+        let home = &mut self.homes[index];
         if let Some(announces) = &mut home.announces {
             announces.stop(now);
         }
@@ -223,6 +265,8 @@ impl Shard {
             return;
         }
         home.paused = false;
+        self.spread(index);
+        let home = &mut self.homes[index];
         if let Some(announces) = &mut home.announces {
             announces.restart(now);
         }

@@ -1,0 +1,407 @@
+//! One torrent on several shards: satellites beside its home.
+//!
+//! Role: carries the messages of [`ccbt_protocol::lease`] between shards, and adds up what satellites report. A
+//! satellite is a [`Home`] of its own on another shard, with the same key and files, its own peers and its own memory;
+//! opening, checking, syncing, trackers and the choice of addresses stay at home. Owner: the shard. Invariants: the
+//! home closes the files only when every satellite has said [`ToShard::SatelliteGone`]; a satellite's pieces count as
+//! durable only by a sync of the home's that was asked for after they were reported.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ccbt_protocol::bitfield::Bitfield;
+use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_protocol::lease::{Borrower, FromSatellite, Lender, ToSatellite};
+use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::peer::PeerStatus;
+use ccbt_protocol::picker::{PickerConfig, Priority};
+use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
+use ccbt_storage::layout::LayoutSpec;
+use crossbeam_channel::TrySendError;
+
+use crate::messages::ToShard;
+use crate::shard::Shard;
+use crate::sync::SyncPolicy;
+use crate::torrents::{Home, Phase};
+
+/// A torrent for a shard that is not its home.
+#[derive(Debug)]
+pub struct AddSatellite {
+    /// As at home.
+    pub key: TorrentKey,
+    /// As at home.
+    pub metainfo: Arc<Metainfo>,
+    /// The files, which the home has opened.
+    pub spec: Arc<LayoutSpec>,
+    /// What is ours so far.
+    pub have: Bitfield,
+    /// Pieces with a priority other than normal.
+    pub priorities: Vec<(PieceIndex, Priority)>,
+    /// Order and endgame.
+    pub picker: PickerConfig,
+    /// Connections of this part at most.
+    pub max_peers: usize,
+    /// The home's shard.
+    pub home: usize,
+}
+
+/// How a satellite does.
+#[derive(Debug, Default)]
+pub struct SatelliteStatus {
+    /// Sums so far.
+    pub stats: Stats,
+    /// Payload bytes per second, down and up.
+    pub rates: (u64, u64),
+    /// Connections through their handshake.
+    pub peer_count: usize,
+    /// Connections, half-open ones included.
+    pub conns: usize,
+    /// Some of its peers.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Which part of a torrent a [`Home`] is.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Its home, with what is known of each satellite by its shard.
+    Home { lender: Lender, satellites: BTreeMap<usize, SatelliteStatus> },
+    /// A satellite of the home on this shard.
+    Satellite { home: usize, borrower: Borrower },
+}
+
+impl Part {
+    pub fn home(now: Instant) -> Self {
+        Self::Home { lender: Lender::new(now), satellites: BTreeMap::new() }
+    }
+
+    pub fn is_satellite(&self) -> bool {
+        matches!(self, Self::Satellite { .. })
+    }
+
+    pub fn satellites(&self) -> impl Iterator<Item = &SatelliteStatus> {
+        let map = match self {
+            Self::Home { satellites, .. } => Some(satellites),
+            Self::Satellite { .. } => None,
+        };
+        map.into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// When the next news has to be told even if nothing happens.
+    pub fn next_turn(&self) -> Option<Instant> {
+        match self {
+            Self::Home { lender, .. } => lender.next_turn(),
+            Self::Satellite { borrower, .. } => borrower.next_turn(),
+        }
+    }
+}
+
+/// Messages for other shards whose inboxes were full. They are few and small: leases are answered before the next one
+/// is asked for, and news is gathered.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox(VecDeque<(usize, ToShard)>);
+
+impl Shard {
+    /// Sends to another shard, in order, now or when there is room. A shard that has stopped needs no messages.
+    pub(crate) fn post(&mut self, shard: usize, message: ToShard) {
+        if self.outbox.0.iter().any(|(other, _)| *other == shard) {
+            return self.outbox.0.push_back((shard, message));
+        }
+        if let Err(TrySendError::Full(message)) = self.others[shard].try_send(message) {
+            self.outbox.0.push_back((shard, message));
+        }
+    }
+
+    /// Sends what had to wait.
+    pub(crate) fn empty_outbox(&mut self) {
+        for (shard, message) in std::mem::take(&mut self.outbox.0) {
+            self.post(shard, message);
+        }
+    }
+
+    /// Whether messages wait for room.
+    pub(crate) fn has_outbox(&self) -> bool {
+        !self.outbox.0.is_empty()
+    }
+
+    // ---- at home
+
+    /// Makes every other shard a satellite of a torrent that runs and is to be spread. Nothing happens while another
+    /// shard has not let go of its part, or files are being moved: it is called again then.
+    pub(crate) fn spread(&mut self, index: usize) {
+        let home = &self.homes[index];
+        let may = home.spread && home.is_running() && !home.paused && !home.relocations.is_fenced();
+        if !may || home.part.is_satellite() || home.part.satellites().next().is_some() {
+            return;
+        }
+        let shards: Vec<usize> = (0..self.others.len()).filter(|shard| *shard != self.config.index).collect();
+        for shard in &shards {
+            let home = &mut self.homes[index];
+            let Part::Home { lender, satellites } = &mut home.part else { return };
+            let torrent = home.torrent.as_mut().expect("a torrent that runs");
+            lender.join(torrent, *shard);
+            satellites.insert(*shard, SatelliteStatus::default());
+            let pieces = home.meta.geometry.pieces();
+            let priority = |piece: PieceIndex| (piece, torrent.picker().priority(piece));
+            let message = AddSatellite {
+                key: home.key,
+                metainfo: home.meta.clone(),
+                spec: home.spec.clone(),
+                have: torrent.picker().have().clone(),
+                priorities: pieces
+                    .map(priority)
+                    .filter(|(_, priority)| *priority != Priority::Normal)
+                    .collect(),
+                picker: home.picker.clone(),
+                max_peers: home.max_peers.div_ceil(self.others.len()),
+                home: self.config.index,
+            };
+            self.post(*shard, ToShard::AddSatellite(Box::new(message)));
+        }
+    }
+
+    /// The torrent ends, rests, or is to be looked at or moved: first its satellites end. Those who wait for that look
+    /// at [`Part::satellites`] and are touched by [`Self::on_satellite_gone`].
+    pub(crate) fn stop_satellites(&mut self, index: usize) {
+        let key = self.homes[index].key;
+        let Part::Home { satellites, .. } = &self.homes[index].part else { return };
+        // One that is told twice has ended by then, and does not listen.
+        for shard in satellites.keys().copied().collect::<Vec<_>>() {
+            self.post(shard, ToShard::StopSatellite(key));
+        }
+    }
+
+    pub(crate) fn on_from_satellite(&mut self, key: TorrentKey, shard: usize, message: FromSatellite) {
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let home = &mut self.homes[index];
+        let (Part::Home { lender, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else { return };
+        let (now, geometry) = (self.now, home.meta.geometry);
+        match &message {
+            FromSatellite::Fetched(pieces) if self.config.sync.policy != SyncPolicy::None => {
+                for piece in pieces {
+                    home.durability.add(*piece, u64::from(geometry.piece_size(*piece)), now);
+                }
+            }
+            FromSatellite::Lost(pieces) => {
+                let pieces = pieces.clone();
+                for piece in pieces {
+                    self.lose_piece(index, piece);
+                }
+                let home = &mut self.homes[index];
+                let (Part::Home { lender, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else { return };
+                lender.receive(torrent, shard, message);
+                return self.touch(index);
+            }
+            _ => {}
+        }
+        lender.receive(torrent, shard, message);
+        self.touch(index);
+    }
+
+    pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize) {
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let home = &mut self.homes[index];
+        let (Part::Home { lender, satellites }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
+            return;
+        };
+        lender.leave(torrent, shard);
+        let last = satellites.remove(&shard).expect("a satellite says once that it is gone");
+        home.past += last.stats;
+        self.spread(index);
+        self.touch(index);
+    }
+
+    pub(crate) fn on_satellite_status(&mut self, key: TorrentKey, shard: usize, status: SatelliteStatus) {
+        let Some(&index) = self.by_key.get(&key) else { return };
+        if let Part::Home { satellites, .. } = &mut self.homes[index].part
+            && let Some(known) = satellites.get_mut(&shard)
+        {
+            *known = status;
+        }
+    }
+
+    /// An address that a satellite was given is free again, or has to be avoided.
+    pub(crate) fn on_satellite_peer(&mut self, key: TorrentKey, addr: SocketAddr, useful: bool) {
+        let now = self.now;
+        if let Some(&index) = self.by_key.get(&key) {
+            self.homes[index].candidates.gone(now, addr, useful);
+        }
+    }
+
+    /// A liar was found on one shard: all shards avoid it.
+    pub(crate) fn spread_ban(&mut self, index: usize, ip: IpAddr, from: Option<usize>) {
+        let (key, own) = (self.homes[index].key, self.config.index);
+        let to: Vec<usize> = match &self.homes[index].part {
+            Part::Home { satellites, .. } => {
+                satellites.keys().copied().filter(|shard| Some(*shard) != from).collect()
+            }
+            Part::Satellite { home, .. } if from.is_none() => vec![*home],
+            Part::Satellite { .. } => Vec::new(),
+        };
+        for shard in to {
+            self.post(shard, ToShard::Ban { key, ip, from: own });
+        }
+    }
+
+    pub(crate) fn on_ban(&mut self, key: TorrentKey, ip: IpAddr, from: usize) {
+        if let Some(&index) = self.by_key.get(&key) {
+            self.ban(index, ip, Some(from));
+        }
+    }
+
+    /// Which satellite a new address goes to; `None`: we dial it ourselves. The part with the fewest connections.
+    pub(crate) fn satellite_for_dial(&mut self, index: usize) -> Option<usize> {
+        let home = &mut self.homes[index];
+        let conns = home.conns;
+        let Part::Home { satellites, .. } = &mut home.part else { return None };
+        let (shard, status) = satellites.iter_mut().min_by_key(|(_, status)| status.conns)?;
+        if status.conns >= conns {
+            return None;
+        }
+        // Until its next status tells.
+        status.conns += 1;
+        Some(*shard)
+    }
+
+    /// Once a second: a part that gets nowhere makes way for others.
+    pub(crate) fn tick_part(&mut self, index: usize) {
+        let now = self.now;
+        let home = &self.homes[index];
+        let Some(torrent) = &home.torrent else { return };
+        let in_the_way = match &home.part {
+            Part::Home { lender, .. } => lender.is_home_in_the_way(now, torrent),
+            Part::Satellite { borrower, .. } => borrower.is_stalled(now),
+        };
+        if in_the_way {
+            self.abandon_idle(index);
+        }
+        let home = &mut self.homes[index];
+        if let (Part::Satellite { borrower, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) {
+            borrower.tick(now, torrent);
+        }
+    }
+
+    // ---- on a satellite
+
+    pub(crate) fn add_satellite(&mut self, add: AddSatellite) {
+        let AddSatellite { key, metainfo, spec, have, priorities, picker, max_peers, home } = add;
+        if self.stopping.is_some() {
+            return self.post(home, ToShard::SatelliteGone { key, shard: self.config.index });
+        }
+        assert!(!self.by_key.contains_key(&key), "a shard is both home and satellite of a torrent");
+        let config = TorrentConfig {
+            picker: picker.clone(),
+            listen_port: self.config.listen_port,
+            metadata_size: metainfo.raw_info().len() as u32,
+            ..self.config.torrent.clone()
+        };
+        let (now, id, hash) = (self.now, self.config.peer_id, metainfo.info_hash);
+        let mut torrent = Torrent::new_satellite(now, hash, id, metainfo.geometry, config, have);
+        for (piece, priority) in priorities {
+            torrent.picker_mut().set_priority(piece, priority);
+        }
+        torrent.priorities_changed();
+        let mut satellite = Home::new(now, key, metainfo, spec, picker, max_peers);
+        satellite.phase = Phase::Running;
+        satellite.torrent = Some(torrent);
+        satellite.part = Part::Satellite { home, borrower: Borrower::new(now) };
+        let index = self.homes.insert(satellite);
+        self.by_key.insert(key, index);
+        self.by_hash.insert(hash, index);
+        self.touch(index);
+    }
+
+    pub(crate) fn on_to_satellite(&mut self, key: TorrentKey, message: ToSatellite) {
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let now = self.now;
+        let home = &mut self.homes[index];
+        let (Part::Satellite { borrower, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
+            return;
+        };
+        borrower.receive(now, torrent, message);
+        self.touch(index);
+    }
+
+    /// Addresses from home.
+    pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr) {
+        // Of a satellite that has ended the home hears anyway.
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let room = self.live < self.config.max_connections;
+        if self.is_ending(index) || !room || !self.connect(index, addr) {
+            self.report_gone(index, addr, false);
+        }
+    }
+
+    /// Tells the home that a connection which it gave us the address of is over.
+    pub(crate) fn report_gone(&mut self, index: usize, addr: SocketAddr, useful: bool) {
+        let home = &self.homes[index];
+        let (Part::Satellite { home: shard, .. }, key) = (&home.part, home.key) else { return };
+        self.post(*shard, ToShard::SatellitePeer { key, addr, useful });
+    }
+
+    /// The last part of a satellite's end.
+    pub(crate) fn satellite_ended(&mut self, index: usize) {
+        let (now, own) = (self.now, self.config.index);
+        let home = &mut self.homes[index];
+        let key = home.key;
+        let (Part::Satellite { home: shard, borrower }, Some(torrent)) = (&mut home.part, &mut home.torrent)
+        else {
+            panic!("the end of a satellite")
+        };
+        let shard = *shard;
+        let stats = torrent.stats();
+        let last: Vec<FromSatellite> = borrower.close(now, torrent).collect();
+        for message in last {
+            self.post(shard, ToShard::FromSatellite { key, shard: own, message });
+        }
+        let status = SatelliteStatus { stats, ..SatelliteStatus::default() };
+        self.post(shard, ToShard::SatelliteStatus { key, shard: own, status: Box::new(status) });
+        self.post(shard, ToShard::SatelliteGone { key, shard: own });
+    }
+
+    pub(crate) fn tell_home(&mut self, index: usize, status: SatelliteStatus) {
+        let home = &self.homes[index];
+        let (Part::Satellite { home: shard, .. }, key) = (&home.part, home.key) else { return };
+        let message = ToShard::SatelliteStatus { key, shard: self.config.index, status: Box::new(status) };
+        self.post(*shard, message);
+    }
+
+    // ---- both
+
+    /// Lends, borrows and tells. Called whenever something happened to the torrent.
+    pub(crate) fn settle_part(&mut self, index: usize) {
+        let (now, own) = (self.now, self.config.index);
+        let home = &mut self.homes[index];
+        let key = home.key;
+        let Some(torrent) = &mut home.torrent else { return };
+        let mut out: Vec<(usize, ToShard)> = Vec::new();
+        match &mut home.part {
+            Part::Home { lender, .. } => {
+                lender.settle(now, torrent, &mut self.rng);
+                let messages = lender.outgoing();
+                out.extend(messages.map(|(shard, message)| (shard, ToShard::ToSatellite { key, message })));
+            }
+            Part::Satellite { home, borrower } => {
+                borrower.settle(now, torrent);
+                let wrap = |message| (*home, ToShard::FromSatellite { key, shard: own, message });
+                out.extend(borrower.outgoing().map(wrap));
+            }
+        }
+        out.into_iter().for_each(|(shard, message)| self.post(shard, message));
+    }
+
+    /// Looks after torrents whose news has waited long enough.
+    pub(crate) fn gather_due(&mut self) {
+        let now = self.now;
+        let due = |home: &Home| home.part.next_turn().is_some_and(|due| due <= now);
+        let homes: Vec<usize> =
+            self.homes.iter().filter(|(_, home)| due(home)).map(|(index, _)| index).collect();
+        homes.into_iter().for_each(|index| self.touch(index));
+    }
+
+    /// When the next news has to be told.
+    pub(crate) fn next_gathering(&self) -> Option<Instant> {
+        self.homes.iter().filter_map(|(_, home)| home.part.next_turn()).min()
+    }
+}

@@ -1,0 +1,123 @@
+//! One torrent on several shards: every part fetches and serves, and nothing is lost between them.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ccbt_tests::PATIENCE;
+use ccbt_tests::aria2::Aria2Peer;
+use ccbt_tests::ccbt::CcbtCommand;
+use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::libtorrent::LibtorrentPeer;
+use ccbt_tests::payload::Payload;
+use ccbt_tests::process::wait_until;
+use ccbt_tests::raw_seeder::{Manner, Quirk, RawSeeder};
+use ccbt_tests::torrent::TorrentSpec;
+use ccbt_tests::tracker::Tracker;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+fn seeders(made: &Published, from: u8, count: u8, manner: Manner) -> Vec<RawSeeder> {
+    (from..from + count).map(|n| RawSeeder::start(Ipv4Addr::new(127, 0, 19, n), made, manner)).collect()
+}
+
+fn download(lab: &Lab, made: &Published, peers: &[RawSeeder], shards: &str) -> CcbtCommand {
+    let command = CcbtCommand::download(&made.torrent_path, &lab.dir("copy")).option("--shards", shards);
+    peers.iter().fold(command, |command, peer| command.peer(peer.address()))
+}
+
+#[test]
+fn six_seeders_are_shared_out_among_four_shards() {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::straddling("tree", 12 * MIB), TorrentSpec::pieces_of(64 * KIB));
+    let peers = seeders(&made, 1, 6, Manner::slow(Duration::from_millis(1)));
+    download(&lab, &made, &peers, "4").start().wait_done();
+    made.payload.assert_equal_in(&lab.dir("copy"));
+    let blocks: Vec<usize> = peers.iter().map(RawSeeder::blocks).collect();
+    assert!(blocks.iter().all(|blocks| *blocks > 0), "every seeder is asked: {blocks:?}");
+    // Each block once, but for what the endgame asks twice.
+    let (sent, needed) = (blocks.iter().sum::<usize>(), made.payload.len().div_ceil(16 * KIB));
+    assert!(sent < needed + needed / 4, "{sent} blocks for {needed}");
+}
+
+#[test]
+fn one_seeder_is_enough_wherever_it_lands() {
+    for shards in ["2", "3", "7"] {
+        let lab = Lab::open();
+        let made = lab.announce(Payload::single("one", 3 * MIB + 1), TorrentSpec::pieces_of(16 * KIB));
+        let peers = seeders(&made, 20, 1, Manner::default());
+        download(&lab, &made, &peers, shards).start().wait_done();
+        made.payload.assert_equal_in(&lab.dir("copy"));
+    }
+}
+
+#[test]
+fn a_liar_on_one_shard_is_banned_on_all() {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::single("truth", 8 * MIB), TorrentSpec::pieces_of(128 * KIB));
+    let mut peers = seeders(&made, 30, 1, Manner::of(Quirk::Lies));
+    peers.extend(seeders(&made, 31, 4, Manner::default()));
+    let mut ours = download(&lab, &made, &peers, "3").start();
+    ours.wait_done();
+    made.payload.assert_equal_in(&lab.dir("copy"));
+}
+
+#[test]
+fn seeders_that_vanish_leave_their_pieces_to_other_shards() {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::single("left", 8 * MIB), TorrentSpec::pieces_of(128 * KIB));
+    let mut peers = seeders(&made, 40, 3, Manner::slow(Duration::from_millis(8)));
+    let mut ours = download(&lab, &made, &peers, "3").start();
+    wait_until(PATIENCE, "some blocks from each", || {
+        peers.iter().all(|peer| peer.blocks() > 2).then_some(())
+    });
+    // Two of three shards lose their only peer in the middle of a piece.
+    peers.truncate(1);
+    ours.wait_done();
+    made.payload.assert_equal_in(&lab.dir("copy"));
+}
+
+#[test]
+fn stopped_in_the_middle_what_all_shards_wrote_is_kept() {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::single("again", 16 * MIB), TorrentSpec::pieces_of(64 * KIB));
+    let peers = seeders(&made, 50, 4, Manner::slow(Duration::from_millis(2)));
+    let mut ours = download(&lab, &made, &peers, "4").start();
+    let asked = || peers.iter().map(RawSeeder::blocks).sum::<usize>();
+    wait_until(PATIENCE, "a third of it", || (asked() > 16 * MIB / (48 * KIB)).then_some(()));
+    ours.stop();
+    let first = asked();
+    download(&lab, &made, &peers, "2").start().wait_done();
+    made.payload.assert_equal_in(&lab.dir("copy"));
+    let needed = made.payload.len() / (16 * KIB);
+    assert!(asked() - first < needed * 9 / 10, "{first} blocks, then {} of {needed}", asked() - first);
+}
+
+#[test]
+fn a_seed_on_three_shards_serves_everybody() {
+    let (lab, tracker) = (Lab::open(), Tracker::start());
+    let spec = TorrentSpec::pieces_of(128 * KIB).announce(tracker.url());
+    let made = lab.publish(Payload::straddling("tree", 8 * MIB), spec);
+    let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).option("--shards", "3").start();
+    seed.wait_ready();
+    tracker.add_peer(made.torrent.info_hash(), seed.address());
+    let folders = ["libtorrent", "aria2", "ours", "ours2"].map(|name| lab.dir(name));
+    let mut libtorrent = LibtorrentPeer::start(&made.torrent_path, &folders[0]);
+    libtorrent.connect(seed.address());
+    let mut aria2 = Aria2Peer::leech(&lab, &made.torrent_path, &folders[1]);
+    let ours = |folder, shards| {
+        CcbtCommand::download(&made.torrent_path, folder)
+            .option("--shards", shards)
+            .peer(seed.address())
+            .start()
+    };
+    let (mut one, mut two) = (ours(&folders[2], "2"), ours(&folders[3], "1"));
+    libtorrent.wait_finished();
+    aria2.wait_finished();
+    one.wait_done();
+    two.wait_done();
+    for folder in &folders {
+        made.payload.assert_equal_but_for_empty_files_in(folder);
+    }
+    seed.stop();
+}
