@@ -45,6 +45,13 @@ pub(crate) struct Failure {
     changed: bool,
 }
 
+impl Failure {
+    /// Of a part that waits for its home to end it.
+    pub fn of_satellite() -> Self {
+        Self { retry_at: None, pause: RETRY_MAX, tried: false, message: String::new(), changed: false }
+    }
+}
+
 /// Reads that failed.
 #[derive(Debug, Default)]
 pub(crate) struct ReadFaults {
@@ -84,6 +91,13 @@ impl Shard {
         }
         let home = &mut self.homes[index];
         let (key, stop) = (home.key, !is_change(error) && home.reads.bad(piece));
+        let (part, trouble) = (home.part.is_satellite(), stop || is_change(error));
+        if part {
+            if trouble {
+                self.report_failure(index, error);
+            }
+            return;
+        }
         self.tell(FromShard::Event(key, Event::Note(format!("piece {piece} is missing again: {error}"))));
         if stop {
             let message =
@@ -98,6 +112,9 @@ impl Shard {
 
     /// The disk refused something: no new requests until it recovers.
     pub(crate) fn fail(&mut self, index: usize, error: &StorageError) {
+        if self.homes[index].part.is_satellite() {
+            return self.report_failure(index, error);
+        }
         let retry = error.is_temporary() || self.homes[index].torrent.is_some();
         let changed = is_change(error);
         self.note_failure(index, error.to_string(), retry, changed);
@@ -111,7 +128,7 @@ impl Shard {
         self.note_failure(index, message, retry, false);
     }
 
-    fn note_failure(&mut self, index: usize, message: String, retry: bool, changed: bool) {
+    pub(crate) fn note_failure(&mut self, index: usize, message: String, retry: bool, changed: bool) {
         let now = self.now;
         let home = &mut self.homes[index];
         let told = home.failure.as_ref().is_some_and(|before| before.message == message);
@@ -172,7 +189,8 @@ impl Shard {
         let home = &mut self.homes[index];
         let Some(failure) = &mut home.failure else { return };
         let fenced = home.relocations.is_fenced() && !home.relocations.is_reopening();
-        if home.held || fenced || failure.retry_at.is_none_or(|at| at > now) {
+        // A satellite's failures are its home's.
+        if home.held || fenced || home.part.is_satellite() || failure.retry_at.is_none_or(|at| at > now) {
             return;
         }
         failure.retry_at = Some(now + failure.pause);
@@ -212,6 +230,7 @@ impl Shard {
             self.write(index, piece, buf);
         }
         self.tell(FromShard::Event(key, Event::Recovered));
+        self.spread(index);
         self.touch(index);
     }
 

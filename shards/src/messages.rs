@@ -14,6 +14,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::torrent::Stats;
+use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::Preallocate;
 use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
@@ -175,6 +176,13 @@ pub enum ToShard {
         shard: usize,
         /// How it does.
         status: Box<SatelliteStatus>,
+    },
+    /// The disk failed a satellite.
+    SatelliteFailed {
+        /// The torrent.
+        key: TorrentKey,
+        /// What happened.
+        error: StorageError,
     },
     /// A satellite has ended; these are its last words.
     SatelliteGone {

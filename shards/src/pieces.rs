@@ -101,7 +101,9 @@ impl Shard {
                 home.unwritten.push((piece, buf));
                 match error.kind() {
                     // Nothing is wrong: the file gets a copy of its own first.
-                    ErrorKind::Shared => self.want_unshared(index, &error),
+                    ErrorKind::Shared if !self.homes[index].part.is_satellite() => {
+                        self.want_unshared(index, &error)
+                    }
                     _ => self.fail(index, &error),
                 }
             }

@@ -18,9 +18,11 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::{PickerConfig, Priority};
 use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
+use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::layout::LayoutSpec;
 use crossbeam_channel::TrySendError;
 
+use crate::faults::Failure;
 use crate::messages::ToShard;
 use crate::shard::Shard;
 use crate::sync::SyncPolicy;
@@ -131,7 +133,7 @@ impl Shard {
     /// shard has not let go of its part, or files are being moved: it is called again then.
     pub(crate) fn spread(&mut self, index: usize) {
         let home = &self.homes[index];
-        let may = home.spread && home.is_running() && !home.paused && !home.relocations.is_fenced();
+        let may = home.spread && home.may_fetch() && !home.paused;
         if !may || home.part.is_satellite() || home.part.satellites().next().is_some() {
             return;
         }
@@ -189,7 +191,9 @@ impl Shard {
                     self.lose_piece(index, piece);
                 }
                 let home = &mut self.homes[index];
-                let (Part::Home { lender, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else { return };
+                let (Part::Home { lender, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
+                    return;
+                };
                 lender.receive(torrent, shard, message);
                 return self.touch(index);
             }
@@ -219,6 +223,23 @@ impl Shard {
         {
             *known = status;
         }
+    }
+
+    /// The disk failed a satellite: that is the torrent's failure. Its parts elsewhere end, and come back when it goes on.
+    pub(crate) fn on_satellite_failed(&mut self, key: TorrentKey, error: &StorageError) {
+        let Some(&index) = self.by_key.get(&key) else { return };
+        // A file that has to be copied before it is written to: the home gets there, and knows how.
+        let shared = error.kind() == ErrorKind::Shared;
+        let home = &mut self.homes[index];
+        if !home.is_running() {
+            return;
+        }
+        home.spread &= !shared;
+        if !shared {
+            self.fail(index, error);
+        }
+        self.stop_satellites(index);
+        self.touch(index);
     }
 
     /// An address that a satellite was given is free again, or has to be avoided.
@@ -321,6 +342,17 @@ impl Shard {
         };
         borrower.receive(now, torrent, message);
         self.touch(index);
+    }
+
+    /// The disk refuses something here: nothing is asked for any more, and the home decides.
+    pub(crate) fn report_failure(&mut self, index: usize, error: &StorageError) {
+        let home = &self.homes[index];
+        let (Part::Satellite { home: shard, .. }, key) = (&home.part, home.key) else { return };
+        let (shard, told) = (*shard, home.failure.is_some());
+        self.homes[index].failure = Some(Failure::of_satellite());
+        if !told {
+            self.post(shard, ToShard::SatelliteFailed { key, error: error.clone() });
+        }
     }
 
     /// Addresses from home.

@@ -35,8 +35,8 @@ use crate::control::TrackerClient;
 use crate::inbox::Inbox;
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
-use crate::sync::SyncConfig;
 use crate::satellites::Outbox;
+use crate::sync::SyncConfig;
 use crate::torrents::Home;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.

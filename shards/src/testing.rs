@@ -125,7 +125,7 @@ impl Rig {
     pub fn add(&mut self, sizes: &[usize], change: impl FnOnce(&mut AddTorrent)) {
         let mut add = publish(self.folder.path(), KEY, sizes);
         change(&mut add);
-        self.shard.add_torrent(add);
+        self.shard.add_torrent(add, false);
     }
 
     /// A shard with a torrent of one file and four pieces, which is there and finished.

@@ -29,7 +29,7 @@ use crate::ring::SocketKey;
 use crate::satellites::Part;
 use crate::shard::Shard;
 pub(crate) use crate::slots::{LivePieces, SlotSource};
-use crate::sync::Durability;
+use crate::sync::{Durability, SyncPolicy};
 
 /// What a torrent waits for.
 #[derive(Debug)]
@@ -287,7 +287,8 @@ impl Shard {
             candidates,
             announces,
             known: add.known,
-            spread,
+            // A piece that peers hear of after its sync only would have to be told by its home.
+            spread: spread && self.config.sync.policy != SyncPolicy::Piece,
             seed_only: add.seed_only,
             prealloc: add.prealloc,
             paused: add.paused,

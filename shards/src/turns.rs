@@ -80,6 +80,7 @@ impl Shard {
             ToShard::SatellitePeer { key, addr, useful } => self.on_satellite_peer(key, addr, useful),
             ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
+            ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
             ToShard::SatelliteGone { key, shard } => self.on_satellite_gone(key, shard),
             ToShard::Shutdown => self.shut_down(),
         }

@@ -195,7 +195,7 @@ fn a_state_given_back_in_the_middle_of_a_check_is_gone_on_from() {
     let mut rig = Rig::new(|_| {});
     let add = publish(rig.folder.path(), KEY, &[100 * PIECE]);
     let meta = add.metainfo.clone();
-    rig.shard.add_torrent(add);
+    rig.shard.add_torrent(add, false);
     rig.wait(&Event::Finished);
     let mut known = rig.shard.homes[0].snapshot().known();
     for piece in 30..100 {
@@ -210,7 +210,7 @@ fn a_state_given_back_in_the_middle_of_a_check_is_gone_on_from() {
         metainfo: meta,
         ..publish(&rig.folder.path().join("elsewhere"), KEY, &[1])
     };
-    rig.shard.add_torrent(crate::messages::AddTorrent { root: rig.folder.path().to_owned(), ..again });
+    rig.shard.add_torrent(crate::messages::AddTorrent { root: rig.folder.path().to_owned(), ..again }, false);
     rig.turn_until("check", |rig| matches!(rig.shard.homes[0].phase, Phase::Checking(_)));
     assert_eq!(check(&rig).total, 70);
     let snapshot = rig.shard.homes[0].snapshot();
