@@ -3,7 +3,7 @@
 //! Role: works on the files of every command of `ccbt-bench`, and on any other of their shape: an object with
 //! lists of rows (`summary` and the like; `runs` are single measurements and left out). A row is known by its
 //! words (`"client": "ccbt"`) and its settings (`"piece_kib": 1024`); its figures are numbers, nested objects
-//! included, whose names tell which way is better ([`direction`]), unless the file's own `better` object says
+//! included, whose names tell which way is better (`direction`), unless the file's own `better` object says
 //! (`"better": {"depth": "higher"}`). Numbers whose direction is not known are settings at the row's top and
 //! ignored below. Pure but for reading the two files.
 

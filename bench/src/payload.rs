@@ -1,7 +1,7 @@
 //! The synthetic torrent: content that is a function of the block's number, its hashes, and its `.torrent` file.
 //!
 //! Role: one immutable value shared by the generators, the file writer and the verifier. Block n is the 16 KiB of a
-//! random template that start at (n × [`STEP`]) mod 1 MiB: producing a block costs nothing, no two of the first
+//! random template that start at (n × `STEP`) mod 1 MiB: producing a block costs nothing, no two of the first
 //! 65,536 × 16 blocks are equal, and the template stays in a core's cache.
 //! Invariant: lengths are multiples of a block, so every request of a sane client names exactly one block.
 

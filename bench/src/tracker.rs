@@ -1,7 +1,7 @@
 //! A tracker of a few lines for clients that take peers from nowhere else (aria2).
 //!
 //! Role: answers every HTTP request with the same compact peer list (BEP 3, BEP 23). One thread, one connection at a
-//! time, on loopback. Invariant: reads at most [`REQUEST_MAX`] bytes and waits at most [`READ_WAIT`] per client.
+//! time, on loopback. Invariant: reads at most `REQUEST_MAX` bytes and waits at most [`READ_WAIT`] per client.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};

@@ -11,6 +11,7 @@ pub mod control;
 mod drive;
 pub mod executor;
 mod faults;
+mod home;
 pub mod inbox;
 pub mod known;
 pub mod messages;

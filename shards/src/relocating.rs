@@ -76,6 +76,13 @@ struct Change {
     restart: Option<bool>,
 }
 
+impl Change {
+    fn new(wish: Wish, stage: Stage, to: LayoutSpec) -> Self {
+        let (to, progress) = (Arc::new(to), Arc::default());
+        Self { wish, stage, to, progress, told: 0, news: None, restart: None }
+    }
+}
+
 /// What happens to a torrent's files as such.
 #[derive(Debug, Default)]
 pub(crate) struct Relocations {
@@ -262,16 +269,7 @@ impl Shard {
                 // Whoever moves a torrent that waits for the user has looked after it.
                 home.held = false;
                 let stage = if is_stuck { Stage::Closing } else { Stage::Draining };
-                let change = Change {
-                    wish,
-                    stage,
-                    to: Arc::new(to),
-                    progress: Arc::default(),
-                    told: 0,
-                    news: None,
-                    restart: None,
-                };
-                home.relocations.change = Some(change);
+                home.relocations.change = Some(Change::new(wish, stage, to));
                 self.stop_satellites(index);
                 if is_stuck {
                     self.on_fenced(index);

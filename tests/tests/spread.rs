@@ -121,3 +121,24 @@ fn a_seed_on_three_shards_serves_everybody() {
     }
     seed.stop();
 }
+
+#[test]
+fn a_spread_torrent_is_moved_and_its_parts_come_back() {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::straddling("tree", 6 * MIB), TorrentSpec::pieces_of(64 * KIB));
+    let peers = seeders(&made, 60, 4, Manner::default());
+    let archive = lab.dir("archive");
+    let mut ours = download(&lab, &made, &peers, "3")
+        .option("--move-completed", &archive)
+        .option("--seed-time", "30")
+        .start();
+    ours.wait_event("moved");
+    made.payload.assert_equal_in(&archive);
+    // Whichever shard accepts it, it is served from the new place.
+    for name in ["one", "two", "three"] {
+        let copy = lab.dir(name);
+        CcbtCommand::download(&made.torrent_path, &copy).peer(ours.address()).start().wait_done();
+        made.payload.assert_equal_in(&copy);
+    }
+    ours.stop();
+}

@@ -4,7 +4,7 @@
 //! [`TrackerClient::announce`] in tasks on the shard's own executor. Invariants: an announce ends within the
 //! configured time whatever the tracker does; nothing a tracker or a URL says reaches a log or a terminal
 //! with control characters in it; the number of announces under way is bounded per tracker and in all; the
-//! executor's thread never blocks (names are looked up and certificates read by [`helper`]'s threads).
+//! executor's thread never blocks (names are looked up and certificates read by `helper`'s threads).
 
 mod address;
 mod error;

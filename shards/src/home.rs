@@ -1,0 +1,252 @@
+//! One torrent of a shard: what it has and waits for.
+//!
+//! Role: the data, and questions about it. Owner: the shard's slab; changed by [`crate::torrents`] and its neighbours.
+//! Invariant: `torrent` is there from the end of checking until the files are closed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ccbt_protocol::bitfield::Bitfield;
+use ccbt_protocol::candidates::Candidates;
+use ccbt_protocol::geometry::Block;
+use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::picker::{PeerKey, PickerConfig, Priority};
+use ccbt_protocol::torrent::{Stats, Torrent};
+use ccbt_storage::arena::PieceBuf;
+use ccbt_storage::layout::LayoutSpec;
+use ccbt_storage::messages::{OpenedFile, Preallocate};
+
+use crate::announce::{Announces, Totals};
+use crate::checking::Check;
+use crate::faults::{Failure, ReadFaults};
+use crate::messages::{Known, Snapshot, State};
+use crate::relocating::Relocations;
+use crate::ring::SocketKey;
+use crate::satellites::Part;
+use crate::slots::LivePieces;
+use crate::sync::Durability;
+
+/// What a torrent waits for.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Files are being opened.
+    Opening,
+    /// What is on disk is being hashed.
+    Checking(Check),
+    /// Peers are served and asked.
+    Running,
+    /// Peers go, what is under way ends and files are closed, to be opened and looked at again.
+    Restarting {
+        /// `Close` was handed over.
+        closing: bool,
+    },
+    /// It ends: no new work; gone when nothing is under way and trackers know.
+    Ending {
+        /// `Close` was handed over.
+        closing: bool,
+    },
+}
+
+/// A block that was received beside its place, which a receive of `holder` may still overwrite.
+pub(crate) struct Aside {
+    pub block: Block,
+    pub bytes: Vec<u8>,
+    pub holder: Option<SocketKey>,
+}
+
+/// One torrent.
+pub(crate) struct Home {
+    pub key: TorrentKey,
+    pub meta: Arc<Metainfo>,
+    pub spec: Arc<LayoutSpec>,
+    pub phase: Phase,
+    /// From the end of checking on.
+    pub torrent: Option<Torrent>,
+    /// Memory of the pieces being fetched.
+    pub live: LivePieces,
+    pub asides: Vec<Aside>,
+    /// Complete pieces whose memory a cancelled receive still holds.
+    pub completing: Vec<PieceIndex>,
+    pub sockets: HashMap<PeerKey, SocketKey>,
+    pub candidates: Candidates,
+    pub announces: Option<Announces>,
+    pub max_peers: usize,
+    /// Connections, half-open ones included.
+    pub conns: usize,
+    /// On the shard's list of this turn.
+    pub touched: bool,
+    /// On the shard's list of torrents without memory.
+    pub starved: bool,
+    pub failure: Option<Failure>,
+    /// Verified pieces that the disk did not take.
+    pub unwritten: Vec<(PieceIndex, PieceBuf)>,
+    /// Hash jobs and storage commands of pieces under way.
+    pub busy: usize,
+    pub durability: Durability,
+    /// Reads that failed.
+    pub reads: ReadFaults,
+    /// What is known of the files before they are looked at.
+    pub known: Option<Known>,
+    /// The files when they were opened.
+    pub files: Vec<OpenedFile>,
+    /// Pieces in files that somebody has just written to.
+    pub recent: Vec<PieceIndex>,
+    /// It waits for the user, with its files closed.
+    pub held: bool,
+    /// When its files were last opened anew.
+    pub restarted: Option<Instant>,
+    /// Sums of what ran before the files were opened anew.
+    pub stats: Stats,
+    /// Trackers were told that the download is complete.
+    pub completed: bool,
+    /// Its home, or a satellite of it.
+    pub part: Part,
+    /// Sums of satellites that are gone.
+    pub past: Stats,
+    /// Other shards help while it runs.
+    pub spread: bool,
+    pub seed_only: bool,
+    pub prealloc: Preallocate,
+    pub picker: PickerConfig,
+    /// The user wants it to rest.
+    pub paused: bool,
+    /// What happens to the files as such.
+    pub relocations: Relocations,
+    /// What the last status told, and whether bytes moved then.
+    pub last_status: Option<(State, Stats, usize, u32, u32, bool)>,
+    pub removed: bool,
+    /// Its files go when it goes.
+    pub delete_data: bool,
+}
+
+impl Home {
+    /// One that waits for its files.
+    pub fn new(
+        now: Instant,
+        key: TorrentKey,
+        meta: Arc<Metainfo>,
+        spec: Arc<LayoutSpec>,
+        picker: PickerConfig,
+        max_peers: usize,
+    ) -> Self {
+        Self {
+            key,
+            spec,
+            phase: Phase::Opening,
+            torrent: None,
+            live: LivePieces::default(),
+            asides: Vec::new(),
+            completing: Vec::new(),
+            sockets: HashMap::new(),
+            candidates: Candidates::default(),
+            announces: None,
+            max_peers,
+            conns: 0,
+            touched: false,
+            starved: false,
+            failure: None,
+            unwritten: Vec::new(),
+            busy: 0,
+            durability: Durability::new(meta.geometry.piece_count()),
+            reads: ReadFaults::default(),
+            known: None,
+            files: Vec::new(),
+            recent: Vec::new(),
+            held: false,
+            restarted: None,
+            stats: Stats::default(),
+            completed: false,
+            paused: false,
+            relocations: Relocations::default(),
+            delete_data: false,
+            part: Part::home(now),
+            past: Stats::default(),
+            spread: false,
+            seed_only: false,
+            prealloc: Preallocate::default(),
+            picker,
+            last_status: None,
+            removed: false,
+            meta,
+        }
+    }
+
+    pub fn state(&self) -> State {
+        match &self.phase {
+            _ if self.relocations.is_moving()
+                && !(self.relocations.is_reopening() && self.failure.is_some()) =>
+            {
+                State::Moving
+            }
+            Phase::Opening if self.failure.is_none() && self.restarted.is_none() => State::Opening,
+            _ if self.failure.is_some() || self.paused => State::Paused,
+            Phase::Checking(_) | Phase::Restarting { .. } => State::Checking,
+            Phase::Opening if self.restarted.is_some() => State::Checking,
+            _ if self.torrent.as_ref().is_some_and(Torrent::is_finished) => State::Seeding,
+            _ => State::Downloading,
+        }
+    }
+
+    /// Whether connections are welcome.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running)
+    }
+
+    /// Whether peers are asked for blocks.
+    pub fn may_fetch(&self) -> bool {
+        self.is_running() && self.failure.is_none() && !self.relocations.is_fenced()
+    }
+
+    /// Sums of all parts.
+    pub fn all_stats(&self) -> Stats {
+        let mut stats = self.torrent.as_ref().map_or(self.stats, Torrent::stats);
+        stats += self.past;
+        self.part.satellites().for_each(|satellite| stats += satellite.stats);
+        stats
+    }
+
+    /// Connections of all parts, half-open ones included.
+    pub fn all_conns(&self) -> usize {
+        self.conns + self.part.satellites().map(|satellite| satellite.conns).sum::<usize>()
+    }
+
+    pub fn totals(&self) -> Totals {
+        let stats = self.all_stats();
+        Totals { uploaded: stats.uploaded, downloaded: stats.downloaded, left: self.bytes_left() }
+    }
+
+    /// How the pieces are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let known = self.known_now();
+        let durable = match &self.torrent {
+            Some(_) => self.durability.durable.clone(),
+            // Found by a check that is not over, or known from before: to be looked at again after a power cut.
+            None => Bitfield::empty(known.have.len()),
+        };
+        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone() }
+    }
+
+    /// A piece that turned out to be missing is not to be fetched where nothing is.
+    pub fn forgo(&mut self, piece: PieceIndex) {
+        if let (true, Some(torrent)) = (self.seed_only, &mut self.torrent) {
+            torrent.picker_mut().set_priority(piece, Priority::Skip);
+        }
+    }
+
+    pub fn bytes_left(&self) -> u64 {
+        let total = self.meta.geometry.total_len();
+        total - self.bytes_done()
+    }
+
+    /// Bytes verified and written.
+    pub fn bytes_done(&self) -> u64 {
+        let Some(torrent) = &self.torrent else { return 0 };
+        let (geometry, have) = (self.meta.geometry, torrent.picker().have());
+        let last = PieceIndex(geometry.piece_count() - 1);
+        let whole = u64::from(have.count()) * u64::from(geometry.piece_len());
+        let short = u64::from(geometry.piece_len() - geometry.piece_size(last));
+        if have.has(last) { whole - short } else { whole }
+    }
+}
