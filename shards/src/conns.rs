@@ -109,7 +109,7 @@ impl Shard {
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
             let key = home.key;
             match self.satellite_for_dial(index) {
-                Some(shard) => self.post(shard, ToShard::Dial { key, addr }),
+                Some(shard) => self.post(shard, ToShard::Dial { key, addr, home: self.config.index }),
                 None if self.connect(index, addr) => {}
                 None => self.homes[index].candidates.gone(self.now, addr, false),
             }

@@ -88,7 +88,7 @@ impl Shard {
             self.next_tick = self.now + TICK;
             self.tick();
         }
-        if self.next_gathering().is_some_and(|due| due <= self.now) {
+        if self.gathering.is_some_and(|due| due <= self.now) {
             self.gather_due();
         }
         if self.now >= self.next_status {
@@ -136,7 +136,7 @@ impl Shard {
             deadline = self.next_tick;
         }
         let mut wait = deadline.saturating_duration_since(self.now);
-        if let Some(due) = self.next_gathering() {
+        if let Some(due) = self.gathering {
             wait = wait.min(due.saturating_duration_since(self.now));
         }
         if !self.throttled.is_empty() || !self.up_throttled.is_empty() || self.has_outbox() {

@@ -149,6 +149,8 @@ pub enum ToShard {
         key: TorrentKey,
         /// The address.
         addr: SocketAddr,
+        /// The home's shard.
+        home: usize,
     },
     /// A connection that a satellite was asked to make is over.
     SatellitePeer {

@@ -340,6 +340,9 @@ impl Shard {
         let (Part::Satellite { borrower, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
             return;
         };
+        if let ToSatellite::Lost(pieces) = &message {
+            pieces.iter().for_each(|piece| self.cache.forget_piece(key, *piece));
+        }
         borrower.receive(now, torrent, message);
         self.touch(index);
     }
@@ -356,12 +359,12 @@ impl Shard {
     }
 
     /// Addresses from home.
-    pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr) {
-        // Of a satellite that has ended the home hears anyway.
-        let Some(&index) = self.by_key.get(&key) else { return };
+    pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr, home: usize) {
         let room = self.live < self.config.max_connections;
-        if self.is_ending(index) || !room || !self.connect(index, addr) {
-            self.report_gone(index, addr, false);
+        let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
+        // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
+        if !index.is_some_and(|index| self.connect(index, addr)) {
+            self.post(home, ToShard::SatellitePeer { key, addr, useful: false });
         }
     }
 
@@ -420,20 +423,20 @@ impl Shard {
                 out.extend(borrower.outgoing().map(wrap));
             }
         }
+        let due = home.part.next_turn();
+        self.gathering = self.gathering.into_iter().chain(due).min();
         out.into_iter().for_each(|(shard, message)| self.post(shard, message));
     }
 
     /// Looks after torrents whose news has waited long enough.
     pub(crate) fn gather_due(&mut self) {
         let now = self.now;
+        // Those that are due settle in this turn, and say again when.
+        let later = self.homes.iter().filter_map(|(_, home)| home.part.next_turn()).filter(|due| *due > now);
+        self.gathering = later.min();
         let due = |home: &Home| home.part.next_turn().is_some_and(|due| due <= now);
         let homes: Vec<usize> =
             self.homes.iter().filter(|(_, home)| due(home)).map(|(index, _)| index).collect();
         homes.into_iter().for_each(|index| self.touch(index));
-    }
-
-    /// When the next news has to be told.
-    pub(crate) fn next_gathering(&self) -> Option<Instant> {
-        self.homes.iter().filter_map(|(_, home)| home.part.next_turn()).min()
     }
 }

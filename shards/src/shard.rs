@@ -182,6 +182,8 @@ pub struct Shard {
     pub(crate) others: Vec<Inbox>,
     /// Messages that found no room there.
     pub(crate) outbox: Outbox,
+    /// When the next news of a spread torrent has to be told.
+    pub(crate) gathering: Option<Instant>,
     pub(crate) routes: HashMap<InfoHash, usize>,
     pub(crate) lines: Arc<DeviceLines>,
     pub(crate) storage: StorageClient,
@@ -252,6 +254,7 @@ impl Shard {
             others: links.others,
             lines: links.lines,
             outbox: Outbox::default(),
+            gathering: None,
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),

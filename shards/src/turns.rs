@@ -76,7 +76,7 @@ impl Shard {
             }
             ToShard::ToSatellite { key, message } => self.on_to_satellite(key, message),
             ToShard::FromSatellite { key, shard, message } => self.on_from_satellite(key, shard, message),
-            ToShard::Dial { key, addr } => self.on_dial(key, addr),
+            ToShard::Dial { key, addr, home } => self.on_dial(key, addr, home),
             ToShard::SatellitePeer { key, addr, useful } => self.on_satellite_peer(key, addr, useful),
             ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
