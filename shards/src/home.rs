@@ -225,7 +225,8 @@ impl Home {
             // Found by a check that is not over, or known from before: to be looked at again after a power cut.
             None => Bitfield::empty(known.have.len()),
         };
-        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone() }
+        let checked = self.torrent.is_some();
+        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone(), checked }
     }
 
     /// A piece that turned out to be missing is not to be fetched where nothing is.

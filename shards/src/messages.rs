@@ -206,6 +206,9 @@ pub enum FromShard {
     Status(Box<TorrentStatus>),
     /// How a shard's read cache does; about four times a second while something changes.
     Cache(usize, CacheStats),
+    /// A torrent's files are closed, as it was stopped or removed: how its pieces were at last. Not told when its files
+    /// are removed.
+    Closed(TorrentKey, Box<Snapshot>),
     /// The shard is done.
     Stopped {
         /// Its number.

@@ -244,6 +244,9 @@ impl Shard {
         // Checking leaves its reads and verdicts to be taken in without a consequence.
         self.leave_line(index);
         let home = &mut self.homes[index];
+        if matches!(home.phase, Phase::Checking(_)) {
+            home.known = Some(home.known_now());
+        }
         home.phase = Phase::Ending { closing: false };
         if let Some(announces) = &mut home.announces {
             announces.stop(now);
@@ -299,6 +302,9 @@ impl Shard {
     /// Storage has closed the files: the torrent is gone.
     pub(crate) fn forget(&mut self, index: usize) {
         let home = self.homes.remove(index);
+        if !home.part.is_satellite() && !home.delete_data {
+            self.tell(FromShard::Closed(home.key, Box::new(home.snapshot())));
+        }
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);
         self.starved.retain(|starved| *starved != index);

@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct CcbtCommand {
     command: Command,
     port: u16,
     use_trackers: bool,
+    checkpoints: Option<PathBuf>,
+    is_download: bool,
 }
 
 impl CcbtCommand {
@@ -53,7 +55,8 @@ impl CcbtCommand {
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
         command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
-        Self { command, port: free_port(), use_trackers: false }
+        let is_download = subcommand != "seed";
+        Self { command, port: free_port(), use_trackers: false, checkpoints: None, is_download }
     }
 
     /// Listens at this port instead of a free one.
@@ -80,11 +83,36 @@ impl CcbtCommand {
         self
     }
 
+    /// An option without a value.
+    pub fn flag(mut self, name: &str) -> Self {
+        self.command.arg(name);
+        self
+    }
+
+    /// Keeps checkpoints in this folder instead of passing `--no-checkpoint`.
+    pub fn checkpoints(mut self, dir: &Path) -> Self {
+        self.checkpoints = Some(dir.to_owned());
+        self
+    }
+
+    /// `ccbt-fast resume HASH`, in the folder where the download was.
+    pub fn resume(info_hash: &str, checkpoints: &Path) -> Self {
+        let mut command = Command::new(ccbt_fast());
+        command.args(["resume", info_hash, "--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
+        let checkpoints = Some(checkpoints.to_owned());
+        Self { command, port: free_port(), use_trackers: false, checkpoints, is_download: true }
+    }
+
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
         self.command.args(["--port", &self.port.to_string()]);
         if !self.use_trackers {
             self.command.arg("--no-tracker");
+        }
+        if let Some(dir) = &self.checkpoints {
+            self.command.arg("--checkpoint-dir").arg(dir);
+        } else if self.is_download {
+            self.command.arg("--no-checkpoint");
         }
         Ccbt { process: Process::start("ccbt-fast", &mut self.command), address: local(self.port) }
     }

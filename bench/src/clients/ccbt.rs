@@ -26,6 +26,10 @@ fn arguments(job: &Job<'_>) -> Vec<String> {
     };
     let mut args = vec![command.to_owned(), path(job.torrent), "--output".into(), path(job.output)];
     args.extend(["--port".into(), job.port.to_string(), "--bind".into(), "127.0.0.1".into()]);
+    if job.direction == Direction::Download {
+        // As by default, but not in the user's folder.
+        args.extend(["--checkpoint-dir".into(), path(&job.scratch.join("checkpoints"))]);
+    }
     args.extend(["--no-tracker", "--json", "--log-level", "error"].map(String::from));
     args.extend(job.peers.iter().flat_map(|peer| ["--peer".into(), peer.to_string()]));
     args
@@ -58,7 +62,8 @@ mod tests {
         let (torrent, dir) = (Path::new("t.torrent"), Path::new("d"));
         let direction = Direction::Download;
         let job = Job { direction, torrent, scratch: dir, output: dir, port: 7, peers: &peers };
-        let expected = "download t.torrent --output d --port 7 --bind 127.0.0.1 --no-tracker --json \
+        let expected = "download t.torrent --output d --port 7 --bind 127.0.0.1 --checkpoint-dir d/checkpoints \
+                        --no-tracker --json \
                         --log-level error --peer 127.1.1.1:99 --peer 127.1.1.2:99";
         assert_eq!(arguments(&job).join(" "), expected);
     }

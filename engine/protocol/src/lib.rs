@@ -9,6 +9,7 @@
 //! * Decisions: [`picker`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
 //!   [`torrent`], and [`lease`] for a torrent on several shards
 //! * Trackers: [`tracker`]
+//! * What is kept of a torrent between runs: [`checkpoint`]
 #![forbid(unsafe_code)]
 
 pub mod bencode;
@@ -16,6 +17,7 @@ pub mod bitfield;
 pub mod blame;
 pub mod cache;
 pub mod candidates;
+pub mod checkpoint;
 pub mod choker;
 pub mod geometry;
 pub mod ids;

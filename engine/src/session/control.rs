@@ -12,6 +12,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_shards::messages::{CacheStats, Event, FromShard, TorrentStatus};
 use crossbeam_channel::Receiver;
 
+use super::checkpointing::Board;
 use super::error::AddError;
 use super::events::{Queue, SessionEvent};
 use super::torrent::Shared;
@@ -32,9 +33,16 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     inner: Mutex<Inner>,
+    /// Where the checkpoint thread learns what happened; `None`: no checkpoints are kept.
+    board: Option<Arc<Board>>,
 }
 
 impl Registry {
+    /// One whose torrents are told to the checkpoint thread.
+    pub(super) fn with_board(board: Option<Arc<Board>>) -> Self {
+        Self { board, ..Self::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,11 +107,17 @@ impl Registry {
                 if let Some(torrent) = self.torrent(status.key) {
                     torrent.set_status(Arc::clone(&status));
                 }
+                if let Some(board) = &self.board {
+                    board.changed(status.key);
+                }
                 SessionEvent::Status(status)
             }
             FromShard::Event(key, event) => {
                 if let Some(torrent) = self.torrent(key) {
                     torrent.apply(&event);
+                }
+                if let Some(board) = &self.board {
+                    board.happened(key, &event);
                 }
                 if event == Event::Removed {
                     self.forget(key);
@@ -114,8 +128,19 @@ impl Registry {
                 self.lock().caches.insert(shard, stats);
                 return;
             }
+            FromShard::Closed(key, snapshot) => {
+                if let Some(board) = &self.board {
+                    board.closed(key, snapshot);
+                }
+                return;
+            }
             FromShard::Stopped { .. } => return,
         };
+        self.publish(&event);
+    }
+
+    /// Tells all subscribers.
+    pub(super) fn publish(&self, event: &SessionEvent) {
         for queue in self.subscribers() {
             queue.push(event.clone());
         }

@@ -4,6 +4,7 @@
 //! their state and events to the user. Owner: the user of the library. Invariant: a torrent is in the session
 //! at most once, and its key is never reused.
 
+mod checkpointing;
 mod control;
 mod error;
 mod events;
@@ -20,7 +21,10 @@ use std::time::Duration;
 use ccbt_protocol::ids::PeerId;
 use ccbt_shards::messages::{CacheStats, TorrentStatus};
 use ccbt_shards::service::Service;
+use ccbt_shards::sync::SyncPolicy;
 use ccbt_storage::stats::{StorageStats, WorkerStats};
+
+use crate::checkpoints::Store;
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
@@ -30,6 +34,7 @@ pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
 pub use torrent::TorrentHandle;
 
+use checkpointing::Checkpointer;
 use control::Registry;
 
 /// Time that dropping a session gives its threads: the 3 s for trackers, and some for the disk.
@@ -42,6 +47,8 @@ pub struct Session {
     /// `None` once it is stopped.
     service: Option<Service>,
     registry: Arc<Registry>,
+    /// Keeps checkpoints, where that is wanted.
+    checkpointer: Option<Checkpointer>,
     /// Hangs up when the control thread has ended.
     ended: Receiver<()>,
     port: u16,
@@ -58,7 +65,8 @@ impl Session {
         let peer_id = PeerId::random(&mut rand::rng());
         let service =
             start_on_free_port(settings, |port| Service::start(settings.service_config(peer_id, port)))?;
-        let registry = Arc::new(Registry::default());
+        let board = settings.checkpoints.dir.is_some().then(Arc::default);
+        let registry = Arc::new(Registry::with_board(board.clone()));
         let (hang_up, ended) = bounded::<()>(0);
         let (from_shards, shards) = (service.events().clone(), service.shards());
         let registry_of_thread = Arc::clone(&registry);
@@ -71,7 +79,13 @@ impl Session {
             service.shutdown();
             return Err(ServiceError::Resources(error).into());
         }
-        Ok(Self { port: service.port(), service: Some(service), registry, ended })
+        let is_synced = settings.sync.policy != SyncPolicy::None;
+        let start = |board| Checkpointer::start(&settings.checkpoints, is_synced, board, Arc::clone(&registry));
+        let checkpointer = board.map(start).transpose().map_err(|error| {
+            service.shutdown();
+            ServiceError::Resources(error)
+        })?;
+        Ok(Self { port: service.port(), service: Some(service), registry, checkpointer, ended })
     }
 
     /// The port listened on; 0 when there is none.
@@ -93,6 +107,9 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.watch(&handle.shared, &options);
+        }
         let home = self.service().add(options.into_message(handle.key(), metainfo));
         handle.shared.set_home(home);
         Ok(handle)
@@ -136,6 +153,11 @@ impl Session {
         self.service().storage().workers()
     }
 
+    /// The folder of checkpoints, where any are kept.
+    pub fn checkpoints(&self) -> Option<Store> {
+        self.checkpointer.as_ref().map(|checkpointer| checkpointer.store().clone())
+    }
+
     /// What happens from now on. Every call makes a subscriber of its own; subscribe before adding torrents
     /// to miss nothing.
     pub fn events(&self) -> Events {
@@ -163,6 +185,10 @@ impl Session {
             return Err(ShutdownError(timeout));
         }
         service.join();
+        if let Some(checkpointer) = self.checkpointer.take() {
+            // Every torrent has said its last words.
+            checkpointer.finish();
+        }
         Ok(())
     }
 }

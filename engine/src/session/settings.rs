@@ -19,6 +19,7 @@ use ccbt_shards::sync::SyncConfig;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
+use crate::checkpoints::{self, Checkpoint, CheckpointSettings};
 use crate::layout::{Overrides, allowed_cpus, layout};
 
 /// Ports tried in turn when none is asked for; after them the system chooses.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub window: WindowConfig,
     /// When `fsync` is called, and so how far a power cut can set downloads back.
     pub sync: SyncConfig,
+    /// Where and when checkpoints are kept; by default nowhere.
+    pub checkpoints: CheckpointSettings,
 }
 
 impl Default for Settings {
@@ -72,6 +75,7 @@ impl Default for Settings {
             choker: ChokerConfig::default(),
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
+            checkpoints: CheckpointSettings::default(),
         }
     }
 }
@@ -154,6 +158,11 @@ pub struct AddOptions {
     /// [`crate::linking::LinkReport::known`]): only what is doubtful, or
     /// has changed since, is hashed again. `None`: everything is.
     pub known: Option<Known>,
+    /// Torrent file that it was read from, kept in checkpoints for [`crate::checkpoints`].
+    pub source: Option<PathBuf>,
+    /// Go on from this checkpoint if it is of this torrent: what it knows of the files (where `known` says nothing), other
+    /// paths (where `renames` says nothing), peers and sums. Its output folder is not used: `output` counts.
+    pub resume: Option<Box<Checkpoint>>,
 }
 
 impl AddOptions {
@@ -170,10 +179,20 @@ impl AddOptions {
             seed_only: false,
             max_peers: 100,
             known: None,
+            source: None,
+            resume: None,
         }
     }
 
-    pub(super) fn into_message(self, key: TorrentKey, metainfo: Arc<Metainfo>) -> AddTorrent {
+    pub(super) fn into_message(mut self, key: TorrentKey, metainfo: Arc<Metainfo>) -> AddTorrent {
+        if let Some(checkpoint) = self.resume.take().filter(|checkpoint| checkpoint.fits(&metainfo).is_ok()) {
+            self.known.get_or_insert_with(|| checkpoints::known(&checkpoint));
+            if self.renames.is_empty() {
+                self.renames =
+                    checkpoint.renames.into_iter().map(|rename| (rename.file, rename.path)).collect();
+            }
+            self.peers.extend(checkpoint.peers);
+        }
         AddTorrent {
             key,
             metainfo,

@@ -61,6 +61,18 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn key(&self) -> TorrentKey {
+        self.key
+    }
+
+    pub(super) fn metainfo(&self) -> &Arc<Metainfo> {
+        &self.metainfo
+    }
+
+    pub(super) fn status(&self) -> Option<Arc<TorrentStatus>> {
+        self.lock().status.clone()
+    }
+
     pub(super) fn set_status(&self, status: Arc<TorrentStatus>) {
         self.lock().status = Some(status);
     }
@@ -99,7 +111,7 @@ pub struct TorrentHandle {
 impl TorrentHandle {
     /// Its name in events.
     pub fn key(&self) -> TorrentKey {
-        self.shared.key
+        self.shared.key()
     }
 
     /// SHA-1 of its `info` dictionary.
@@ -109,12 +121,12 @@ impl TorrentHandle {
 
     /// What its torrent file says.
     pub fn metainfo(&self) -> &Arc<Metainfo> {
-        &self.shared.metainfo
+        self.shared.metainfo()
     }
 
     /// How it did a moment ago; `None` before its shard has said anything.
     pub fn status(&self) -> Option<Arc<TorrentStatus>> {
-        self.shared.lock().status.clone()
+        self.shared.status()
     }
 
     /// Hashes all of its data again. Its peers go and come back afterwards; [`crate::TorrentEvent::Checked`] follows.

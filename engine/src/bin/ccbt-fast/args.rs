@@ -3,12 +3,13 @@
 //! Role: text in, typed values out. Owner: `main`. Invariant: every option of a command reaches [`Settings`],
 //! [`AddOptions`] or the command itself; an option that would mean nothing for a command is not there.
 
+mod checkpoints;
 mod files;
 mod log;
 
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ccbt_fast::hashing::{HashOptions, Order};
@@ -17,6 +18,7 @@ use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncC
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 
+pub use checkpoints::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
 pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use log::LogArgs;
 
@@ -49,6 +51,10 @@ Exit codes:
 pub enum Command {
     /// Download a torrent; ends when everything is verified and on disk
     Download(DownloadArgs),
+    /// Go on with a download that has a checkpoint
+    Resume(ResumeArgs),
+    /// List, show, compare, remove, export and import checkpoints
+    Checkpoints(CheckpointsArgs),
     /// Serve a torrent whose data is there; nothing is written
     Seed(SeedArgs),
     /// Make a torrent file; the same input always gives the same output
@@ -70,6 +76,7 @@ impl Command {
     pub fn tells_json(&self) -> bool {
         match self {
             Self::Download(args) => args.transfer.json,
+            Self::Resume(args) => args.download.transfer.json,
             Self::Seed(args) => args.transfer.json,
             Self::Move(args) => args.json,
             _ => false,
@@ -83,9 +90,9 @@ pub struct TransferArgs {
     /// Torrent file
     #[arg(value_name = "TORRENT")]
     pub torrent: PathBuf,
-    /// Folder that holds the torrent's file or folder
-    #[arg(short, long, value_name = "DIR", default_value = ".")]
-    pub output: PathBuf,
+    /// Folder that holds the torrent's file or folder [default: .]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
     /// Port to listen on; 0: any [default: the first free one of 6881-6889]
     #[arg(short, long, value_name = "N")]
     pub port: Option<u16>,
@@ -156,6 +163,8 @@ pub struct DownloadArgs {
     /// Peers asked for the same block at most, towards the end
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = value_parser!(u8).range(1..=16))]
     pub endgame_duplicates: u8,
+    #[command(flatten)]
+    pub checkpoint: CheckpointArgs,
 }
 
 /// Options of `seed`.
@@ -354,6 +363,11 @@ impl TransferArgs {
         }
     }
 
+    /// Folder that holds the torrent's file or folder.
+    pub fn output(&self) -> &Path {
+        self.output.as_deref().unwrap_or(Path::new("."))
+    }
+
     /// When seeding ends.
     pub fn goal(&self) -> Goal {
         Goal { time: self.seed_time, ratio: self.seed_ratio }
@@ -365,7 +379,8 @@ impl TransferArgs {
             use_trackers: !self.no_tracker,
             max_peers: self.max_peers as usize,
             renames: self.rename.renames.clone(),
-            ..AddOptions::new(&self.output)
+            source: Some(self.torrent.clone()),
+            ..AddOptions::new(self.output())
         }
     }
 }
@@ -379,7 +394,7 @@ impl DownloadArgs {
             SyncArg::None => SyncPolicy::None,
         };
         let sync = SyncConfig { policy, ..SyncConfig::default() };
-        Settings { sync, ..self.transfer.settings(descriptors) }
+        Settings { sync, checkpoints: self.checkpoint.settings(), ..self.transfer.settings(descriptors) }
     }
 
     /// How the torrent runs.

@@ -1,4 +1,5 @@
 use super::*;
+use ccbt_fast::checkpoints::{CheckpointSettings, Format};
 use ccbt_fast::linking::LinkMode;
 use tracing::level_filters::LevelFilter;
 
@@ -29,8 +30,8 @@ fn definitions_are_consistent() {
 #[test]
 fn a_torrent_alone_is_downloaded() {
     assert_eq!(download("a.torrent").transfer.torrent, PathBuf::from("a.torrent"));
-    assert_eq!(download("--output d a.torrent --json").transfer.output, PathBuf::from("d"));
-    assert_eq!(download("download a.torrent").transfer.output, PathBuf::from("."));
+    assert_eq!(download("--output d a.torrent --json").transfer.output(), Path::new("d"));
+    assert_eq!(download("download a.torrent").transfer.output(), Path::new("."));
     assert!(matches!(parse("info a.torrent --json"), Ok(Command::Info(InfoArgs { json: true, .. }))));
     for help in ["", "--help", "-V", "help seed", "seed --help"] {
         let error = parse(help).expect_err("help is no command");
@@ -170,4 +171,37 @@ fn relocation_options_reach_the_engine() {
     assert!(args.overwrite && args.rename.renames == [(1, "z".into())]);
     let Ok(Command::Delete(args)) = parse("delete a --dir x --yes") else { panic!() };
     assert!(args.yes && *args.dir == *"x");
+}
+
+#[test]
+fn checkpoints_reach_the_session() {
+    let settings = |line: &str| download(line).settings(1000).checkpoints;
+    assert_eq!(settings("a.torrent --no-checkpoint").dir, None);
+    let line = "a.torrent --checkpoint-dir d --checkpoint-interval 1.5 --checkpoint-pieces 7 --checkpoint-format json";
+    let expected = CheckpointSettings {
+        dir: Some("d".into()),
+        interval: Duration::from_millis(1500),
+        pieces: 7,
+        format: Format::Json,
+        ..CheckpointSettings::default()
+    };
+    assert_eq!(settings(line), expected);
+    for refused in [
+        "a --resume --no-checkpoint",
+        "a --checkpoint-interval 0",
+        "checkpoints clean",
+        "checkpoints delete xyz1",
+    ] {
+        assert!(parse(refused).is_err(), "{refused}");
+    }
+}
+
+#[test]
+fn resume_takes_an_info_hash_and_the_options_of_download() {
+    let Ok(Command::Resume(args)) = parse("resume abcd1234 --interactive --peer 192.0.2.1:5 -o d") else {
+        panic!("another command")
+    };
+    assert!(args.interactive);
+    assert_eq!(args.download.transfer.torrent, Path::new("abcd1234"));
+    assert_eq!(args.download.add_options().peers.len(), 1);
 }

@@ -55,6 +55,9 @@ pub enum Failure {
     /// Some files stay.
     #[error("{0} files could not be removed; the list above says why")]
     Left(usize),
+    /// Some checkpoints or resume files are of no use.
+    #[error("{bad} of {all} have problems; the list above names them")]
+    Checkpoints { bad: usize, all: usize },
     /// The demonstration went wrong.
     #[error("the demo failed: {0}")]
     Demo(String),

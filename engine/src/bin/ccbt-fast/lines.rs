@@ -47,6 +47,8 @@ pub enum Line<'a> {
     PeerFault { addr: SocketAddr, fault: &'a str },
     /// A tracker failed.
     Tracker { url: &'a str, reason: &'a str },
+    /// It goes on from a checkpoint that was written then (seconds since 1970) and has so many pieces.
+    Resumed { pieces: u32, total: u32, saved_at: i64 },
     /// Output was too slow: so many `note`, `banned`, `peer_fault` and `tracker` events are missing.
     Missed { events: u64 },
     /// The engine has stopped; the last event.
@@ -262,6 +264,10 @@ impl<'a> Line<'a> {
             Self::Listening { port: 0, name, .. } => format!("{name} (not listening)"),
             Self::Listening { port, name, .. } => format!("{name} (listening on port {port})"),
             Self::Checked { good, total } => format!("checked: {good} of {total} pieces are good"),
+            Self::Resumed { pieces, total, saved_at } => {
+                let age = crate::resume::age(*saved_at);
+                format!("going on from the checkpoint written {age}: {pieces} of {total} pieces")
+            }
             Self::Finished => "finished: everything is verified and on disk".to_owned(),
             Self::Seeding => "seeding; press Ctrl-C to stop".to_owned(),
             Self::Error { message, retry: true } => {

@@ -3,6 +3,7 @@
 //! Exit codes are listed in [`args`]'s help text and decided in [`failure`].
 
 mod args;
+mod checkpoints;
 mod console;
 mod create;
 mod delete;
@@ -18,6 +19,7 @@ mod lines;
 mod link;
 mod logging;
 mod relocate;
+mod resume;
 mod seed;
 mod signals;
 mod transfer;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_default_command(std::env::args_os().collect()));
     let outcome = match &cli.command {
         Command::Download(args) => download::run(args),
+        Command::Resume(args) => resume::run(args),
+        Command::Checkpoints(args) => checkpoints::run(args),
         Command::Seed(args) => seed::run(args),
         Command::Create(args) => create::run(args),
         Command::Verify(args) => verify::run(args),

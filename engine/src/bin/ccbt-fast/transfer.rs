@@ -46,12 +46,16 @@ pub fn run(
     args: &TransferArgs,
     metainfo: Arc<Metainfo>,
     mut options: AddOptions,
+    notes: &[String],
     settings: impl FnOnce(usize) -> Settings,
 ) -> Result<(), Failure> {
     let mut console = Console::new(args.json);
     logging::start(args.log.log_level.into(), console.bar());
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
     let descriptors = limits::raise();
+    for message in notes {
+        console.line(&Line::Note { message });
+    }
     let prepared = prepare(&kind, args, &metainfo, &mut options, &signals, &mut console);
     let outcome = prepared.and_then(|()| {
         let settings = settings(descriptors);
@@ -115,6 +119,13 @@ fn run_session(
     let events = session.events();
     let mut course = Course::new(kind, goal, Instant::now());
     course.complete = options.known.as_ref().is_some_and(|known| known.have.is_full());
+    if let Some(checkpoint) = &options.resume {
+        console.line(&Line::Resumed {
+            pieces: checkpoint.have.count(),
+            total: checkpoint.have.len(),
+            saved_at: checkpoint.saved_at,
+        });
+    }
     let torrent = session.add_torrent(metainfo, options)?;
     let end = loop {
         if let Some(dir) = course.begin_move() {

@@ -131,6 +131,13 @@ fn arguments(command: &str, torrent: &Path, output: &Path) -> Vec<OsString> {
     args
 }
 
+/// What is thrown away afterwards needs no checkpoint.
+fn download_arguments(places: &Places) -> Vec<OsString> {
+    let mut args = arguments("download", &places.torrent, &places.result);
+    args.push("--no-checkpoint".into());
+    args
+}
+
 fn start_seeders(places: &Places, signals: &Signals) -> Result<Vec<Client>, Failure> {
     let start =
         |nth| Client::start(&format!("seeder {nth}"), arguments("seed", &places.torrent, &places.source));
@@ -144,7 +151,7 @@ fn start_seeders(places: &Places, signals: &Signals) -> Result<Vec<Client>, Fail
 fn download(places: &Places, signals: &Signals, console: &mut Console) -> Result<Measured, Failure> {
     console.words("demo: downloading");
     let started = Instant::now();
-    let mut client = Client::start("downloader", arguments("download", &places.torrent, &places.result))?;
+    let mut client = Client::start("downloader", download_arguments(places))?;
     let mut took = None;
     while let Some(event) = client.next(signals)? {
         client.check(&event)?;

@@ -1,0 +1,85 @@
+//! Resume data of libtorrent (Rasterbar), which is also qBittorrent's `.fastresume`.
+//!
+//! Source: libtorrent's manual, "fast resume", and its `write_resume_data`. `pieces` has a byte for each piece: bit 0 is
+//! set when the piece is there, bit 1 when it was verified in seed mode. Up to version 1.1 `file sizes` holds length and
+//! time of each file; later versions keep neither, so there the files must not be younger than the resume data.
+
+use super::{Condition, Foreign, ForeignError, compact_peers, count, folder, inner_path, per_file, rename};
+use crate::bencode::Dict;
+use crate::bitfield::Bitfield;
+use crate::checkpoint::Totals;
+use crate::ids::{InfoHash, PieceIndex};
+use crate::metainfo::Metainfo;
+
+/// A byte of `pieces`.
+const HAVE: u8 = 1;
+const VERIFIED: u8 = 2;
+
+pub(super) fn read(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Foreign, ForeignError> {
+    let hash: [u8; 20] = root
+        .get_bytes(b"info-hash")
+        .and_then(|hash| hash.try_into().ok())
+        .ok_or(ForeignError::Field("info-hash"))?;
+    if InfoHash(hash) != metainfo.info_hash {
+        return Err(ForeignError::OtherTorrent(InfoHash(hash)));
+    }
+    let mut renames = Vec::new();
+    if let Some(paths) = per_file(root.get_list(b"mapped_files"), metainfo) {
+        for (file, path) in paths.iter().enumerate() {
+            let path = path.as_bytes().ok_or(ForeignError::Field("mapped_files"))?;
+            // An empty one means: as in the torrent.
+            if !path.is_empty() {
+                let path = inner_path(path).ok_or(ForeignError::Field("mapped_files"))?;
+                rename(&mut renames, metainfo, file, path);
+            }
+        }
+    }
+    let output = folder(root.get_bytes(b"save_path")).or_else(|| folder(root.get_bytes(b"qBt-savePath")));
+    Ok(Foreign {
+        output,
+        renames,
+        have: pieces(root, metainfo)?,
+        conditions: conditions(root, metainfo)?,
+        totals: Totals {
+            downloaded: count(root, b"total_downloaded"),
+            uploaded: count(root, b"total_uploaded"),
+        },
+        added_at: root.get_int(b"added_time").filter(|time| *time > 0),
+        peers: compact_peers(root.get_bytes(b"peers"), root.get_bytes(b"peers6")),
+    })
+}
+
+fn pieces(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Bitfield, ForeignError> {
+    let mut have = Bitfield::empty(metainfo.geometry.piece_count());
+    let Some(bytes) = root.get_bytes(b"pieces").filter(|bytes| !bytes.is_empty()) else {
+        return Ok(have);
+    };
+    if bytes.len() != have.len() as usize {
+        return Err(ForeignError::Field("pieces"));
+    }
+    // In seed mode everything is taken for there, and looked at when it is asked for.
+    let wanted = if root.get_int(b"seed_mode") == Some(1) { VERIFIED } else { HAVE };
+    for (piece, byte) in bytes.iter().enumerate() {
+        if byte & wanted != 0 {
+            have.insert(PieceIndex(piece as u32));
+        }
+    }
+    Ok(have)
+}
+
+fn conditions(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Vec<Condition>, ForeignError> {
+    let Some(sizes) = root.get_list(b"file sizes") else {
+        return Ok(vec![Condition::NotAfterSave; metainfo.files.len()]);
+    };
+    let sizes = per_file(Some(sizes), metainfo).ok_or(ForeignError::Field("file sizes"))?;
+    let condition = |entry: crate::bencode::Node<'_, '_>| {
+        let mut numbers = entry.as_list()?.iter();
+        let (len, mtime) = (numbers.next()?.as_int()?, numbers.next()?.as_int()?);
+        // libtorrent writes 0 for a file that is not there.
+        Some(match mtime {
+            0 => Condition::Never,
+            _ => Condition::Exactly { len: Some(len.try_into().ok()?), mtime },
+        })
+    };
+    sizes.iter().map(condition).collect::<Option<_>>().ok_or(ForeignError::Field("file sizes"))
+}

@@ -1,0 +1,118 @@
+//! How values that JSON does not know are written as text.
+//!
+//! Bitfields as `PIECES:HEX` in the order of the wire (BEP 3), info-hashes in hexadecimal digits, paths as text or, when
+//! they are no UTF-8, as `{"hex": …}`.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::bitfield::Bitfield;
+
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let value = |digit: u8| char::from(digit).to_digit(16).filter(|_| !digit.is_ascii_uppercase());
+    let pairs = text.as_bytes().chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return None;
+    }
+    pairs.map(|pair| Some((value(pair[0])? << 4 | value(pair[1])?) as u8)).collect()
+}
+
+/// Values with a text form of their own.
+pub(super) mod shown {
+    use super::*;
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    pub fn serialize<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: FromStr<Err: Display>,
+    {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Sets of pieces.
+pub(super) mod bitfield {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(field: &Bitfield, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}:{}", field.len(), to_hex(field.as_wire())))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bitfield, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || {
+            let (len, hex) = text.split_once(':')?;
+            Bitfield::from_wire(&from_hex(hex)?, len.parse().ok()?).ok()
+        };
+        parse().ok_or_else(|| de::Error::custom("not a set of pieces"))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum PathText {
+    Text(String),
+    Bytes { hex: String },
+}
+
+impl From<&Path> for PathText {
+    fn from(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes { hex: to_hex(path.as_os_str().as_bytes()) },
+        }
+    }
+}
+
+impl PathText {
+    fn into_path<E: de::Error>(self) -> Result<PathBuf, E> {
+        match self {
+            Self::Text(text) => Ok(text.into()),
+            Self::Bytes { hex } => {
+                let bytes = from_hex(&hex).ok_or_else(|| E::custom("not a path in hexadecimal digits"))?;
+                Ok(OsString::from_vec(bytes).into())
+            }
+        }
+    }
+}
+
+/// Paths.
+pub(super) mod path {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        PathText::from(path).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        PathText::deserialize(deserializer)?.into_path()
+    }
+}
+
+/// Paths that may be missing.
+pub(super) mod optional_path {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().map(PathText::from).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        Option::<PathText>::deserialize(deserializer)?.map(PathText::into_path).transpose()
+    }
+}

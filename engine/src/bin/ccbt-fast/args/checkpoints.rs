@@ -1,0 +1,179 @@
+//! Options about checkpoints.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ccbt_fast::InfoHash;
+use ccbt_fast::checkpoints::{CheckpointSettings, Format};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::DownloadArgs;
+
+/// Options of `download`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckpointArgs {
+    /// Go on from the checkpoint without asking, in its folder unless --output names one
+    #[arg(long, conflicts_with = "no_checkpoint")]
+    pub resume: bool,
+    /// Neither use nor write checkpoints: what is there is hashed
+    #[arg(long)]
+    pub no_checkpoint: bool,
+    #[command(flatten)]
+    pub dir: CheckpointDirArg,
+    /// Seconds between checkpoints while something changes
+    #[arg(long, value_name = "SEC", default_value = "30", value_parser = seconds)]
+    pub checkpoint_interval: Duration,
+    /// Write one earlier after so many pieces; 0: by time only
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub checkpoint_pieces: u32,
+    /// Form of checkpoints
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = FormatArg::Binary)]
+    pub checkpoint_format: FormatArg,
+}
+
+/// Where checkpoints are.
+#[derive(Args, Clone, Debug)]
+pub struct CheckpointDirArg {
+    /// Folder of checkpoints [default: $XDG_STATE_HOME/ccbt/checkpoints or ~/.local/state/ccbt/checkpoints]
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// Packed with zstd
+    Binary,
+    /// Text
+    Json,
+}
+
+impl From<FormatArg> for Format {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Binary => Self::Binary,
+            FormatArg::Json => Self::Json,
+        }
+    }
+}
+
+impl CheckpointDirArg {
+    /// The folder; `None` where there is no home to put it in.
+    pub fn dir(&self) -> Option<PathBuf> {
+        self.checkpoint_dir.clone().or_else(CheckpointSettings::default_dir)
+    }
+}
+
+impl CheckpointArgs {
+    /// For the session.
+    pub fn settings(&self) -> CheckpointSettings {
+        CheckpointSettings {
+            dir: if self.no_checkpoint { None } else { self.dir.dir() },
+            interval: self.checkpoint_interval,
+            pieces: self.checkpoint_pieces,
+            format: self.checkpoint_format.into(),
+            ..CheckpointSettings::default()
+        }
+    }
+}
+
+/// Options of `resume`: all of `download`, with an info-hash in the place of the torrent file.
+#[derive(Args, Clone, Debug)]
+#[command(mut_arg("torrent", |arg| arg.value_name("INFO_HASH").help("Info-hash of the torrent, or its first digits")))]
+#[command(mut_arg("output", |arg| arg.help("Folder that holds the torrent's file or folder [default: as before]")))]
+#[command(mut_arg("resume", |arg| arg.hide(true)), mut_arg("no_checkpoint", |arg| arg.hide(true)))]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    pub download: DownloadArgs,
+    /// Show what is there and ask before going on; also for what is not where it was
+    #[arg(long)]
+    pub interactive: bool,
+}
+
+/// Options of `checkpoints`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckpointsArgs {
+    #[command(subcommand)]
+    pub command: CheckpointsCommand,
+    #[command(flatten)]
+    pub dir: CheckpointDirArg,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum CheckpointsCommand {
+    /// List all
+    List,
+    /// Show all that one says
+    Show { info_hash: HashPrefix },
+    /// Compare them with their torrents and files; nothing is hashed
+    Verify {
+        /// Which ones [default: all]
+        info_hashes: Vec<HashPrefix>,
+    },
+    /// Remove old ones, and with --completed those of complete torrents
+    Clean {
+        /// Remove those that were not written for so many days
+        #[arg(long, value_name = "N", required_unless_present = "completed")]
+        days: Option<u32>,
+        /// Remove those of complete torrents
+        #[arg(long)]
+        completed: bool,
+    },
+    /// Remove some; the torrents' files stay
+    Delete {
+        #[arg(required = true)]
+        info_hashes: Vec<HashPrefix>,
+    },
+    /// Write one to a file
+    Export {
+        info_hash: HashPrefix,
+        file: PathBuf,
+        /// Form of the file
+        #[arg(long, value_enum, default_value_t = FormatArg::Json)]
+        format: FormatArg,
+    },
+    /// Take over exported ones and those of libtorrent, qBittorrent, rtorrent and Transmission, without hashing
+    Import {
+        /// Files (.fastresume, .libtorrent_resume, .resume, .ckpt), or folders of them such as BT_backup
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// The torrent file [default: the one beside each]
+        #[arg(long, value_name = "FILE")]
+        torrent: Option<PathBuf>,
+        /// Folder of the data [default: what each says]
+        #[arg(short, long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+}
+
+/// An info-hash, or its first digits in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HashPrefix(pub String);
+
+impl std::str::FromStr for HashPrefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (4..=40).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if fits {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err("must be an info-hash (40 hexadecimal digits), or its first 4 or more digits".to_owned())
+        }
+    }
+}
+
+impl HashPrefix {
+    /// Whether `hash` is meant.
+    pub fn matches(&self, hash: InfoHash) -> bool {
+        hash.to_string().starts_with(&self.0)
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
+    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.ok_or_else(|| "must be a number of seconds above 0".to_owned())
+}

@@ -1,0 +1,209 @@
+//! Going on from checkpoints: `ccbt-fast resume`, and what `download` does when it finds one.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use ccbt_fast::checkpoints::{Checkpoint, LoadError, Store, now};
+use ccbt_fast::{InfoHash, Metainfo, TorrentSource};
+use ccbt_protocol::metainfo::escape_for_terminal;
+
+use crate::args::{DownloadArgs, HashPrefix, ResumeArgs};
+use crate::failure::Failure;
+use crate::{download, units};
+
+/// What `download` goes on from.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The checkpoint, if it is to be used.
+    pub checkpoint: Option<Box<Checkpoint>>,
+    /// Things worth telling.
+    pub notes: Vec<String>,
+}
+
+/// Looks for a checkpoint of the torrent. Asks on a terminal unless options say what to do; elsewhere a good one is
+/// used.
+pub fn find(args: &DownloadArgs, metainfo: &Metainfo) -> Result<Found, Failure> {
+    let mut found = Found::default();
+    if args.checkpoint.no_checkpoint {
+        return Ok(found);
+    }
+    let Some(dir) = args.checkpoint.dir.dir() else {
+        found.notes.push("no checkpoints: there is no home folder; name one with --checkpoint-dir".to_owned());
+        return Ok(found);
+    };
+    let loaded = match Store::new(dir).load(metainfo.info_hash) {
+        Ok(loaded) => loaded,
+        Err(LoadError::Missing(_)) => {
+            if args.checkpoint.resume {
+                let text = "there is no checkpoint of the torrent: what is in its folder is looked at";
+                found.notes.push(text.to_owned());
+            }
+            return Ok(found);
+        }
+        Err(error) => {
+            found.notes.push(shown(&error.to_string()));
+            return Ok(found);
+        }
+    };
+    if let Some(reason) = loaded.fell_back {
+        found.notes.push(format!("the newest checkpoint is not used, but the one before it: {reason}"));
+    }
+    let checkpoint = loaded.checkpoint;
+    if let Err(mismatch) = checkpoint.fits(metainfo) {
+        found.notes.push(format!("the checkpoint is not used: {mismatch}"));
+        return Ok(found);
+    }
+    if is_wanted(args, &checkpoint, &mut found.notes)? {
+        found.checkpoint = Some(Box::new(checkpoint));
+    }
+    Ok(found)
+}
+
+fn is_wanted(
+    args: &DownloadArgs,
+    checkpoint: &Checkpoint,
+    notes: &mut Vec<String>,
+) -> Result<bool, Failure> {
+    let output = args.transfer.output();
+    let is_there = |dir: &Path| same_folder(dir, &checkpoint.output);
+    let goes_there = args.checkpoint.resume && args.transfer.output.is_none();
+    if !goes_there && !is_there(output) && !args.move_completed.as_deref().is_some_and(is_there) {
+        let place = shown(&checkpoint.output.to_string_lossy());
+        notes.push(format!(
+            "there is a checkpoint of files in {place}: `ccbt-fast resume {}` goes on there",
+            checkpoint.info_hash
+        ));
+        // Files that were moved by hand keep their times, and then it is as good as before.
+        return Ok(args.checkpoint.resume);
+    }
+    let asks = !args.checkpoint.resume && !args.transfer.json && is_terminal();
+    Ok(!asks || confirmed(&format!("{}\ngo on from it?", describe(checkpoint)))?)
+}
+
+fn same_folder(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+    one == other || matches!((real(one), real(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether somebody can be asked.
+pub fn is_terminal() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+fn shown(text: &str) -> String {
+    escape_for_terminal(text).into_owned()
+}
+
+/// A checkpoint in words.
+fn describe(checkpoint: &Checkpoint) -> String {
+    format!(
+        "a checkpoint of {} was found: {} of {} ({} of {} pieces) in {}, written {}",
+        shown(&checkpoint.name),
+        units::bytes(checkpoint.bytes_done()),
+        units::bytes(checkpoint.total_len),
+        checkpoint.have.count(),
+        checkpoint.have.len(),
+        shown(&checkpoint.output.to_string_lossy()),
+        age(checkpoint.saved_at),
+    )
+}
+
+/// How long ago a second since 1970 was.
+pub fn age(second: i64) -> String {
+    match u64::try_from(now() - second) {
+        Ok(0) => "just now".to_owned(),
+        Ok(seconds) => format!("{} ago", units::duration(std::time::Duration::from_secs(seconds))),
+        Err(_) => "in the future".to_owned(),
+    }
+}
+
+fn confirmed(question: &str) -> Result<bool, Failure> {
+    Ok(!matches!(ask(&format!("{question} [Y/n] "))?.as_str(), "n" | "N" | "no"))
+}
+
+/// Asks on the terminal.
+fn ask(question: &str) -> Result<String, Failure> {
+    let mut error = io::stderr().lock();
+    // Nobody may be there to read it.
+    let _ = write!(error, "{question}").and_then(|()| error.flush());
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer).map_err(Failure::system("read the answer"))?;
+    if read == 0 {
+        return Err(Failure::Usage("the question was not answered".to_owned()));
+    }
+    Ok(answer.trim().to_owned())
+}
+
+/// The one torrent of `store` that is meant.
+pub fn resolve(store: &Store, prefix: &HashPrefix) -> Result<InfoHash, Failure> {
+    let entries = store.list().map_err(Failure::system(format!("list {}", store.dir().display())))?;
+    let mut fitting = entries.iter().map(|entry| entry.info_hash).filter(|hash| prefix.matches(*hash));
+    match (fitting.next(), fitting.next()) {
+        (Some(hash), None) => Ok(hash),
+        (Some(_), Some(_)) => {
+            Err(Failure::Usage(format!("several info-hashes begin with {}: give more digits", prefix.0)))
+        }
+        (None, _) => Err(Failure::Usage(format!(
+            "there is no checkpoint of {} in {}; `ccbt-fast checkpoints list` shows all",
+            prefix.0,
+            shown(&store.dir().to_string_lossy())
+        ))),
+    }
+}
+
+/// Goes on with the torrent that has this info-hash.
+pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
+    let text = args.download.transfer.torrent.to_string_lossy();
+    let prefix: HashPrefix = text.parse().map_err(|problem| Failure::Usage(format!("{text}: {problem}")))?;
+    if args.interactive && !is_terminal() {
+        return Err(Failure::Usage("--interactive needs a terminal".to_owned()));
+    }
+    let store = open(args.download.checkpoint.dir.dir())?;
+    let info_hash = resolve(&store, &prefix)?;
+    let checkpoint =
+        store.load(info_hash).map_err(|error| Failure::Usage(shown(&error.to_string())))?.checkpoint;
+    let mut download = args.download.clone();
+    if args.interactive && !confirmed(&format!("{}\ngo on?", describe(&checkpoint)))? {
+        return Err(Failure::Usage("nothing was done".to_owned()));
+    }
+    download.checkpoint.resume = true;
+    download.transfer.torrent = find_torrent(&store, &checkpoint, args.interactive)?;
+    if download.transfer.output.is_none() && !checkpoint.output.is_dir() {
+        let place = shown(&checkpoint.output.to_string_lossy());
+        if !args.interactive {
+            let problem = format!("its folder {place} is not there; name another one with --output");
+            return Err(Failure::Usage(problem));
+        }
+        let answer = ask(&format!("its folder {place} is not there; folder that holds its files now: "))?;
+        download.transfer.output = Some(answer.into());
+    }
+    download::run(&download)
+}
+
+/// The folder of checkpoints that was named, or the default one.
+pub fn open(dir: Option<PathBuf>) -> Result<Store, Failure> {
+    let none = || Failure::Usage("there is no home folder: name the checkpoints' one with --checkpoint-dir".into());
+    Ok(Store::new(dir.ok_or_else(none)?))
+}
+
+/// The torrent's own file, or the copy that was kept.
+fn find_torrent(store: &Store, checkpoint: &Checkpoint, interactive: bool) -> Result<PathBuf, Failure> {
+    let is_it = |path: &Path| {
+        TorrentSource::from(path).load().is_ok_and(|metainfo| checkpoint.fits(&metainfo).is_ok())
+    };
+    let copy = store.torrent_path(checkpoint.info_hash);
+    let known = checkpoint.source.torrent.iter().chain([&copy]).find(|path| is_it(path));
+    if let Some(path) = known {
+        return Ok(path.clone());
+    }
+    if !interactive {
+        let problem = "its torrent file is gone: `ccbt-fast download TORRENT --resume` goes on with another copy";
+        return Err(Failure::Usage(problem.to_owned()));
+    }
+    let answer = PathBuf::from(ask("its torrent file is gone; path of another copy: ")?);
+    if is_it(&answer) {
+        Ok(answer)
+    } else {
+        Err(Failure::Usage(format!("{} is not its torrent file", shown(&answer.to_string_lossy()))))
+    }
+}

@@ -1,0 +1,512 @@
+//! The thread that writes checkpoints, `ccbt-checkpoint`.
+//!
+//! Role: decides when a torrent's checkpoint is due, asks its shard how the pieces are, looks at the files, and writes.
+//! Owner: the session. A shard only copies two sets of pieces for it. What happens to torrents comes over the [`Board`],
+//! which the control thread writes without ever waiting.
+//!
+//! Invariant: what is claimed holds after a power cut ([`Snapshot::known_durable`]), or after an orderly end
+//! ([`Snapshot::known`]). A file that was written to less than [`HOT`] before the shard was asked gets no mark: a write
+//! that came after the answer could have left it the same time, and so nobody could tell it from one before.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ccbt_protocol::checkpoint::PEERS_MAX;
+use ccbt_protocol::ids::TorrentKey;
+use ccbt_protocol::metainfo::Metainfo;
+use ccbt_shards::messages::{Event, Known, Snapshot, State, ToShard, TorrentStatus};
+use crossbeam_channel::bounded;
+
+use super::control::Registry;
+use super::events::SessionEvent;
+use super::settings::AddOptions;
+use super::torrent::Shared;
+use super::source::TorrentSource;
+use crate::checkpoints::{self, Checkpoint, CheckpointSettings, Mark, Rename, Retention, Source, Store, Totals};
+
+/// Coarsest step of file times (FAT).
+const HOT: Duration = Duration::from_secs(2);
+/// Steps of file times on all other file systems are shorter: those of the kernel's tick at most.
+const TICK: Duration = Duration::from_millis(20);
+/// How often torrents with news are looked at, unless the interval is shorter.
+const LOOK: Duration = Duration::from_millis(250);
+/// A shard that takes longer to answer is stuck, and asked again later.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where a torrent comes from, and what it was before this run.
+#[derive(Debug)]
+struct Origin {
+    source: Option<PathBuf>,
+    added_at: i64,
+    totals: Totals,
+    peers: Vec<std::net::SocketAddr>,
+    seed_only: bool,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    /// Torrents that were added.
+    added: Vec<(Arc<Shared>, Origin)>,
+    /// Torrents with a new status.
+    changed: HashSet<TorrentKey>,
+    /// Torrents to which something happened that is worth a checkpoint at once.
+    urgent: HashSet<TorrentKey>,
+    /// Torrents whose files are closed.
+    closed: Vec<(TorrentKey, Box<Snapshot>)>,
+    /// Torrents whose files were removed.
+    deleted: Vec<TorrentKey>,
+    /// Torrents that have left the session.
+    removed: Vec<TorrentKey>,
+    ended: bool,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        let Self { added, changed, urgent, closed, deleted, removed, ended } = self;
+        let lists = added.is_empty() && closed.is_empty() && deleted.is_empty() && removed.is_empty();
+        lists && changed.is_empty() && urgent.is_empty() && !ended
+    }
+}
+
+/// What the control thread leaves for the checkpoint thread. Holds a few entries per torrent at most.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    news: Mutex<News>,
+    arrived: Condvar,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, News> {
+        // Nothing between lock and unlock leaves the news half written.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, write: impl FnOnce(&mut News)) {
+        write(&mut self.lock());
+        self.arrived.notify_one();
+    }
+
+    /// A torrent has told a status.
+    pub(super) fn changed(&self, key: TorrentKey) {
+        let mut news = self.lock();
+        // One that is awake, or about to be, looks by itself.
+        let is_first = news.changed.is_empty();
+        news.changed.insert(key);
+        drop(news);
+        if is_first {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Something happened to a torrent.
+    pub(super) fn happened(&self, key: TorrentKey, event: &Event) {
+        match event {
+            Event::Finished | Event::Moved { .. } | Event::Renamed { .. } => {
+                self.put(|news| {
+                    news.urgent.insert(key);
+                });
+            }
+            Event::Deleted { .. } => self.put(|news| news.deleted.push(key)),
+            Event::Removed => self.put(|news| news.removed.push(key)),
+            _ => {}
+        }
+    }
+
+    /// A torrent's files are closed.
+    pub(super) fn closed(&self, key: TorrentKey, snapshot: Box<Snapshot>) {
+        self.put(|news| news.closed.push((key, snapshot)));
+    }
+
+    /// Takes what is there; waits for it for at most `timeout`, or for ever.
+    fn wait(&self, timeout: Option<Duration>) -> News {
+        let mut news = self.lock();
+        match timeout {
+            // Whatever comes meanwhile waits too: statuses come all the time.
+            Some(timeout) => {
+                let until = Instant::now() + timeout;
+                while !is_pressing(&news) {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    let waited = self.arrived.wait_timeout(news, left);
+                    news = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+            None => {
+                while news.is_empty() {
+                    news = self.arrived.wait(news).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        std::mem::take(&mut news)
+    }
+}
+
+/// Whether somebody may wait for it.
+fn is_pressing(news: &News) -> bool {
+    news.ended || !news.urgent.is_empty() || !news.closed.is_empty() || !news.deleted.is_empty()
+}
+
+/// The running thread.
+pub(super) struct Checkpointer {
+    board: Arc<Board>,
+    store: Store,
+    thread: JoinHandle<()>,
+}
+
+impl Checkpointer {
+    /// Starts it. `settings` name a folder.
+    pub(super) fn start(
+        settings: &CheckpointSettings,
+        is_synced: bool,
+        board: Arc<Board>,
+        registry: Arc<Registry>,
+    ) -> io::Result<Self> {
+        let dir = settings.dir.clone().expect("checkpoints have a folder");
+        let store = Store::new(dir);
+        let mut writer = Writer {
+            settings: settings.clone(),
+            is_synced,
+            store: store.clone(),
+            registry,
+            torrents: HashMap::new(),
+            pending: HashSet::new(),
+            failing: false,
+            cleaned: false,
+        };
+        let board_of_thread = Arc::clone(&board);
+        let thread = std::thread::Builder::new()
+            .name("ccbt-checkpoint".to_owned())
+            .spawn(move || writer.run(&board_of_thread))?;
+        Ok(Self { board, store, thread })
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Keeps checkpoints of a torrent from now on.
+    pub(super) fn watch(&self, shared: &Arc<Shared>, options: &AddOptions) {
+        let before = options.resume.as_ref().filter(|before| before.info_hash == shared.info_hash());
+        let origin = Origin {
+            source: options.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
+            added_at: before.map_or_else(checkpoints::now, |before| before.added_at),
+            totals: before.map_or_else(Totals::default, |before| before.totals),
+            peers: before.map_or_else(Vec::new, |before| before.peers.clone()),
+            seed_only: options.seed_only,
+        };
+        self.board.put(|news| news.added.push((Arc::clone(shared), origin)));
+    }
+
+    /// Writes what is left, and ends. Called when the control thread has ended.
+    pub(super) fn finish(self) {
+        self.board.put(|news| news.ended = true);
+        if self.thread.join().is_err() {
+            tracing::error!("the checkpoint thread panicked");
+        }
+    }
+}
+
+/// What a checkpoint was written from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    state: State,
+    pieces: u32,
+    durable: u32,
+}
+
+impl Seen {
+    fn of(status: &TorrentStatus) -> Self {
+        Self { state: status.state, pieces: status.pieces_done, durable: status.pieces_durable }
+    }
+}
+
+/// A torrent that is watched.
+#[derive(Debug)]
+struct Torrent {
+    shared: Arc<Shared>,
+    origin: Origin,
+    /// When the last one was tried, and of what it was; `None` before the first.
+    last: Option<(Instant, Seen)>,
+    /// The last one has files without a mark.
+    hot: bool,
+    /// One is due at once.
+    urgent: bool,
+}
+
+impl Torrent {
+    fn metainfo(&self) -> &Arc<Metainfo> {
+        self.shared.metainfo()
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        let (reply, answer) = bounded(1);
+        self.shared.send(ToShard::Snapshot(self.shared.key(), reply)).ok()?;
+        answer.recv_timeout(ANSWER).ok()
+    }
+
+    /// Whether a checkpoint is due; `None`: nothing is new.
+    fn is_due(&self, seen: Seen, settings: &CheckpointSettings) -> Option<bool> {
+        let Some((at, before)) = self.last else { return Some(true) };
+        if before == seen && !self.hot && !self.urgent {
+            return None;
+        }
+        let many = settings.pieces > 0 && seen.pieces.abs_diff(before.pieces) >= settings.pieces;
+        let rests = seen.state == State::Paused && before.state != State::Paused;
+        Some(self.urgent || many || rests || at.elapsed() >= settings.interval)
+    }
+
+    fn compose(&self, known: Known, snapshot_spec: &ccbt_storage::layout::LayoutSpec) -> Checkpoint {
+        let metainfo = self.metainfo();
+        let status = self.shared.status();
+        let stats = status.as_ref().map(|status| status.stats).unwrap_or_default();
+        let connected = status.iter().flat_map(|status| &status.peers).filter(|peer| !peer.incoming);
+        let mut peers: Vec<_> = connected.map(|peer| peer.addr).collect();
+        peers.extend(&self.origin.peers);
+        let mut met = HashSet::new();
+        peers.retain(|peer| met.insert(*peer));
+        peers.truncate(PEERS_MAX);
+        let root = snapshot_spec.root();
+        let mark = |mark: ccbt_shards::messages::FileMark| Mark { len: mark.len, mtime_ns: mark.mtime_ns };
+        Checkpoint {
+            info_hash: metainfo.info_hash,
+            name: metainfo.name.clone(),
+            saved_at: checkpoints::now(),
+            added_at: self.origin.added_at,
+            source: Source { torrent: self.origin.source.clone(), magnet: None },
+            output: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()),
+            renames: renames(metainfo, snapshot_spec),
+            piece_len: metainfo.geometry.piece_len(),
+            total_len: metainfo.geometry.total_len(),
+            have: known.have,
+            looked: known.looked,
+            files: known.files.into_iter().map(|file| file.map(mark)).collect(),
+            totals: Totals {
+                downloaded: self.origin.totals.downloaded.saturating_add(stats.downloaded),
+                uploaded: self.origin.totals.uploaded.saturating_add(stats.uploaded),
+            },
+            trackers: metainfo.trackers.clone(),
+            peers,
+        }
+    }
+}
+
+/// Files that lie elsewhere than the torrent says.
+fn renames(metainfo: &Metainfo, spec: &ccbt_storage::layout::LayoutSpec) -> Vec<Rename> {
+    let pairs = spec.files().iter().zip(&metainfo.files).enumerate();
+    let differs = |path: &Path, own: &[String]| !path.iter().eq(own.iter().map(std::ffi::OsStr::new));
+    pairs
+        .filter(|(_, (file, entry))| !file.pad && differs(&file.path, &entry.path))
+        .map(|(index, (file, _))| Rename { file: index as u32, path: file.path.clone() })
+        .collect()
+}
+
+/// Takes the marks of files away that changed since `since` less [`HOT`]; whether there were any.
+fn cool(known: &mut Known, since: SystemTime) -> bool {
+    let limit = nanoseconds(since) - HOT.as_nanos() as i64;
+    let mut hot = false;
+    for file in &mut known.files {
+        if file.is_some_and(|mark| mark.mtime_ns > limit) {
+            *file = None;
+            hot = true;
+        }
+    }
+    hot
+}
+
+fn nanoseconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+}
+
+struct Writer {
+    settings: CheckpointSettings,
+    /// Whether anything is ever synced.
+    is_synced: bool,
+    store: Store,
+    registry: Arc<Registry>,
+    torrents: HashMap<TorrentKey, Torrent>,
+    /// Torrents with something new that was not written yet.
+    pending: HashSet<TorrentKey>,
+    /// The last one could not be written, and that was told.
+    failing: bool,
+    /// Old ones have been removed.
+    cleaned: bool,
+}
+
+impl Writer {
+    fn run(&mut self, board: &Board) {
+        loop {
+            let look = LOOK.min(self.settings.interval);
+            let news = board.wait((!self.pending.is_empty()).then_some(look));
+            for (shared, origin) in news.added {
+                let key = shared.key();
+                let torrent = Torrent { shared, origin, last: None, hot: false, urgent: false };
+                self.torrents.insert(key, torrent);
+            }
+            for (key, snapshot) in news.closed {
+                self.write_last(key, *snapshot);
+                self.pending.remove(&key);
+                self.torrents.remove(&key);
+            }
+            for key in news.deleted {
+                self.delete(key);
+                self.torrents.remove(&key);
+            }
+            for key in &news.removed {
+                self.torrents.remove(key);
+            }
+            for key in &news.urgent {
+                if let Some(torrent) = self.torrents.get_mut(key) {
+                    torrent.urgent = true;
+                }
+            }
+            self.pending.extend(news.changed.into_iter().chain(news.urgent));
+            for key in self.pending.iter().copied().collect::<Vec<_>>() {
+                if self.consider(key) {
+                    self.pending.remove(&key);
+                }
+            }
+            if news.ended {
+                return;
+            }
+        }
+    }
+
+    /// Writes a checkpoint if one is due. Whether the torrent needs no further look until there is news of it.
+    fn consider(&mut self, key: TorrentKey) -> bool {
+        let Some(torrent) = self.torrents.get(&key) else { return true };
+        let Some(status) = torrent.shared.status() else { return true };
+        let seen = Seen::of(&status);
+        if matches!(seen.state, State::Opening | State::Checking | State::Moving) {
+            return false;
+        }
+        match torrent.is_due(seen, &self.settings) {
+            None => return true,
+            Some(false) => return false,
+            Some(true) => {}
+        }
+        let asked = SystemTime::now();
+        let checked = torrent.snapshot().filter(|snapshot| snapshot.checked);
+        let Some(snapshot) = checked else { return false };
+        let spec = Arc::clone(&snapshot.spec);
+        let mut known = snapshot.known_durable();
+        let hot = cool(&mut known, asked);
+        let checkpoint = torrent.compose(known, &spec);
+        let written = self.write(key, &checkpoint);
+        let torrent = self.torrents.get_mut(&key).expect("seen just now");
+        (torrent.last, torrent.hot, torrent.urgent) = (Some((Instant::now(), seen)), hot, false);
+        written && !hot
+    }
+
+    /// The torrent was stopped orderly: all that is there is known.
+    fn write_last(&mut self, key: TorrentKey, snapshot: Snapshot) {
+        let Some(torrent) = self.torrents.get(&key) else { return };
+        if snapshot.looked.count() == 0 {
+            // It ended before it knew anything; what was kept before knows more.
+            return;
+        }
+        let spec = Arc::clone(&snapshot.spec);
+        let unsynced = snapshot.have.has_any_not_in(&snapshot.durable);
+        let known = if unsynced && snapshot.checked && self.is_synced && !torrent.origin.seed_only {
+            // The last sync failed.
+            snapshot.known_durable()
+        } else {
+            let newest = |known: &Known| known.files.iter().flatten().map(|mark| mark.mtime_ns).max();
+            let known = snapshot.clone().known();
+            let is_fresh = newest(&known).is_some_and(|newest| {
+                newest > nanoseconds(SystemTime::now()) - TICK.as_nanos() as i64
+            });
+            // Whoever writes to the files after us must leave another time.
+            if is_fresh {
+                std::thread::sleep(TICK);
+                snapshot.known()
+            } else {
+                known
+            }
+        };
+        let checkpoint = torrent.compose(known, &spec);
+        self.write(key, &checkpoint);
+    }
+
+    /// Writes; tells of the first of several failures, and of their end.
+    fn write(&mut self, key: TorrentKey, checkpoint: &Checkpoint) -> bool {
+        let result = if checkpoint.is_complete() && !self.settings.keep_completed {
+            self.store.delete(checkpoint.info_hash).map(drop)
+        } else {
+            self.store.save(checkpoint, self.settings.format).and_then(|()| self.keep_torrent(checkpoint))
+        };
+        match result {
+            Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    self.note(key, "checkpoints are written again".to_owned());
+                }
+                self.clean();
+                true
+            }
+            Err(error) => {
+                let dir = self.store.dir().display();
+                let text = format!(
+                    "no checkpoint can be written in {dir}: {error}; the download goes on, and after a crash \
+                     its files will be looked at; make room there or name another folder"
+                );
+                if !std::mem::replace(&mut self.failing, true) {
+                    self.note(key, text);
+                }
+                false
+            }
+        }
+    }
+
+    /// Copies the torrent file beside the checkpoint, once.
+    fn keep_torrent(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let Some(path) = &checkpoint.source.torrent else { return Ok(()) };
+        let copy = self.store.torrent_path(checkpoint.info_hash);
+        if copy.exists() || *path == copy {
+            return Ok(());
+        }
+        // It may be gone or another one by now; then there is no copy.
+        let Ok(bytes) = fs::read(path) else { return Ok(()) };
+        let is_it = TorrentSource::from(bytes.clone())
+            .load()
+            .is_ok_and(|metainfo| metainfo.info_hash == checkpoint.info_hash);
+        if is_it { self.store.save_torrent(checkpoint.info_hash, &bytes) } else { Ok(()) }
+    }
+
+    /// Removes old ones, once, when the present torrents have theirs.
+    fn clean(&mut self) {
+        if std::mem::replace(&mut self.cleaned, true) {
+            return;
+        }
+        let keep: BTreeSet<_> = self.torrents.values().map(|torrent| torrent.shared.info_hash()).collect();
+        let retention = Retention { older_than: self.settings.keep, completed: !self.settings.keep_completed };
+        if retention == Retention::default() {
+            return;
+        }
+        match self.store.clean(retention, &keep) {
+            Ok(gone) => gone.iter().for_each(|hash| tracing::info!("removed the old checkpoint of {hash}")),
+            Err(error) => tracing::warn!("old checkpoints cannot be removed: {error}"),
+        }
+    }
+
+    fn delete(&mut self, key: TorrentKey) {
+        let Some(torrent) = self.torrents.get(&key) else { return };
+        if let Err(error) = self.store.delete(torrent.shared.info_hash()) {
+            self.note(key, format!("its checkpoint cannot be removed: {error}"));
+        }
+    }
+
+    fn note(&self, key: TorrentKey, text: String) {
+        tracing::warn!("{text}");
+        self.registry.publish(&SessionEvent::Torrent(key, Event::Note(text)));
+    }
+}
+
+#[cfg(test)]
+#[path = "checkpointing_tests.rs"]
+mod tests;

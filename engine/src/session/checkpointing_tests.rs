@@ -1,0 +1,92 @@
+use ccbt_protocol::bitfield::Bitfield;
+use ccbt_shards::messages::FileMark;
+use ccbt_storage::layout::LayoutSpec;
+
+use super::*;
+use crate::testing;
+
+fn torrent() -> Torrent {
+    let metainfo = Arc::new(testing::metainfo("t", 10 * 16_384, 16_384));
+    let origin = Origin {
+        source: None,
+        added_at: 5,
+        totals: Totals { downloaded: 1, uploaded: 2 },
+        peers: vec!["192.0.2.9:5".parse().unwrap()],
+        seed_only: false,
+    };
+    let shared = Arc::new(Shared::new(TorrentKey(0), metainfo));
+    Torrent { shared, origin, last: None, hot: false, urgent: false }
+}
+
+fn seen(pieces: u32, state: State) -> Seen {
+    Seen { state, pieces, durable: 0 }
+}
+
+#[test]
+fn a_checkpoint_is_due_by_time_by_pieces_and_at_a_pause() {
+    let settings = CheckpointSettings {
+        interval: Duration::from_secs(1000),
+        pieces: 5,
+        ..CheckpointSettings::default()
+    };
+    let mut torrent = torrent();
+    let begun = seen(1, State::Downloading);
+    assert_eq!(torrent.is_due(begun, &settings), Some(true), "the first one at once");
+    torrent.last = Some((Instant::now(), begun));
+    assert_eq!(torrent.is_due(begun, &settings), None, "nothing is new");
+    assert_eq!(torrent.is_due(seen(5, State::Downloading), &settings), Some(false));
+    assert_eq!(torrent.is_due(seen(6, State::Downloading), &settings), Some(true), "five pieces");
+    assert_eq!(torrent.is_due(seen(1, State::Paused), &settings), Some(true));
+    let by_time = CheckpointSettings { pieces: 0, ..settings.clone() };
+    assert_eq!(torrent.is_due(seen(9, State::Downloading), &by_time), Some(false));
+    let short = CheckpointSettings { interval: Duration::ZERO, ..settings.clone() };
+    assert_eq!(torrent.is_due(seen(2, State::Downloading), &short), Some(true));
+    torrent.hot = true;
+    assert_eq!(torrent.is_due(begun, &settings), Some(false), "its files are to cool");
+    torrent.urgent = true;
+    assert_eq!(torrent.is_due(begun, &settings), Some(true));
+}
+
+#[test]
+fn files_just_written_to_get_no_mark() {
+    let now = SystemTime::now();
+    let ns = nanoseconds(now);
+    let mark = |ago_ns: i64| Some(FileMark { len: 1, mtime_ns: ns - ago_ns });
+    let field = Bitfield::full(4);
+    let files = vec![mark(2_500_000_000), mark(1_900_000_000), None, mark(-5)];
+    let mut known = Known { have: field.clone(), looked: field, files };
+    assert!(cool(&mut known, now));
+    assert_eq!(known.files, [mark(2_500_000_000), None, None, None]);
+    assert!(!cool(&mut known, now));
+}
+
+#[test]
+fn what_is_composed_fits_the_torrent_and_counts_from_before() {
+    let torrent = torrent();
+    let metainfo = torrent.metainfo();
+    let spec = LayoutSpec::from_metainfo("/srv".into(), metainfo).unwrap();
+    let spec = spec.with_renames(&[(0, "elsewhere/x".into())]).unwrap();
+    let mut status = testing::status(TorrentKey(0), 3);
+    (status.stats.downloaded, status.stats.uploaded) = (10, 20);
+    torrent.shared.set_status(Arc::new(status));
+    let field = Bitfield::empty(10);
+    let known = Known { have: field.clone(), looked: field, files: vec![None] };
+    let made = torrent.compose(known, &spec);
+    assert_eq!(made.fits(metainfo), Ok(()));
+    assert_eq!(made.totals, Totals { downloaded: 11, uploaded: 22 });
+    assert_eq!(made.renames, [Rename { file: 0, path: "elsewhere/x".into() }]);
+    assert_eq!((made.added_at, made.output.as_path()), (5, Path::new("/srv")));
+    assert_eq!(made.peers, torrent.origin.peers);
+}
+
+#[test]
+fn news_of_a_status_do_not_wake_what_looks_by_itself() {
+    let board = Board::default();
+    board.changed(TorrentKey(1));
+    assert_eq!(board.wait(None).changed.len(), 1);
+    board.changed(TorrentKey(2));
+    let news = board.wait(Some(Duration::from_millis(1)));
+    assert!(news.changed.contains(&TorrentKey(2)) && !news.ended);
+    board.happened(TorrentKey(3), &Event::Finished);
+    assert!(board.wait(Some(Duration::from_secs(3600))).urgent.contains(&TorrentKey(3)), "at once");
+}
