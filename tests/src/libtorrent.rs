@@ -85,6 +85,16 @@ pub fn libtorrent_create(item: &Path, torrent: &Path, piece_len: usize, v1_only:
     assert_eq!(code, 0, "libtorrent makes no torrent of {}: {stderr}", item.display());
 }
 
+/// Lets libtorrent check what is in the folder `dir`, and writes its resume data to the file `out`.
+///
+/// Panics when libtorrent cannot.
+pub fn libtorrent_resume(torrent: &Path, dir: &Path, out: &Path) {
+    let mut command = Command::new(python());
+    command.args(["-c", SCRIPT, "resume"]).args([torrent, dir, out]);
+    let (code, _, stderr) = run("libtorrent", &mut command, PATIENCE);
+    assert_eq!(code, 0, "libtorrent makes no resume data: {stderr}");
+}
+
 fn parse(line: &str) -> Value {
     serde_json::from_str(line)
         .unwrap_or_else(|error| panic!("the script prints JSON, but: {line:?} ({error})"))

@@ -2,6 +2,7 @@
 
     libtorrent_peer.py info TORRENT             prints what libtorrent reads in the file, as one JSON object
     libtorrent_peer.py create ITEM TORRENT PIECE_LENGTH [v1]    makes a torrent file, hybrid unless told v1
+    libtorrent_peer.py resume TORRENT DIR OUT    checks what is in DIR and writes its resume data to OUT
     libtorrent_peer.py peer TORRENT DIR PORT    downloads to or seeds from DIR; prints one JSON object per line
 
 Commands of `peer` on stdin, one per line: `connect IP PORT`, and `stats`, which is answered. It ends when stdin does.
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 import libtorrent as lt
 
@@ -64,7 +66,11 @@ def session(port):
             "in_enc_policy": int(lt.enc_policy.enabled),
             "min_reconnect_time": 1,
             "unchoke_slots_limit": -1,
-            "alert_mask": int(lt.alert.category_t.error_notification | lt.alert.category_t.status_notification),
+            "alert_mask": int(
+                lt.alert.category_t.error_notification
+                | lt.alert.category_t.status_notification
+                | lt.alert.category_t.storage_notification
+            ),
         }
     )
 
@@ -111,10 +117,33 @@ def peer(path, folder, port):
         commands.join(0.1)
 
 
+def resume(path, folder, out):
+    ses = session(0)
+    params = lt.add_torrent_params()
+    params.ti = lt.torrent_info(path)
+    params.save_path = folder
+    params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+    handle = ses.add_torrent(params)
+    done = (lt.torrent_status.downloading, lt.torrent_status.finished, lt.torrent_status.seeding)
+    while handle.status().state not in done:
+        time.sleep(0.02)
+    handle.pause()
+    handle.save_resume_data(lt.torrent_handle.flush_disk_cache)
+    while True:
+        ses.wait_for_alert(1000)
+        for alert in ses.pop_alerts():
+            if isinstance(alert, lt.save_resume_data_alert):
+                with open(out, "wb") as file:
+                    file.write(lt.write_resume_data_buf(alert.params))
+                return
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "info":
         info(sys.argv[2])
     elif sys.argv[1] == "create":
         create(*sys.argv[2:])
+    elif sys.argv[1] == "resume":
+        resume(*sys.argv[2:])
     else:
         peer(sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -17,7 +17,8 @@ use crate::{PATIENCE, SOON};
 
 /// A daemon with a configuration of its own and one torrent.
 pub struct TransmissionPeer {
-    _process: Process,
+    process: Process,
+    config: PathBuf,
     address: SocketAddr,
     rpc: SocketAddr,
     session: String,
@@ -48,7 +49,7 @@ impl TransmissionPeer {
         command.args(["--foreground", "--config-dir"]).arg(&config);
         let process = Process::start("transmission-daemon", &mut command);
         let mut peer =
-            Self { _process: process, address: local(port), rpc: local(rpc_port), session: String::new() };
+            Self { process, config, address: local(port), rpc: local(rpc_port), session: String::new() };
         wait_until(SOON, "answer from transmission's RPC", || peer.call("session-get", &json!({})));
         let added =
             peer.call("torrent-add", &json!({ "filename": torrent, "download-dir": dir, "paused": false }));
@@ -73,6 +74,20 @@ impl TransmissionPeer {
             // Status 6 is "seeding": nothing left to check or to fetch.
             (torrent["percentDone"].as_f64() == Some(1.0) && torrent["status"] == 6).then_some(())
         });
+    }
+
+    /// Waits until it has checked what is there, ends it orderly, and returns its configuration folder.
+    pub fn stop_when_checked(mut self) -> PathBuf {
+        wait_until(PATIENCE, "torrent checked by transmission", || {
+            let fields = ["status", "haveValid"];
+            let answer = self.call("torrent-get", &json!({ "fields": fields }))?;
+            let torrent = &answer["arguments"]["torrents"][0];
+            // Status 4 is "downloading".
+            (torrent["status"] == 4 && torrent["haveValid"].as_u64() > Some(0)).then_some(())
+        });
+        self.process.signal(rustix::process::Signal::TERM);
+        self.process.wait_exit(SOON);
+        self.config.clone()
     }
 
     /// One RPC call; `None` while the daemon does not answer or wants another session id.

@@ -5,6 +5,8 @@ use std::path::Path;
 
 #[path = "../fuzz/entry/bencode.rs"]
 mod bencode;
+#[path = "../fuzz/entry/checkpoint.rs"]
+mod checkpoint;
 #[path = "../fuzz/entry/metainfo.rs"]
 mod metainfo;
 #[path = "../fuzz/entry/torrent.rs"]
@@ -34,6 +36,11 @@ fn run_corpus(target: &str, run: fn(&[u8])) {
 #[test]
 fn bencode_corpus() {
     run_corpus("bencode", bencode::run);
+}
+
+#[test]
+fn checkpoint_corpus() {
+    run_corpus("checkpoint", checkpoint::run);
 }
 
 #[test]
@@ -71,7 +78,8 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 4] = [
+    let targets: [Target; 5] = [
+        ("checkpoint", checkpoint::run),
         ("wire", wire::run),
         ("tracker_http", tracker_http::run),
         ("tracker_udp", tracker_udp::run),

@@ -42,12 +42,14 @@ fn dict(write: impl FnOnce(&mut Encoder)) -> Vec<u8> {
     encoder.finish()
 }
 
-fn libtorrent(write: impl Fn(&mut Encoder), pieces: &[u8]) -> Vec<u8> {
+/// `sizes` and `paths` are put in where their keys belong.
+fn libtorrent(sizes: impl Fn(&mut Encoder), paths: impl Fn(&mut Encoder), pieces: &[u8]) -> Vec<u8> {
     dict(|e| {
         e.key(b"added_time").int(5);
+        sizes(e);
         e.key(b"file-format").bytes(b"libtorrent resume file");
-        write(e);
         e.key(b"info-hash").bytes(&metainfo().info_hash.0);
+        paths(e);
         e.key(b"peers").bytes(&[192, 0, 2, 1, 0x1a, 0xe1, 0, 0, 0, 0, 0, 1]);
         e.key(b"pieces").bytes(pieces);
         e.key(b"qBt-savePath").bytes(b"relative");
@@ -59,7 +61,7 @@ fn libtorrent(write: impl Fn(&mut Encoder), pieces: &[u8]) -> Vec<u8> {
 
 #[test]
 fn libtorrent_without_times_is_believed_while_files_are_older() {
-    let bytes = libtorrent(|_| {}, b"\x01\x00\x03\x01\x02\x01");
+    let bytes = libtorrent(|_| {}, |_| {}, b"\x01\x00\x03\x01\x02\x01");
     let foreign = read(&bytes, None, &metainfo()).expect("it is one");
     assert_eq!(foreign.output.as_deref(), Some(Path::new("/data/x")));
     assert_eq!((foreign.totals.downloaded, foreign.totals.uploaded, foreign.added_at), (7, 0, Some(5)));
@@ -82,7 +84,7 @@ fn libtorrent_with_sizes_and_times_is_compared_with_them() {
         }
         e.end();
     };
-    let foreign = read(&libtorrent(sizes, &[1; 6]), None, &metainfo()).expect("it is one");
+    let foreign = read(&libtorrent(sizes, |_| {}, &[1; 6]), None, &metainfo()).expect("it is one");
     assert_eq!(claimed(foreign.clone(), &found(100, 100)), [0, 1, 2], "the second was not there");
     assert_eq!(claimed(foreign.clone(), &found(101, 100)), [0u32; 0]);
     assert_eq!(claimed(foreign, &[mark(3 * P + 9, 100), None]), [0u32; 0]);
@@ -104,6 +106,7 @@ fn libtorrent_in_seed_mode_has_only_what_it_looked_at() {
 fn libtorrent_names_files_anew() {
     let mapped = |second: &'static [u8]| {
         libtorrent(
+            |_| {},
             move |e| {
                 e.key(b"mapped_files").begin_list();
                 e.bytes(b"");
@@ -113,7 +116,6 @@ fn libtorrent_names_files_anew() {
             &[1; 6],
         )
     };
-    // Keys out of order are accepted; these are not in order.
     let foreign = read(&mapped(b"t/b.!qB"), None, &metainfo()).expect("it is one");
     assert_eq!(foreign.renames, [Rename { file: 1, path: "t/b.!qB".into() }]);
     assert_eq!(foreign.paths(&metainfo()), [PathBuf::from("t/a"), "t/b.!qB".into()]);
@@ -128,7 +130,7 @@ fn libtorrent_names_files_anew() {
 #[test]
 fn wrong_fields_and_other_torrents_are_refused() {
     let field = |bytes: &[u8]| read(bytes, None, &metainfo()).expect_err("wrong");
-    assert_eq!(field(&libtorrent(|_| {}, &[1; 5])), ForeignError::Field("pieces"));
+    assert_eq!(field(&libtorrent(|_| {}, |_| {}, &[1; 5])), ForeignError::Field("pieces"));
     let other = dict(|e| {
         e.key(b"file-format").bytes(b"libtorrent resume file");
         e.key(b"info-hash").bytes(&[9; 20]);

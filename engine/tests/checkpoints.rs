@@ -1,0 +1,176 @@
+//! Checkpoints by the library's own API.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ccbt_fast::checkpoints::{CheckpointSettings, Format, Loaded, Store};
+use ccbt_fast::hashing::create::{CreateOptions, create_torrent};
+use ccbt_fast::{
+    AddOptions, Events, Metainfo, Received, RemoveOptions, Session, SessionEvent, Settings, TorrentEvent,
+};
+use tempfile::TempDir;
+
+/// Bounds a hang; never a measure of speed.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PIECE: u32 = 32 * 1024;
+
+/// A folder with one file, its torrent, and a folder for checkpoints.
+struct Place {
+    folder: TempDir,
+    metainfo: Metainfo,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let bytes: Vec<u8> = (0..10 * PIECE + 5).map(|at| (at / 3 + at / 70_001) as u8).collect();
+        fs::create_dir(folder.path().join("data")).expect("made");
+        fs::write(folder.path().join("data/file"), bytes).expect("written");
+        let options =
+            CreateOptions { piece_len: Some(PIECE), ..CreateOptions::new(folder.path().join("data/file")) };
+        let metainfo = create_torrent(options).expect("a torrent").metainfo;
+        Self { folder, metainfo }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn settings(&self) -> CheckpointSettings {
+        CheckpointSettings { dir: Some(self.folder.path().join("state")), ..CheckpointSettings::default() }
+    }
+
+    fn load(&self) -> Option<Loaded> {
+        Store::new(self.folder.path().join("state")).load(self.metainfo.info_hash).ok()
+    }
+
+    fn options(&self) -> AddOptions {
+        let resume = self.load().map(|loaded| Box::new(loaded.checkpoint));
+        AddOptions { use_trackers: false, resume, ..AddOptions::new(self.data()) }
+    }
+}
+
+fn session(checkpoints: CheckpointSettings) -> Session {
+    let settings = Settings {
+        port: Some(0),
+        bind: Some([127, 0, 0, 1].into()),
+        memory_bytes: 32 << 20,
+        checkpoints,
+        ..Settings::default()
+    };
+    Session::start(&settings).expect("io_uring is there")
+}
+
+/// Waits for an event; says whether files were looked at before.
+fn wait(events: &Events, wanted: impl Fn(&TorrentEvent) -> bool) -> bool {
+    let mut looked = false;
+    loop {
+        match events.recv_timeout(PATIENCE) {
+            Received::Event(SessionEvent::Torrent(_, event)) => {
+                looked |= matches!(event, TorrentEvent::Checked { .. });
+                if wanted(&event) {
+                    return looked;
+                }
+            }
+            Received::Event(_) => {}
+            other => panic!("it does not come: {other:?}"),
+        }
+    }
+}
+
+fn run_to_the_end(place: &Place, settings: CheckpointSettings) -> bool {
+    let session = session(settings);
+    let events = session.events();
+    session.add_torrent(place.metainfo.clone(), place.options()).expect("added");
+    let looked = wait(&events, |event| *event == TorrentEvent::Finished);
+    session.shutdown(PATIENCE).expect("it stops");
+    looked
+}
+
+#[test]
+fn what_was_looked_at_is_known_to_the_next_session() {
+    for format in [Format::Binary, Format::Json] {
+        let place = Place::new();
+        let settings = || CheckpointSettings { format, ..place.settings() };
+        assert!(run_to_the_end(&place, settings()), "nothing is known yet");
+        assert!(place.load().expect("written").checkpoint.is_complete());
+        assert!(!run_to_the_end(&place, settings()), "and now all is");
+        let file = fs::File::options().write(true).open(place.data().join("file")).expect("there");
+        file.set_modified(std::time::SystemTime::now()).expect("touched");
+        assert!(run_to_the_end(&place, settings()), "the file has another time");
+    }
+}
+
+#[test]
+fn complete_torrents_need_no_checkpoint_where_none_is_wanted() {
+    let place = Place::new();
+    run_to_the_end(&place, place.settings());
+    assert!(place.load().is_some());
+    run_to_the_end(&place, CheckpointSettings { keep_completed: false, ..place.settings() });
+    assert!(place.load().is_none());
+    run_to_the_end(&place, CheckpointSettings { dir: None, ..place.settings() });
+    assert!(place.load().is_none());
+}
+
+fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let started = std::time::Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "no {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn names_folders_and_removal_are_followed_at_once() {
+    let place = Place::new();
+    // By time alone there would be none before the end.
+    let session = session(CheckpointSettings { interval: Duration::from_secs(10_000), ..place.settings() });
+    let events = session.events();
+    let torrent = session.add_torrent(place.metainfo.clone(), place.options()).expect("added");
+    wait(&events, |event| *event == TorrentEvent::Finished);
+    torrent.rename_file(0, "other/name").expect("it runs");
+    let renamed = wait_for("checkpoint with the name", || {
+        let checkpoint = place.load()?.checkpoint;
+        checkpoint.renames.first().map(|rename| rename.path.clone())
+    });
+    assert_eq!(renamed, Path::new("other/name"));
+    let moved = place.folder.path().join("moved");
+    torrent.move_storage(&moved, ccbt_fast::MoveOptions::default()).expect("it runs");
+    wait_for("checkpoint with the folder", || {
+        (place.load()?.checkpoint.output == moved).then_some(())
+    });
+    assert!(session.checkpoints().expect("they are kept").dir().ends_with("state"));
+    session.remove(&torrent, RemoveOptions::default());
+    wait(&events, |event| *event == TorrentEvent::Removed);
+    assert!(place.load().is_some(), "its files are there, and so is its checkpoint");
+    let options = AddOptions { output: moved.clone(), ..place.options() };
+    assert_eq!(options.resume.as_ref().expect("loaded").renames.len(), 1);
+    let torrent = session.add_torrent(place.metainfo.clone(), options).expect("added again");
+    assert!(!wait(&events, |event| *event == TorrentEvent::Finished), "under its name it is known");
+    session.remove(&torrent, RemoveOptions { delete_data: true });
+    wait(&events, |event| *event == TorrentEvent::Removed);
+    wait_for("end of the checkpoint", || place.load().is_none().then_some(()));
+    session.shutdown(PATIENCE).expect("it stops");
+    assert!(place.load().is_none(), "and none is written afterwards");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_told_once() {
+    let place = Place::new();
+    let dir = Some(place.data().join("file/below a file"));
+    let settings = CheckpointSettings { dir, interval: Duration::from_millis(10), ..place.settings() };
+    let session = session(settings);
+    let events = session.events();
+    session.add_torrent(place.metainfo.clone(), place.options()).expect("added");
+    let is_told =
+        |event: &TorrentEvent| matches!(event, TorrentEvent::Note(text) if text.contains("no checkpoint can"));
+    wait(&events, is_told);
+    session.shutdown(PATIENCE).expect("it stops");
+    let again = std::iter::from_fn(|| events.recv());
+    let more = again.filter(|event| matches!(event, SessionEvent::Torrent(_, event) if is_told(event)));
+    assert_eq!(more.count(), 0);
+}
