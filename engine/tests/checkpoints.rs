@@ -140,9 +140,7 @@ fn names_folders_and_removal_are_followed_at_once() {
     assert_eq!(renamed, Path::new("other/name"));
     let moved = place.folder.path().join("moved");
     torrent.move_storage(&moved, ccbt_fast::MoveOptions::default()).expect("it runs");
-    wait_for("checkpoint with the folder", || {
-        (place.load()?.checkpoint.output == moved).then_some(())
-    });
+    wait_for("checkpoint with the folder", || (place.load()?.checkpoint.output == moved).then_some(()));
     assert!(session.checkpoints().expect("they are kept").dir().ends_with("state"));
     session.remove(&torrent, RemoveOptions::default());
     wait(&events, |event| *event == TorrentEvent::Removed);
@@ -166,8 +164,7 @@ fn a_folder_that_cannot_be_made_is_told_once() {
     let session = session(settings);
     let events = session.events();
     session.add_torrent(place.metainfo.clone(), place.options()).expect("added");
-    let is_told =
-        |event: &TorrentEvent| matches!(event, TorrentEvent::Note(text) if text.contains("no checkpoint can"));
+    let is_told = |event: &TorrentEvent| matches!(event, TorrentEvent::Note(text) if text.contains("no checkpoint can"));
     wait(&events, is_told);
     session.shutdown(PATIENCE).expect("it stops");
     let again = std::iter::from_fn(|| events.recv());

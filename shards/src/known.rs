@@ -84,7 +84,8 @@ mod tests {
         have.insert(PieceIndex(1));
         let mut durable = Bitfield::empty(3);
         durable.insert(PieceIndex(1));
-        let snapshot = Snapshot { have, durable: durable.clone(), looked: Bitfield::full(3), spec, checked: true };
+        let snapshot =
+            Snapshot { have, durable: durable.clone(), looked: Bitfield::full(3), spec, checked: true };
         let known = snapshot.clone().known();
         assert_eq!((known.have.count(), known.looked.count()), (2, 3));
         assert_eq!(known.files[0].map(|mark| mark.len), Some(100));

@@ -219,7 +219,9 @@ fn without_checkpoints_nothing_is_kept() {
 #[test]
 fn a_full_disk_of_checkpoints_does_not_stop_a_download() {
     let place = Place::new(Payload::single("a.bin", 8 * MIB), 64 * KIB);
-    let Some(disk) = LoopFs::mount(&place.lab, FsSpec::new(FsKind::Tmpfs, 0).size(MIB as u64)) else { return };
+    let Some(disk) = LoopFs::mount(&place.lab, FsSpec::new(FsKind::Tmpfs, 0).size(MIB as u64)) else {
+        return;
+    };
     let ballast = disk.fill(0);
     let seeder = slow(8, &place.made);
     let command = CcbtCommand::download(&place.made.torrent_path, &place.copy).peer(seeder.address());
@@ -281,7 +283,8 @@ fn a_terminal_is_asked() {
             place.copy.display(),
             place.store.display(),
         );
-        let mut terminal = Process::start("script", Command::new("script").args(["-qec", &line, "/dev/null"]));
+        let mut terminal =
+            Process::start("script", Command::new("script").args(["-qec", &line, "/dev/null"]));
         wait_until(SOON, "question", || terminal.stdout().contains("go on from it? [Y/n]").then_some(()));
         terminal.tell(answer);
         let word = if hashes { "pieces are good" } else { "going on from the checkpoint" };

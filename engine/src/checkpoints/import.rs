@@ -101,14 +101,12 @@ pub fn import(path: &Path, options: &ImportOptions) -> Result<Imported, ImportEr
     let output = std::path::absolute(output)?;
     let mut notes = Vec::new();
     take_partial_names(&mut foreign, &metainfo, &output, &mut notes);
-    let renames: Vec<_> =
-        foreign.renames.iter().map(|rename| (rename.file, rename.path.clone())).collect();
+    let renames: Vec<_> = foreign.renames.iter().map(|rename| (rename.file, rename.path.clone())).collect();
     LayoutSpec::from_metainfo(output.clone(), &metainfo)?.with_renames(&renames)?;
     let paths = foreign.paths(&metainfo);
     let found: Vec<Option<Mark>> = paths.iter().map(|path| mark(&output.join(path))).collect();
     let claimed = foreign.have.count();
-    let mut checkpoint =
-        foreign.into_checkpoint(&metainfo, output, &found, time_ns(&metadata), super::now());
+    let mut checkpoint = foreign.into_checkpoint(&metainfo, output, &found, time_ns(&metadata), super::now());
     let named = options.torrent.as_ref().map(std::path::absolute).transpose()?;
     checkpoint.source = Source { torrent: named, magnet: None };
     let doubtful = claimed - checkpoint.have.count();
@@ -204,12 +202,7 @@ fn companion(path: &Path) -> Option<PathBuf> {
 }
 
 /// Clients mark files that are not complete in their names (`.part`, `.!qB`): then those are the files.
-fn take_partial_names(
-    foreign: &mut Foreign,
-    metainfo: &Metainfo,
-    output: &Path,
-    notes: &mut Vec<String>,
-) {
+fn take_partial_names(foreign: &mut Foreign, metainfo: &Metainfo, output: &Path, notes: &mut Vec<String>) {
     let paths = foreign.paths(metainfo);
     let mut count = 0;
     for (index, path) in paths.into_iter().enumerate() {
@@ -228,9 +221,7 @@ fn take_partial_names(
         }
     }
     if count > 0 {
-        notes.push(format!(
-            "{count} files have the other client's ending for incomplete ones and keep it"
-        ));
+        notes.push(format!("{count} files have the other client's ending for incomplete ones and keep it"));
     }
 }
 

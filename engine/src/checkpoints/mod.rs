@@ -82,7 +82,8 @@ pub fn trusted(checkpoint: &Checkpoint, metainfo: &Metainfo) -> u32 {
     }
     let piece_len = u64::from(metainfo.geometry.piece_len());
     for ((file, path), mark) in metainfo.files.iter().zip(paths).zip(&checkpoint.files) {
-        if file.pad || file.len == 0 || mark.is_some() && import::mark(&checkpoint.output.join(path)) == *mark {
+        if file.pad || file.len == 0 || mark.is_some() && import::mark(&checkpoint.output.join(path)) == *mark
+        {
             continue;
         }
         for piece in file.offset / piece_len..(file.offset + file.len).div_ceil(piece_len) {

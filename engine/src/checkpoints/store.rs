@@ -273,8 +273,7 @@ fn replace(
     let new = new_path(path);
     let mut write = || {
         before(Step::Create)?;
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         before(Step::Write)?;
         file.write_all(bytes)?;
         before(Step::SyncFile)?;

@@ -44,15 +44,8 @@ fn have(store: &Store) -> Option<(u32, bool)> {
     Some((loaded.checkpoint.have.count(), loaded.fell_back.is_some()))
 }
 
-const STEPS: [Step; 7] = [
-    Step::Folder,
-    Step::Create,
-    Step::Write,
-    Step::SyncFile,
-    Step::Backup,
-    Step::Replace,
-    Step::SyncFolder,
-];
+const STEPS: [Step; 7] =
+    [Step::Folder, Step::Create, Step::Write, Step::SyncFile, Step::Backup, Step::Replace, Step::SyncFolder];
 
 #[test]
 fn the_newest_is_loaded_and_the_one_before_is_kept() {

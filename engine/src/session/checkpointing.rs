@@ -25,9 +25,11 @@ use crossbeam_channel::bounded;
 use super::control::Registry;
 use super::events::SessionEvent;
 use super::settings::AddOptions;
-use super::torrent::Shared;
 use super::source::TorrentSource;
-use crate::checkpoints::{self, Checkpoint, CheckpointSettings, Mark, Rename, Retention, Source, Store, Totals};
+use super::torrent::Shared;
+use crate::checkpoints::{
+    self, Checkpoint, CheckpointSettings, Mark, Rename, Retention, Source, Store, Totals,
+};
 
 /// Coarsest step of file times (FAT).
 const HOT: Duration = Duration::from_secs(2);
@@ -419,9 +421,8 @@ impl Writer {
         } else {
             let newest = |known: &Known| known.files.iter().flatten().map(|mark| mark.mtime_ns).max();
             let known = snapshot.clone().known();
-            let is_fresh = newest(&known).is_some_and(|newest| {
-                newest > nanoseconds(SystemTime::now()) - TICK.as_nanos() as i64
-            });
+            let is_fresh = newest(&known)
+                .is_some_and(|newest| newest > nanoseconds(SystemTime::now()) - TICK.as_nanos() as i64);
             // Whoever writes to the files after us must leave another time.
             if is_fresh {
                 std::thread::sleep(TICK);
@@ -484,7 +485,8 @@ impl Writer {
             return;
         }
         let keep: BTreeSet<_> = self.torrents.values().map(|torrent| torrent.shared.info_hash()).collect();
-        let retention = Retention { older_than: self.settings.keep, completed: !self.settings.keep_completed };
+        let retention =
+            Retention { older_than: self.settings.keep, completed: !self.settings.keep_completed };
         if retention == Retention::default() {
             return;
         }

@@ -80,7 +80,8 @@ impl Session {
             return Err(ServiceError::Resources(error).into());
         }
         let is_synced = settings.sync.policy != SyncPolicy::None;
-        let start = |board| Checkpointer::start(&settings.checkpoints, is_synced, board, Arc::clone(&registry));
+        let start =
+            |board| Checkpointer::start(&settings.checkpoints, is_synced, board, Arc::clone(&registry));
         let checkpointer = board.map(start).transpose().map_err(|error| {
             service.shutdown();
             ServiceError::Resources(error)

@@ -112,7 +112,8 @@ impl Listed {
         else {
             return format!("{info_hash}  {}", shown(problem.as_deref().unwrap_or_default()));
         };
-        let percent = (done as f64 * 100.0 / total.max(1) as f64).min(if done < total { 99.9 } else { 100.0 });
+        let percent =
+            (done as f64 * 100.0 / total.max(1) as f64).min(if done < total { 99.9 } else { 100.0 });
         let total = units::bytes(total);
         let warning = problem.as_ref().map_or("", |_| "  (the one before the newest)");
         format!("{info_hash}  {percent:5.1} %  {total:>10}  {:>14}  {}{warning}", age(saved), shown(name))

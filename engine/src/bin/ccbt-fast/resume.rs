@@ -28,7 +28,9 @@ pub fn find(args: &DownloadArgs, metainfo: &Metainfo) -> Result<Found, Failure> 
         return Ok(found);
     }
     let Some(dir) = args.checkpoint.dir.dir() else {
-        found.notes.push("no checkpoints: there is no home folder; name one with --checkpoint-dir".to_owned());
+        found
+            .notes
+            .push("no checkpoints: there is no home folder; name one with --checkpoint-dir".to_owned());
         return Ok(found);
     };
     let loaded = match Store::new(dir).load(metainfo.info_hash) {
@@ -59,11 +61,7 @@ pub fn find(args: &DownloadArgs, metainfo: &Metainfo) -> Result<Found, Failure> 
     Ok(found)
 }
 
-fn is_wanted(
-    args: &DownloadArgs,
-    checkpoint: &Checkpoint,
-    notes: &mut Vec<String>,
-) -> Result<bool, Failure> {
+fn is_wanted(args: &DownloadArgs, checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<bool, Failure> {
     let output = args.transfer.output();
     let is_there = |dir: &Path| same_folder(dir, &checkpoint.output);
     let goes_there = args.checkpoint.resume && args.transfer.output.is_none();
@@ -182,7 +180,8 @@ pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
 
 /// The folder of checkpoints that was named, or the default one.
 pub fn open(dir: Option<PathBuf>) -> Result<Store, Failure> {
-    let none = || Failure::Usage("there is no home folder: name the checkpoints' one with --checkpoint-dir".into());
+    let none =
+        || Failure::Usage("there is no home folder: name the checkpoints' one with --checkpoint-dir".into());
     Ok(Store::new(dir.ok_or_else(none)?))
 }
 
@@ -197,7 +196,8 @@ fn find_torrent(store: &Store, checkpoint: &Checkpoint, interactive: bool) -> Re
         return Ok(path.clone());
     }
     if !interactive {
-        let problem = "its torrent file is gone: `ccbt-fast download TORRENT --resume` goes on with another copy";
+        let problem =
+            "its torrent file is gone: `ccbt-fast download TORRENT --resume` goes on with another copy";
         return Err(Failure::Usage(problem.to_owned()));
     }
     let answer = PathBuf::from(ask("its torrent file is gone; path of another copy: ")?);
