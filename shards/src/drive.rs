@@ -12,7 +12,7 @@ use crate::shard::Shard;
 
 /// Empty waits in the ring before the loop parks in the executor.
 const SPINS: u32 = 4;
-/// How long each of them lasts, and how often rate limits are looked at.
+/// How long each of them lasts, and how often a full inbox is tried again.
 const SPIN: Duration = Duration::from_millis(1);
 /// Second's granularity of timers.
 const TICK: Duration = Duration::from_secs(1);
@@ -139,7 +139,10 @@ impl Shard {
         if let Some(due) = self.gathering {
             wait = wait.min(due.saturating_duration_since(self.now));
         }
-        if !self.throttled.is_empty() || !self.up_throttled.is_empty() || self.has_outbox() {
+        if let Some(due) = self.limits.due {
+            wait = wait.min(due.saturating_duration_since(self.now));
+        }
+        if self.has_outbox() {
             wait = wait.min(SPIN);
         }
         wait.max(Duration::from_micros(50))

@@ -147,7 +147,7 @@ fn scatters_blocks_to_their_places_and_sends_from_slots() {
     let mut spill = Vec::new();
     let mut messages = 0;
     while !outstanding.is_empty() {
-        ring.recv(key, outstanding.iter().copied(), &table, usize::MAX);
+        ring.recv(key, outstanding.iter().copied(), &table, usize::MAX, false);
         assert!(ring.is_receiving(key));
         let Event::Received(of, Ok(n)) = next(&mut ring) else { panic!("no bytes") };
         assert!(of == key && n > 0);
@@ -198,7 +198,7 @@ fn a_piece_stays_pinned_until_its_receive_is_over() {
     let (key, theirs) = pair(&mut ring);
     let (_partition, mut table) = table(1, 2);
     let expected = blocks(0, 2);
-    ring.recv(key, expected.iter().copied(), &table, usize::MAX);
+    ring.recv(key, expected.iter().copied(), &table, usize::MAX, false);
     ring.flush().unwrap();
     assert!(ring.may_write(key, expected[1]) && !ring.may_write(key, blocks(1, 1)[0]));
     let live = table.0.remove(&PieceIndex(0)).unwrap();

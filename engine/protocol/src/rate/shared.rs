@@ -37,6 +37,11 @@ impl SharedBucket {
         }
     }
 
+    /// Whether anybody waits.
+    pub fn is_asked(&self) -> bool {
+        !self.asking.is_empty()
+    }
+
     /// `shard` does not ask any more.
     pub fn forget(&mut self, shard: usize) {
         self.asking.retain(|(asking, _)| *asking != shard);

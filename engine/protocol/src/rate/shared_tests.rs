@@ -68,7 +68,9 @@ impl Model {
             shard.backlog -= bytes;
             shard.moved += bytes;
             let need = u64::from(shard.backlog > 0);
-            if (need > 0 || bytes > 0) && let Some(bytes) = shard.quota.ask(need) {
+            if (need > 0 || bytes > 0)
+                && let Some(bytes) = shard.quota.ask(need)
+            {
                 self.messages.push_back((self.now + self.delay, Message::Ask(nth, bytes)));
             }
         }
@@ -81,7 +83,11 @@ impl Model {
         while self.now < end {
             self.step();
         }
-        self.shards.iter().zip(before).map(|(s, before)| (s.moved - before) as f64 / time.as_secs_f64()).collect()
+        self.shards
+            .iter()
+            .zip(before)
+            .map(|(s, before)| (s.moved - before) as f64 / time.as_secs_f64())
+            .collect()
     }
 }
 
