@@ -6,6 +6,7 @@ use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
 use ccbt_bench::hashing::{self, HashingArgs, Task};
+use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
@@ -34,6 +35,8 @@ enum Command {
     Verify(HashingArgs),
     /// Make a torrent with each installed program; print the same
     Create(HashingArgs),
+    /// Set rate limits from 64 KiB/s to 2 GB/s; print what was measured, the deviation and CPU seconds per GiB
+    Limits(LimitsArgs),
     /// Show what changed between two result files; exit code 1 when something got worse
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::StorageChild(args) => storage::child::run(&args),
         Command::Verify(args) => hashing::run(Task::Verify, &args),
         Command::Create(args) => hashing::run(Task::Create, &args),
+        Command::Limits(args) => limits::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
     };
