@@ -148,6 +148,9 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         let keeps = !home.part.is_satellite();
+        if rates == TorrentLimits::default() && home.limits.is_none() {
+            return;
+        }
         if rates == TorrentLimits::default() {
             home.limits = None;
         } else {

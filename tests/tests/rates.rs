@@ -135,6 +135,8 @@ fn all_torrents_together_receive_no_more_than_the_limit() {
         let passed = || downloaded(&first) + downloaded(&second);
         allowance.hold(passed, || is_finished(&first) && is_finished(&second));
         finish(session);
+        let blocks: Vec<usize> = of_one.iter().chain(&of_two).map(RawSeeder::blocks).collect();
+        assert!(blocks.iter().all(|blocks| *blocks >= 8), "nobody starves: {blocks:?}");
         assert!(std::fs::read(copy.join("one")).unwrap() == *one.payload.concatenated());
         assert!(std::fs::read(copy.join("two")).unwrap() == *two.payload.concatenated());
     }

@@ -183,7 +183,12 @@ impl Load {
         let mut deadline = Instant::now() + PATIENCE;
         let mut begun: Option<Instant> = None;
         let mut first: Option<(Instant, u64, f64)> = None;
+        let mut last: Option<Measured> = None;
         loop {
+            if let (Some(last), Some(_)) = (last, process.try_wait()) {
+                // Everything has gone before the time was over: without a limit nobody knows how long it takes.
+                return Ok(last);
+            }
             self.check(process, deadline)?;
             let Some(bytes) = tail.newest(counter)?.filter(|bytes| *bytes > 0) else {
                 std::thread::sleep(LOOK_PAUSE);
@@ -196,9 +201,12 @@ impl Load {
                 None if now - begun >= self.setting.warm_up => {
                     first = Some((now, bytes, process.cpu_now().total()));
                 }
-                Some((at, before, cpu)) if now - at >= self.setting.seconds => {
+                Some((at, before, cpu)) if bytes > before => {
                     let (seconds, cpu_s) = ((now - at).as_secs_f64(), process.cpu_now().total() - cpu);
-                    return Ok(Measured { seconds, bytes: bytes - before, cpu_s });
+                    last = Some(Measured { seconds, bytes: bytes - before, cpu_s });
+                    if now - at >= self.setting.seconds {
+                        return Ok(last.expect("just set"));
+                    }
                 }
                 _ => {}
             }

@@ -21,8 +21,9 @@ pub use shared::SharedBucket;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Least number of bytes that is worth a message or a call.
-const LEAST: u64 = 4 * 1024;
+/// Least number of bytes that is worth a message or a call: a block with its header. With less, blocks of many peers would
+/// grow in step, and all of them be complete at once.
+const LEAST: u64 = 16 * 1024 + 13;
 /// Most bytes that one receive or send moves under a limit.
 const QUANTUM_MAX: u64 = 1 << 20;
 /// Least burst: two blocks with their headers.
@@ -81,7 +82,7 @@ impl TorrentLimits {
     }
 }
 
-/// Bytes that one connection moves at a time under a limit of `rate`: 4 ms' worth.
+/// Bytes that one connection moves at a time under a limit of `rate`: 4 ms' worth, and a block at least.
 pub fn quantum(rate: u64) -> u64 {
     (rate / 256).clamp(LEAST, QUANTUM_MAX)
 }

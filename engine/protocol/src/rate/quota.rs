@@ -71,7 +71,7 @@ impl Quota {
         self.give(bytes);
     }
 
-    /// 20 ms' worth: what a shard may hold, and what it spends while its requests are on their way.
+    /// 20 ms' worth, and a block at least: what a shard may hold, and what it spends while its requests are on their way.
     fn capacity(&self) -> i64 {
         i64::try_from((self.rate / 50).max(LEAST)).unwrap_or(i64::MAX)
     }
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(quota.available(), 100_000);
         quota.consume(1_000_000);
         quota.set_rate(500_000);
-        quota.give(10_000);
+        quota.give(LEAST);
         assert_eq!(quota.available(), 0);
         quota.give(1);
         assert_eq!(quota.available(), 1);
