@@ -7,8 +7,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
-
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
@@ -82,6 +80,11 @@ impl Shard {
         if index >= self.conns.len() {
             self.conns.resize_with(index + 1, || None);
         }
+        let limit = match stage {
+            Stage::Connecting => self.config.connect_timeout,
+            _ => self.config.handshake_timeout,
+        };
+        self.timers.conns.set(index, Some(self.now + limit));
         let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home, self.now));
         assert!(before.is_none(), "two connections in one place");
         self.live += 1;
@@ -123,6 +126,7 @@ impl Shard {
                 self.homes[index].conns += 1;
                 let key = self.ring.connect(fd, addr);
                 self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
+                self.touch(index);
                 true
             }
             Err(error) => {
@@ -139,6 +143,8 @@ impl Shard {
             return self.end(key, End::Broken);
         }
         conn.stage = Stage::Handshake(HandshakeReader::default());
+        self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
+        let conn = self.conn(key).expect("seen just now");
         let index = conn.home.expect("we dial for a torrent");
         let info_hash = self.homes[index].meta.info_hash;
         self.send_handshake(key, info_hash);
@@ -186,6 +192,9 @@ impl Shard {
 
     /// The torrent runs now: answers the connections that came before.
     pub(crate) fn answer_waiting(&mut self, index: usize) {
+        if self.homes[index].conns == 0 {
+            return;
+        }
         let waiting = |conn: &&Conn| conn.home == Some(index) && conn.waiting.is_some();
         let keys: Vec<SocketKey> =
             self.conns.iter().flatten().filter(waiting).map(|conn| conn.socket).collect();
@@ -229,6 +238,7 @@ impl Shard {
     fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>) {
         let socket = self.ring.take(key).expect("nothing is in flight between receive and answer");
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");
+        self.timers.conns.set(key.index(), None);
         self.live -= 1;
         let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes }));
         if self.others[shard].try_send(message).is_err() {
@@ -269,6 +279,7 @@ impl Shard {
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
+        self.timers.conns.set(key.index(), None);
         self.feed(key, rest);
         self.touch(index);
         self.queue(key);
@@ -283,6 +294,7 @@ impl Shard {
         conn.stage = Stage::Closing;
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
+        self.timers.conns.set(key.index(), None);
         match end {
             End::Fault(fault) => {
                 tracing::debug!(%addr, %fault, "closing");
@@ -331,6 +343,9 @@ impl Shard {
 
     /// Ends all connections of a torrent.
     pub(crate) fn close_all(&mut self, index: usize) {
+        if self.homes[index].conns == 0 {
+            return;
+        }
         let of_home = |conn: &&Conn| conn.home == Some(index);
         let keys: Vec<SocketKey> =
             self.conns.iter().flatten().filter(of_home).map(|conn| conn.socket).collect();
@@ -352,19 +367,10 @@ impl Shard {
 
     /// Ends connections that take too long to come about.
     pub(crate) fn time_out_conns(&mut self) {
-        let (connect, handshake) = (self.config.connect_timeout, self.config.handshake_timeout);
-        let late = |conn: &&Conn, now: Instant| {
-            let age: Duration = now.saturating_duration_since(conn.since);
-            match conn.stage {
-                Stage::Connecting => age > connect,
-                Stage::Handshake(_) => age > connect * u32::from(!conn.incoming) + handshake,
-                Stage::Open(_) | Stage::Closing => false,
-            }
-        };
-        let now = self.now;
-        let keys: Vec<SocketKey> =
-            self.conns.iter().flatten().filter(|conn| late(conn, now)).map(|conn| conn.socket).collect();
-        keys.into_iter().for_each(|key| self.end(key, End::Refused("it takes too long")));
+        for index in self.timers.conns.pop_all(self.now) {
+            let conn = self.conns[index].as_ref().expect("one that is gone has no deadline");
+            self.end(conn.socket, End::Refused("it takes too long"));
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Owner: the shard's thread, as plain `&mut` in [`crate::drive`]; nothing here is shared. The other modules of this
 //! crate add the behaviour: `conns` the life of a connection, `transfer` its bytes, `torrents` the life of a torrent,
 //! `pieces` and `sync` what becomes of its data, `faults` what happens when the disk refuses, `checking` the look at what
-//! is on disk, `uploads` reading for others, `turns` messages, timers and status.
+//! is on disk, `uploads` reading for others, `turns` messages and status, `timers` what
+//! time brings.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
+use crate::timers::Timers;
 use crate::torrents::Home;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -182,8 +184,7 @@ pub struct Shard {
     pub(crate) others: Vec<Inbox>,
     /// Messages that found no room there.
     pub(crate) outbox: Outbox,
-    /// When the next news of a spread torrent has to be told.
-    pub(crate) gathering: Option<Instant>,
+    pub(crate) timers: Timers,
     pub(crate) routes: HashMap<InfoHash, usize>,
     pub(crate) lines: Arc<DeviceLines>,
     pub(crate) storage: StorageClient,
@@ -221,8 +222,6 @@ pub struct Shard {
     pub(crate) told_cache: CacheStats,
     /// Reused between turns.
     pub(crate) dirty: Vec<PeerKey>,
-    pub(crate) next_tick: Instant,
-    pub(crate) next_status: Instant,
     /// Listeners whose accept failed, armed again at the next tick.
     pub(crate) deaf: Vec<u32>,
     pub(crate) stopping: Option<Instant>,
@@ -254,7 +253,7 @@ impl Shard {
             others: links.others,
             lines: links.lines,
             outbox: Outbox::default(),
-            gathering: None,
+            timers: Timers::new(now),
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),
@@ -275,8 +274,6 @@ impl Shard {
             transferring: false,
             told_cache: CacheStats::default(),
             dirty: Vec::new(),
-            next_tick: now,
-            next_status: now,
             deaf: Vec::new(),
             stopping: None,
             spill: Vec::new(),
@@ -314,8 +311,16 @@ impl Shard {
         }
     }
 
-    /// Puts a torrent on this turn's list.
+    /// Something happened to a torrent: puts it on this turn's list, and on that of the next tick.
     pub(crate) fn touch(&mut self, home: usize) {
+        if self.homes.contains(home) {
+            self.stir(home);
+            self.settle_soon(home);
+        }
+    }
+
+    /// Puts a torrent on this turn's list.
+    pub(crate) fn settle_soon(&mut self, home: usize) {
         if let Some(state) = self.homes.get_mut(home)
             && !std::mem::replace(&mut state.touched, true)
         {
