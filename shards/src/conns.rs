@@ -4,12 +4,13 @@
 //! the torrent is known until [`Event::Closed`]; the torrent's decisions hear of its end only then, when nothing of it
 //! is in flight any more.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
 use crate::ring::{Event, SocketKey};
@@ -48,7 +49,7 @@ impl Shard {
 
     fn on_accepted(&mut self, listener: u32, socket: io::Result<(OwnedFd, SocketAddr)>) {
         match socket {
-            Ok((fd, addr)) if self.stopping.is_none() && self.live < self.config.max_connections => {
+            Ok((fd, addr)) if self.stopping.is_none() && self.has_room() => {
                 self.add_conn(fd, addr, HandshakeReader::default());
             }
             // Dropping the descriptor closes it: the peer tries again later.
@@ -87,12 +88,18 @@ impl Shard {
         self.timers.conns.set(index, Some(self.now + limit));
         let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home, self.now));
         assert!(before.is_none(), "two connections in one place");
-        self.live += 1;
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the session may have another connection. Shards that ask at the same moment may exceed the limit by one
+    /// each.
+    pub(crate) fn has_room(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) < self.config.max_connections
     }
 
     /// A connection for a torrent of ours that another shard accepted.
     pub(crate) fn on_hand_off(&mut self, hand_off: HandOff) {
-        if self.stopping.is_some() || self.live >= self.config.max_connections {
+        if self.stopping.is_some() || !self.has_room() {
             return;
         }
         let _ = socket2::SockRef::from(&hand_off.socket).set_tcp_nodelay(true);
@@ -104,11 +111,12 @@ impl Shard {
     /// Connects to addresses of the torrent's while it may have more peers.
     pub(crate) fn dial(&mut self, index: usize) {
         for _ in 0..DIALS_PER_TURN {
-            let home = &mut self.homes[index];
-            let room = home.all_conns() < home.max_peers && self.live < self.config.max_connections;
+            let home = &self.homes[index];
+            let room = home.all_conns() < home.max_peers && self.has_room();
             if !home.is_running() || home.paused || !room || self.stopping.is_some() {
                 return;
             }
+            let home = &mut self.homes[index];
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
             let key = home.key;
             match self.satellite_for_dial(index) {
@@ -239,7 +247,7 @@ impl Shard {
         let socket = self.ring.take(key).expect("nothing is in flight between receive and answer");
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");
         self.timers.conns.set(key.index(), None);
-        self.live -= 1;
+        self.connections.fetch_sub(1, Ordering::Relaxed);
         let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes }));
         if self.others[shard].try_send(message).is_err() {
             tracing::debug!(addr = %conn.addr, shard, "the other shard is too far behind; the connection is dropped");
@@ -313,7 +321,7 @@ impl Shard {
     fn on_closed(&mut self, key: SocketKey) {
         let place = self.conns.get_mut(key.index()).and_then(Option::take);
         let conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
-        self.live -= 1;
+        self.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(index) = conn.home else { return };
         let now = self.now;
         let home = &mut self.homes[index];

@@ -84,7 +84,8 @@ impl Shard {
             progress = true;
             self.on_ring_event(event);
         }
-        let is_due = |at: Instant| at <= self.now;
+        let now = self.now;
+        let is_due = |at: Instant| at <= now;
         if self.next_tick().is_some_and(is_due) {
             self.tick();
         }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::cache::ReadAhead;
@@ -66,7 +67,7 @@ pub struct ShardConfig {
     pub bind: Option<IpAddr>,
     /// What we call ourselves.
     pub peer_id: PeerId,
-    /// Connections of this shard at most, half-open ones included.
+    /// Connections of all shards at most, half-open ones included.
     pub max_connections: usize,
     /// Time a connect may take.
     pub connect_timeout: Duration,
@@ -92,6 +93,8 @@ pub struct Links {
     pub control: Sender<FromShard>,
     /// Whose turn it is to check at rotating devices.
     pub lines: Arc<DeviceLines>,
+    /// Connections of all shards, half-open ones included.
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// How far a connection is.
@@ -194,7 +197,8 @@ pub struct Shard {
     pub(crate) by_key: HashMap<TorrentKey, usize>,
     pub(crate) by_hash: HashMap<InfoHash, usize>,
     pub(crate) conns: Vec<Option<Conn>>,
-    pub(crate) live: usize,
+    /// Connections of all shards.
+    pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
     pub(crate) down: TokenBucket,
     pub(crate) up: TokenBucket,
@@ -259,7 +263,7 @@ impl Shard {
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
             conns: Vec::new(),
-            live: 0,
+            connections: links.connections,
             rng: rand::make_rng(),
             down: TokenBucket::new(now, 0, 0),
             up: TokenBucket::new(now, 0, 0),

@@ -43,7 +43,11 @@ impl Peers {
     /// Connects `count` peers to `target` and waits until all are through their handshake.
     ///
     /// Errors: one was refused, or a minute has passed.
-    pub(super) fn connect(target: SocketAddrV4, info_hash: [u8; 20], count: usize) -> Result<Self, BenchError> {
+    pub(super) fn connect(
+        target: SocketAddrV4,
+        info_hash: [u8; 20],
+        count: usize,
+    ) -> Result<Self, BenchError> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {

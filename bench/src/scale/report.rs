@@ -114,8 +114,15 @@ impl Report {
         );
         for row in &self.summary {
             let ok = row.runs - row.failed;
-            write!(out, "{:11} {:6} {:12} {ok}/{}", name(row.case.load), row.case.number, row.client, row.runs)
-                .expect("strings take all");
+            write!(
+                out,
+                "{:11} {:6} {:12} {ok}/{}",
+                name(row.case.load),
+                row.case.number,
+                row.client,
+                row.runs
+            )
+            .expect("strings take all");
             if let Some(figures) = &row.figures {
                 let dash = |value: Option<f64>, digits| value.map_or("-".into(), |v| format!("{v:.digits$}"));
                 write!(
@@ -137,7 +144,8 @@ impl Report {
     }
 
     pub(super) fn json(&self) -> String {
-        let lower = ["idle_cpu_percent", "wakeups_per_s", "pss_mib", "anon_mib", "anon_kib_each", "descriptors"];
+        let lower =
+            ["idle_cpu_percent", "wakeups_per_s", "pss_mib", "anon_mib", "anon_kib_each", "descriptors"];
         let better: serde_json::Map<String, Value> =
             lower.iter().map(|name| ((*name).to_owned(), json!("lower"))).collect();
         let all = json!({ "setting": self.setting, "better": better, "summary": self.summary });
@@ -202,13 +210,15 @@ mod tests {
     fn run(number: usize, start: f64, end: f64, cpu_percent: f64) -> Run {
         let memory = |anon_kib| Memory { rss_kib: 2.0 * anon_kib, pss_kib: anon_kib, anon_kib };
         let idle = Idle { cpu_percent, wakeups_per_s: 1.0, descriptors: number };
-        let measured = Measured { add_s: Some(1.0), start: memory(start), memory: memory(end), idle, lost: 0 };
+        let measured =
+            Measured { add_s: Some(1.0), start: memory(start), memory: memory(end), idle, lost: 0 };
         Run { client: "ccbt", case: Case { load: Load::Connections, number }, outcome: Ok(measured) }
     }
 
     #[test]
     fn medians_of_growth_and_rest() {
-        let mut runs = vec![run(10, 100.0, 140.0, 0.1), run(10, 100.0, 150.0, 0.3), run(10, 100.0, 160.0, 0.2)];
+        let mut runs =
+            vec![run(10, 100.0, 140.0, 0.1), run(10, 100.0, 150.0, 0.3), run(10, 100.0, 160.0, 0.2)];
         runs.push(Run { outcome: Err("broken".into()), ..runs[0].clone() });
         let row = summarise(&runs, "ccbt", runs[0].case);
         let figures = row.figures.expect("three succeeded");

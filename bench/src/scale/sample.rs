@@ -58,7 +58,8 @@ pub(super) fn work(pid: u32) -> Result<(f64, f64), BenchError> {
         let nanos = text("schedstat").split(' ').next().and_then(|text| text.parse::<f64>().ok());
         cpu += nanos.unwrap_or(0.0) / 1e9;
         let status = text("status");
-        let of = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<f64>().ok());
+        let of =
+            |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<f64>().ok());
         switches += of("voluntary_ctxt_switches:").unwrap_or(0.0);
         switches += of("nonvoluntary_ctxt_switches:").unwrap_or(0.0);
     }

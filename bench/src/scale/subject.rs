@@ -20,8 +20,13 @@ const QUIET_PERCENT: f64 = 5.0;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Subject {
     /// A build of this program, by the name in the report.
-    Ccbt { name: &'static str, program: PathBuf },
-    Libtorrent { python: PathBuf },
+    Ccbt {
+        name: &'static str,
+        program: PathBuf,
+    },
+    Libtorrent {
+        python: PathBuf,
+    },
     Transmission,
     Aria2,
 }

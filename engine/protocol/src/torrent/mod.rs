@@ -27,8 +27,6 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use rand::Rng;
-
 use crate::bitfield::Bitfield;
 use crate::blame::Blame;
 use crate::choker::{Choker, ChokerConfig};
