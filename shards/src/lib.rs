@@ -26,6 +26,7 @@ mod slots;
 pub mod sync;
 #[cfg(test)]
 mod testing;
+mod timers;
 mod torrents;
 mod transfer;
 mod turns;

@@ -74,7 +74,7 @@ pub struct SocketRing {
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
-    /// When the timeout in flight ends.
+    /// When the timeout in flight ends the wait.
     timeout_at: Option<Instant>,
     /// Completions of any kind since the start, for metrics.
     pub completed: u64,
@@ -118,25 +118,25 @@ impl SocketRing {
         self.push(poll, UserData::new(Op::Bell, 0, 0));
     }
 
-    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one timeout is in
-    /// flight: a later end than its own is not asked for, so the loop may wake too early, and an earlier one moves it.
+    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight: the
+    /// loop may wake earlier than asked, never later.
     pub fn arm_timeout(&mut self, after: Duration) {
         let at = Instant::now() + after;
-        let timeout = UserData::new(Op::Timeout, 0, 0);
-        match self.timeout_at {
+        let entry = match self.timeout_at {
             Some(armed) if armed <= at => return,
+            // One that has just ended is not found, and its completion wakes the loop.
             Some(_) => {
-                *self.timeout = types::Timespec::from(after);
-                // Should it have ended just now, its completion is as good.
-                let entry = opcode::TimeoutUpdate::new(timeout.pack(), &raw const *self.timeout).build();
-                self.push(entry, UserData::new(Op::Cancel, 0, 0));
+                let timeout = UserData::new(Op::Timeout, 0, 0).pack();
+                opcode::TimeoutUpdate::new(timeout, &raw const *self.timeout).build()
             }
-            None => {
-                *self.timeout = types::Timespec::from(after);
-                self.push(opcode::Timeout::new(&raw const *self.timeout).build(), timeout);
-            }
-        }
+            None => opcode::Timeout::new(&raw const *self.timeout).build(),
+        };
+        // The kernel reads it when the entry is submitted, and no entry is left from an earlier call by then: each is
+        // submitted before the loop parks.
+        *self.timeout = types::Timespec::from(after);
+        let op = if self.timeout_at.is_some() { Op::Cancel } else { Op::Timeout };
         self.timeout_at = Some(at);
+        self.push(entry, UserData::new(op, 0, 0));
     }
 
     /// Queues `entry`, entering the kernel first when the submission queue is full.
