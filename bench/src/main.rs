@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
-use ccbt_bench::hash::{self, HashArgs};
-use ccbt_bench::hashing::{self, HashingArgs, Task};
+use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
@@ -43,11 +43,11 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
-        Command::Hash(args) => hash::run(&args),
+        Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
-        Command::Verify(args) => hashing::run(Task::Verify, &args),
-        Command::Create(args) => hashing::run(Task::Create, &args),
+        Command::Verify(args) => checking::run(Task::Verify, &args),
+        Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
     };
