@@ -18,6 +18,7 @@ pub mod kernels;
 pub mod machine;
 pub mod payload;
 pub mod picker;
+pub mod plot;
 pub mod process;
 pub mod stats;
 pub mod storage;

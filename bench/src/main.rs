@@ -8,7 +8,7 @@ use ccbt_bench::error::BenchError;
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
-use ccbt_bench::transfer::{self, TransferArgs};
+use ccbt_bench::transfer::{self, ReportArgs, TransferArgs};
 use clap::{Parser, Subcommand};
 
 /// Measures BitTorrent clients against a synthetic load on loopback.
@@ -23,6 +23,8 @@ struct Cli {
 enum Command {
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
+    /// Make the page and the charts of a result file of `transfer` again
+    Report(ReportArgs),
     /// Hash with each kernel, other libraries and sha1sum; print GB/s per core and whether the dispatch is right
     Hash(HashArgs),
     /// Write and read past the page cache with the storage service and with fio; print MB/s, CPU and latencies
@@ -43,6 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
+        Command::Report(args) => transfer::report(&args),
         Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
