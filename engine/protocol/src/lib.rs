@@ -19,6 +19,7 @@ pub mod cache;
 pub mod candidates;
 pub mod checkpoint;
 pub mod choker;
+pub mod deadlines;
 pub mod geometry;
 pub mod ids;
 pub mod lease;

@@ -8,11 +8,13 @@
 //! ([`Snapshot::known`]). A file that was written to less than [`HOT`] before the shard was asked gets no mark: a write
 //! that came after the answer could have left it the same time, and so nobody could tell it from one before.
 
+mod board;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +23,9 @@ use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_shards::messages::{Event, Known, Snapshot, State, ToShard, TorrentStatus};
 use crossbeam_channel::bounded;
+
+pub(super) use board::Board;
+use board::Origin;
 
 use super::control::Registry;
 use super::events::SessionEvent;
@@ -39,121 +44,6 @@ const TICK: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(250);
 /// A shard that takes longer to answer is stuck, and asked again later.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// Where a torrent comes from, and what it was before this run.
-#[derive(Debug)]
-struct Origin {
-    source: Option<PathBuf>,
-    added_at: i64,
-    totals: Totals,
-    peers: Vec<std::net::SocketAddr>,
-    seed_only: bool,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    /// Torrents that were added.
-    added: Vec<(Arc<Shared>, Origin)>,
-    /// Torrents with a new status.
-    changed: HashSet<TorrentKey>,
-    /// Torrents to which something happened that is worth a checkpoint at once.
-    urgent: HashSet<TorrentKey>,
-    /// Torrents whose files are closed.
-    closed: Vec<(TorrentKey, Box<Snapshot>)>,
-    /// Torrents whose files were removed.
-    deleted: Vec<TorrentKey>,
-    /// Torrents that have left the session.
-    removed: Vec<TorrentKey>,
-    ended: bool,
-}
-
-impl News {
-    fn is_empty(&self) -> bool {
-        let Self { added, changed, urgent, closed, deleted, removed, ended } = self;
-        let lists = added.is_empty() && closed.is_empty() && deleted.is_empty() && removed.is_empty();
-        lists && changed.is_empty() && urgent.is_empty() && !ended
-    }
-}
-
-/// What the control thread leaves for the checkpoint thread. Holds a few entries per torrent at most.
-#[derive(Debug, Default)]
-pub(super) struct Board {
-    news: Mutex<News>,
-    arrived: Condvar,
-}
-
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, News> {
-        // Nothing between lock and unlock leaves the news half written.
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, write: impl FnOnce(&mut News)) {
-        write(&mut self.lock());
-        self.arrived.notify_one();
-    }
-
-    /// A torrent has told a status.
-    pub(super) fn changed(&self, key: TorrentKey) {
-        let mut news = self.lock();
-        // One that is awake, or about to be, looks by itself.
-        let is_first = news.changed.is_empty();
-        news.changed.insert(key);
-        drop(news);
-        if is_first {
-            self.arrived.notify_one();
-        }
-    }
-
-    /// Something happened to a torrent.
-    pub(super) fn happened(&self, key: TorrentKey, event: &Event) {
-        match event {
-            Event::Finished | Event::Moved { .. } | Event::Renamed { .. } => {
-                self.put(|news| {
-                    news.urgent.insert(key);
-                });
-            }
-            Event::Deleted { .. } => self.put(|news| news.deleted.push(key)),
-            Event::Removed => self.put(|news| news.removed.push(key)),
-            _ => {}
-        }
-    }
-
-    /// A torrent's files are closed.
-    pub(super) fn closed(&self, key: TorrentKey, snapshot: Box<Snapshot>) {
-        self.put(|news| news.closed.push((key, snapshot)));
-    }
-
-    /// Takes what is there; waits for it for at most `timeout`, or for ever.
-    fn wait(&self, timeout: Option<Duration>) -> News {
-        let mut news = self.lock();
-        match timeout {
-            // Whatever comes meanwhile waits too: statuses come all the time.
-            Some(timeout) => {
-                let until = Instant::now() + timeout;
-                while !is_pressing(&news) {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break;
-                    }
-                    let waited = self.arrived.wait_timeout(news, left);
-                    news = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
-            }
-            None => {
-                while news.is_empty() {
-                    news = self.arrived.wait(news).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
-        std::mem::take(&mut news)
-    }
-}
-
-/// Whether somebody may wait for it.
-fn is_pressing(news: &News) -> bool {
-    news.ended || !news.urgent.is_empty() || !news.closed.is_empty() || !news.deleted.is_empty()
-}
 
 /// The running thread.
 pub(super) struct Checkpointer {
