@@ -243,6 +243,15 @@ impl LoopFs {
         fs::write(&trigger, "ccbt-tests").unwrap_or_else(|error| panic!("{}: {error}", trigger.display()));
     }
 
+    /// As if the power had gone: ext4 or XFS stops at once and writes neither data nor log. What was not synced is lost
+    /// after [`LoopFs::remount_afresh`].
+    ///
+    /// Panics without xfs_io (xfsprogs).
+    pub fn cut_power(&self) {
+        let xfs_io = tool("xfs_io").expect("it comes with mkfs.xfs");
+        must("xfs_io", Command::new(xfs_io).args(["-x", "-c", "shutdown"]).arg(&self.path));
+    }
+
     /// Cuts the device to `bytes` (what lies behind is lost, and an I/O error), or makes it as long as it was.
     pub fn set_device_len(&self, bytes: Option<u64>) {
         let image = self.image.as_ref().expect("a loop device has an image");

@@ -6,7 +6,8 @@
 //!
 //! Invariant: what is claimed holds after a power cut ([`Snapshot::known_durable`]), or after an orderly end
 //! ([`Snapshot::known`]). A file that was written to less than [`HOT`] before the shard was asked gets no mark: a write
-//! that came after the answer could have left it the same time, and so nobody could tell it from one before.
+//! that came after the answer could have left it the same time, and so nobody could tell it from one before. While a
+//! torrent runs no piece is claimed to be missing.
 
 mod board;
 
@@ -285,14 +286,23 @@ impl Writer {
         }
         let asked = SystemTime::now();
         let checked = torrent.snapshot().filter(|snapshot| snapshot.checked);
-        let Some(snapshot) = checked else { return false };
+        let Some(snapshot) = checked else {
+            // Its files are closed after a failure, or its shard is stuck: again after the interval.
+            let torrent = self.torrents.get_mut(&key).expect("seen just now");
+            (torrent.last, torrent.hot) = (Some((Instant::now(), seen)), true);
+            return false;
+        };
         let spec = Arc::clone(&snapshot.spec);
         let mut known = snapshot.known_durable();
+        // A piece may be on its way to the disk by now, so none is claimed to be missing.
+        known.looked = known.have.clone();
         let hot = cool(&mut known, asked);
         let checkpoint = torrent.compose(known, &spec);
         let written = self.write(key, &checkpoint);
         let torrent = self.torrents.get_mut(&key).expect("seen just now");
         (torrent.last, torrent.hot, torrent.urgent) = (Some((Instant::now(), seen)), hot, false);
+        // At an orderly end nobody is connected any more.
+        torrent.origin.peers = checkpoint.peers;
         written && !hot
     }
 
