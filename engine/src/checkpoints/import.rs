@@ -117,7 +117,7 @@ fn import_own(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
     let mut checkpoint = Checkpoint::decode(bytes)?;
     let torrent_at = |path: &Path| {
         let bytes = read(path)?;
-        checkpoint.fits(&*parse(&bytes)?)?;
+        checkpoint.fits(&parse(&bytes)?)?;
         Ok::<_, ImportError>(bytes)
     };
     let torrent = match (&options.torrent, &checkpoint.source.torrent) {
@@ -168,7 +168,9 @@ fn find_torrent(
         let Ok(bytes) = read(&beside) else { continue };
         match parse(&bytes) {
             Ok(metainfo) => return Ok((bytes, metainfo)),
-            Err(error) => drop(first.get_or_insert(error)),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
         }
     }
     Err(first.map_or(ImportError::NoTorrent, ImportError::Torrent))

@@ -404,7 +404,6 @@ impl Writer {
     }
 
     fn note(&self, key: TorrentKey, text: String) {
-        tracing::warn!("{text}");
         self.registry.publish(&SessionEvent::Torrent(key, Event::Note(text)));
     }
 }

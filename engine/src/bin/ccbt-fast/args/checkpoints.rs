@@ -35,7 +35,7 @@ pub struct CheckpointArgs {
 #[derive(Args, Clone, Debug)]
 pub struct CheckpointDirArg {
     /// Folder of checkpoints [default: $XDG_STATE_HOME/ccbt/checkpoints or ~/.local/state/ccbt/checkpoints]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub checkpoint_dir: Option<PathBuf>,
 }
 
