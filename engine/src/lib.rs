@@ -40,7 +40,7 @@ pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Strategy};
 pub use ccbt_shards::messages::{
-    CacheStats, Event as TorrentEvent, FileMark, Known, Snapshot, State, TorrentStatus,
+    CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_storage::messages::Preallocate;

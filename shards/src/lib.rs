@@ -8,6 +8,7 @@ mod cache;
 mod checking;
 mod conns;
 pub mod control;
+mod counters;
 mod drive;
 pub mod executor;
 mod faults;

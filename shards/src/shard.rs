@@ -33,6 +33,7 @@ use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::inbox::Inbox;
+use crate::counters::ShardStats;
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
@@ -137,6 +138,8 @@ pub(crate) struct Conn {
     pub hungry: bool,
     /// It ended because of what the peer did.
     pub hostile: bool,
+    /// Its torrent's home has given it to this shard.
+    pub placed: bool,
 }
 
 impl Conn {
@@ -167,6 +170,7 @@ impl Conn {
             waiting_for: None,
             hungry: false,
             hostile: false,
+            placed: false,
         }
     }
 }
@@ -219,6 +223,9 @@ pub struct Shard {
     pub(crate) transferring: bool,
     /// What was told of the read cache.
     pub(crate) told_cache: CacheStats,
+    pub(crate) stats: ShardStats,
+    /// What was told of them.
+    pub(crate) told_stats: ShardStats,
     /// Reused between turns.
     pub(crate) dirty: Vec<PeerKey>,
     pub(crate) next_tick: Instant,
@@ -274,6 +281,8 @@ impl Shard {
             up_throttled: VecDeque::new(),
             transferring: false,
             told_cache: CacheStats::default(),
+            stats: ShardStats::default(),
+            told_stats: ShardStats::default(),
             dirty: Vec::new(),
             next_tick: now,
             next_status: now,
@@ -296,7 +305,7 @@ impl Shard {
     /// makes without ever waiting for a shard.
     pub(crate) fn tell(&self, message: FromShard) {
         match message {
-            FromShard::Status(_) | FromShard::Cache(..) => drop(self.control.try_send(message)),
+            FromShard::Status(_) | FromShard::Cache(..) | FromShard::Work(..) => drop(self.control.try_send(message)),
             message => drop(self.control.send(message)),
         }
     }
