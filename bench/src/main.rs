@@ -7,6 +7,7 @@ use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
 use ccbt_bench::hashing::{self, HashingArgs, Task};
 use ccbt_bench::picker::{self, PickerArgs};
+use ccbt_bench::shards::{self, ShardsArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
@@ -38,6 +39,8 @@ enum Command {
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
     Picker(PickerArgs),
+    /// Move one torrent with 1, 2, 4 … shards; print CPU seconds per GiB of each, balance, messages and rates
+    Shards(ShardsArgs),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Create(args) => hashing::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
+        Command::Shards(args) => shards::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

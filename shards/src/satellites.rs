@@ -411,3 +411,6 @@ impl Shard {
         homes.into_iter().for_each(|index| self.touch(index));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,7 @@ pub(crate) struct Rig {
     pub folder: tempfile::TempDir,
 }
 
-fn config() -> ShardConfig {
+pub(crate) fn config() -> ShardConfig {
     ShardConfig {
         index: 0,
         download_bytes: 4 << 20,
