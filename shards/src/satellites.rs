@@ -314,7 +314,7 @@ impl Shard {
         let mut satellite = Home::new(now, key, metainfo, spec, picker, max_peers);
         satellite.phase = Phase::Running;
         satellite.torrent = Some(torrent);
-        satellite.part = Part::Satellite { home, borrower: Borrower::new(now) };
+        satellite.part = Part::Satellite { home, borrower: Borrower::new(now, self.others.len()) };
         let index = self.homes.insert(satellite);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
