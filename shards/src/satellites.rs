@@ -236,7 +236,8 @@ impl Shard {
     pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize) {
         let Some(&index) = self.by_key.get(&key) else { return };
         let home = &mut self.homes[index];
-        let (Part::Home { lender, satellites, guests }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
+        let (Part::Home { lender, satellites, guests }, Some(torrent)) = (&mut home.part, &mut home.torrent)
+        else {
             return;
         };
         lender.leave(torrent, shard);

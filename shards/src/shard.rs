@@ -32,8 +32,8 @@ use crate::announce::DoneQueue;
 use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
-use crate::inbox::Inbox;
 use crate::counters::ShardStats;
+use crate::inbox::Inbox;
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
@@ -305,7 +305,9 @@ impl Shard {
     /// makes without ever waiting for a shard.
     pub(crate) fn tell(&self, message: FromShard) {
         match message {
-            FromShard::Status(_) | FromShard::Cache(..) | FromShard::Work(..) => drop(self.control.try_send(message)),
+            FromShard::Status(_) | FromShard::Cache(..) | FromShard::Work(..) => {
+                drop(self.control.try_send(message))
+            }
             message => drop(self.control.send(message)),
         }
     }

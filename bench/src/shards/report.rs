@@ -296,8 +296,12 @@ mod tests {
             thread("ccbt-hash-0", 0.3),
             thread("ccbt-fast", 0.05),
         ];
-        let measured =
-            Measured { seconds: 1.0, threads, shards: vec![told(300, 9), told(100, 3)], generator_cpu_s: 0.4 };
+        let measured = Measured {
+            seconds: 1.0,
+            threads,
+            shards: vec![told(300, 9), told(100, 3)],
+            generator_cpu_s: 0.4,
+        };
         let f = figures(Direction::Download, 2 << 30, 64, &measured);
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
         close(f.busiest_cpu_s_per_gib, 0.3);

@@ -93,7 +93,9 @@ impl Runner<'_> {
                 command.arg("download").arg(&self.torrent).arg("--output").arg(scratch.join("output"));
                 command.args(["--seed-time", &self.args.timeout_s.to_string()]);
             }
-            Direction::Seed => drop(command.arg("seed").arg(&self.torrent).arg("--output").arg(&self.seed_dir)),
+            Direction::Seed => {
+                drop(command.arg("seed").arg(&self.torrent).arg("--output").arg(&self.seed_dir))
+            }
         }
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--no-tracker", "--json"]);
         command.args(["--log-level", "error", "--shards", &shards.to_string()]);

@@ -34,13 +34,15 @@ impl Threads {
         }
     }
 
-    /// Ids of the threads called so, in the order of what follows the prefix in their names.
+    /// Ids of the threads called so, in the order of the number that follows the prefix in their names. A thread's
+    /// helpers have its name; they come after it.
     pub fn called(&self, prefix: &str) -> Vec<u32> {
         let number = |(tid, found): (&u32, &ThreadUse)| {
             Some((found.name.strip_prefix(prefix)?.parse::<u32>().ok()?, *tid))
         };
         let mut found: Vec<_> = self.0.iter().filter_map(number).collect();
         found.sort_unstable();
+        found.dedup_by_key(|(number, _)| *number);
         found.into_iter().map(|(_, tid)| tid).collect()
     }
 

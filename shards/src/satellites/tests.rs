@@ -43,7 +43,7 @@ struct Team {
 
 /// A socket that listens at an address of its own.
 fn listener(octet: u8) -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind(([127, 0, 41, octet], 0)).unwrap();
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 41, octet], 0))).unwrap();
     listener.set_nonblocking(true).unwrap();
     let addr = listener.local_addr().unwrap();
     (listener, addr)
@@ -55,7 +55,8 @@ impl Team {
         let storage = StorageService::start(StorageConfig::default()).unwrap();
         let (control, told) = unbounded();
         let bells: Vec<_> = (0..SHARDS).map(|_| ccbt_storage::doorbell::Doorbell::new().unwrap()).collect();
-        let (inboxes, receivers): (Vec<_>, Vec<_>) = bells.iter().map(|bell| Inbox::new(bell.clone())).unzip();
+        let (inboxes, receivers): (Vec<_>, Vec<_>) =
+            bells.iter().map(|bell| Inbox::new(bell.clone())).unzip();
         let (socket, addr) = listener(250);
         let mut socket = Some(socket);
         let mut shards = Vec::new();
@@ -64,7 +65,8 @@ impl Team {
             let links = Links { bell, inbox, others, control, lines: Arc::default() };
             let mut config = config();
             config.index = index;
-            config.listeners = socket.take_if(|_| accepts == Some(index)).into_iter().map(Into::into).collect();
+            config.listeners =
+                socket.take_if(|_| accepts == Some(index)).into_iter().map(Into::into).collect();
             shards.push(Shard::new(config, links, &storage).unwrap());
         }
         let folder = tempfile::tempdir().unwrap();
@@ -149,7 +151,8 @@ impl Team {
         use ccbt_protocol::picker::PieceState::{Elsewhere, Have};
         for piece in (0..PIECES).map(PieceIndex) {
             let torrents = (0..SHARDS).filter_map(|at| self.part(at)?.torrent.as_ref());
-            let fetching = torrents.filter(|torrent| !matches!(torrent.picker().state(piece), Elsewhere | Have));
+            let fetching =
+                torrents.filter(|torrent| !matches!(torrent.picker().state(piece), Elsewhere | Have));
             assert!(fetching.count() <= 1, "{piece} is fetched twice");
         }
     }
@@ -159,7 +162,9 @@ impl Team {
         let shard = &mut self.shards[shard];
         while let Some(completion) = shard.storage.poll() {
             match completion {
-                Completion::Storage(StorageDone::Written { torrent, piece, buf, .. }) if self.failing.is_some() => {
+                Completion::Storage(StorageDone::Written { torrent, piece, buf, .. })
+                    if self.failing.is_some() =>
+                {
                     let result = Err(StorageError::from_errno(Op::Write, "f0".as_ref(), errno));
                     shard.on_storage(StorageDone::Written { torrent, piece, buf, result });
                     self.failing = None;
@@ -269,7 +274,10 @@ fn what_the_disk_refuses_a_satellite_stops_the_torrent_until_it_takes_it() {
     for errno in [ENOSPC, EIO] {
         let mut team = Team::midway();
         team.failing = Some((2, errno));
-        team.wait("failure", |event| matches!(event, Event::Failed { message, retry: true } if message.contains("f0")));
+        team.wait(
+            "failure",
+            |event| matches!(event, Event::Failed { message, retry: true } if message.contains("f0")),
+        );
         team.until("the satellites' end", |team| team.shards[1..].iter().all(|shard| shard.homes.is_empty()));
         for shard in &team.shards[1..] {
             assert_eq!(shard.pieces, 0, "its memory came back");
@@ -339,7 +347,11 @@ fn a_recheck_finds_what_all_parts_wrote() {
 fn a_move_takes_along_what_all_parts_wrote() {
     let mut team = Team::midway();
     let root = team.folder.path().join("moved");
-    team.shards[HOME].on_message(ToShard::Move { key: KEY, root: root.clone(), options: MoveOptions::default() });
+    team.shards[HOME].on_message(ToShard::Move {
+        key: KEY,
+        root: root.clone(),
+        options: MoveOptions::default(),
+    });
     team.wait("move", |event| matches!(event, Event::Moved { .. }));
     assert!(!team.root.join("t/f0").exists());
     team.root = root;
@@ -366,7 +378,9 @@ fn a_shutdown_waits_for_what_satellites_write() {
         team.shards[shard].on_message(ToShard::Shutdown);
         team.turn();
     }
-    team.until("end of all", |team| team.shards.iter().all(|shard| shard.homes.is_empty() && !shard.has_outbox()));
+    team.until("end of all", |team| {
+        team.shards.iter().all(|shard| shard.homes.is_empty() && !shard.has_outbox())
+    });
     assert!(team.shards.iter().all(|shard| (shard.pieces, shard.live) == (0, 0)), "memory and connections");
 }
 
@@ -399,7 +413,8 @@ fn a_piece_found_damaged_leaves_every_cache() {
         team.shards[finder].read_failed(index, extent.piece, &error);
         team.until("news of it", |team| team.shards.iter().all(|shard| !shard.cache.contains(extent)));
         team.until("repair", |team| {
-            let have = |shard| team.part(shard).and_then(|part| part.torrent.as_ref()).map(|t| t.is_finished());
+            let have =
+                |shard| team.part(shard).and_then(|part| part.torrent.as_ref()).map(|t| t.is_finished());
             (0..SHARDS).all(|shard| have(shard) == Some(true))
         });
     }
