@@ -86,7 +86,7 @@ impl Process {
 
     /// Its number.
     pub fn id(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().unsigned_abs()
+        self.child.id()
     }
 
     /// How it ended, if it has.

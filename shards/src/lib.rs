@@ -15,6 +15,7 @@ mod faults;
 mod home;
 pub mod inbox;
 pub mod known;
+mod limits;
 pub mod messages;
 mod pieces;
 mod relocating;
@@ -26,6 +27,7 @@ mod slots;
 pub mod sync;
 #[cfg(test)]
 mod testing;
+mod timers;
 mod torrents;
 mod transfer;
 mod turns;

@@ -60,6 +60,8 @@ impl Shard {
         {
             guests.remove(&id);
         }
+        self.note_change(index);
+        self.touch(index);
     }
 
     /// A peer is through its handshake on a satellite. The connection that came first stays.
@@ -78,7 +80,7 @@ impl Shard {
 
     /// Addresses from home.
     pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr, home: usize) {
-        let room = self.live < self.config.max_connections;
+        let room = self.has_room();
         let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
         // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
         if !index.is_some_and(|index| self.connect(index, addr)) {

@@ -49,6 +49,11 @@ fn listener(octet: u8) -> (TcpListener, SocketAddr) {
     (listener, addr)
 }
 
+/// Connections of a shard, half-open ones included.
+fn open(shard: &Shard) -> usize {
+    shard.conns.iter().flatten().count()
+}
+
 impl Team {
     /// Shards without a torrent; `accepts`: the one that hears who calls at the address.
     fn new(accepts: Option<usize>) -> (Self, SocketAddr) {
@@ -59,10 +64,11 @@ impl Team {
             bells.iter().map(|bell| Inbox::new(bell.clone())).unzip();
         let (socket, addr) = listener(250);
         let mut socket = Some(socket);
-        let mut shards = Vec::new();
+        let (mut shards, connections) = (Vec::new(), Arc::default());
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let (others, control) = (inboxes.clone(), control.clone());
-            let links = Links { bell, inbox, others, control, lines: Arc::default() };
+            let (lines, connections) = (Arc::default(), connections.clone());
+            let links = Links { bell, inbox, others, control, lines, connections };
             let mut config = config();
             config.index = index;
             config.listeners =
@@ -257,7 +263,7 @@ fn a_peer_is_connected_to_one_part_only() {
         // Long enough for both handshakes, and for who came second to be sent away.
         let mut closed = 0;
         team.until("one that is sent away", |team| {
-            let open: usize = team.seeds[1..].iter().map(|(rig, _)| rig.shard.live).sum();
+            let open: usize = team.seeds[1..].iter().map(|(rig, _)| open(&rig.shard)).sum();
             let met: u64 = team.seeds[1..].iter().map(|(rig, _)| rig.shard.stats.accepted).sum();
             closed = met as usize - open;
             met >= 2 && closed >= 1
@@ -320,7 +326,7 @@ fn a_pause_ends_all_parts_and_they_come_back() {
     let mut team = Team::midway();
     team.shards[HOME].on_message(ToShard::Pause(KEY));
     team.until("the satellites' end", |team| team.shards[1..].iter().all(|shard| shard.homes.is_empty()));
-    team.until("no connection", |team| team.shards.iter().all(|shard| shard.live == 0));
+    team.until("no connection", |team| team.shards.iter().all(|shard| open(shard) == 0));
     // At once again, and again: nothing of the first time is left.
     for _ in 0..3 {
         team.shards[HOME].on_message(ToShard::Resume(KEY));
@@ -366,7 +372,7 @@ fn removed_while_spread_nothing_of_it_is_left() {
     team.wait("end", |event| *event == Event::Removed);
     for shard in &team.shards {
         assert!(shard.homes.is_empty() && shard.by_key.is_empty() && shard.by_hash.is_empty());
-        assert_eq!((shard.pieces, shard.live), (0, 0), "memory and connections");
+        assert_eq!((shard.pieces, open(shard)), (0, 0), "memory and connections");
     }
     assert!(!team.root.join("t/f0").exists());
 }
@@ -381,7 +387,7 @@ fn a_shutdown_waits_for_what_satellites_write() {
     team.until("end of all", |team| {
         team.shards.iter().all(|shard| shard.homes.is_empty() && !shard.has_outbox())
     });
-    assert!(team.shards.iter().all(|shard| (shard.pieces, shard.live) == (0, 0)), "memory and connections");
+    assert!(team.shards.iter().all(|shard| (shard.pieces, open(shard)) == (0, 0)), "memory and connections");
 }
 
 #[test]
