@@ -64,7 +64,8 @@ impl Team {
             bells.iter().map(|bell| Inbox::new(bell.clone())).unzip();
         let (socket, addr) = listener(250);
         let mut socket = Some(socket);
-        let (mut shards, connections) = (Vec::new(), Arc::default());
+        let connections = Arc::<std::sync::atomic::AtomicUsize>::default();
+        let mut shards = Vec::new();
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let (others, control) = (inboxes.clone(), control.clone());
             let (lines, connections) = (Arc::default(), connections.clone());
