@@ -150,7 +150,7 @@ fn failures(report: &Report) -> String {
 
 fn explanation() -> String {
     [
-        "* MB/s: from the first handshake to the client's own word that it is done (download), from the first dial to the last block \
+        "* MB/s: from the first request to the client's own word that it is done (download), from the first dial to the last block \
          (seed).",
         "* synced: until `syncfs` returns, so that what waits in the page cache counts.",
         "* CPU: user and system time of the whole client process, for a download to its end. machine: of everything but the \
