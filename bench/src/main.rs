@@ -5,8 +5,12 @@ use std::process::ExitCode;
 use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
+use ccbt_bench::hash::{self, HashArgs};
+use ccbt_bench::hashing::{self, HashingArgs, Task};
+use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::picker::{self, PickerArgs};
+use ccbt_bench::scale::{self, ScaleArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, ReportArgs, TransferArgs};
 use clap::{Parser, Subcommand};
@@ -36,6 +40,13 @@ enum Command {
     Verify(HashingArgs),
     /// Make a torrent with each installed program; print the same
     Create(HashingArgs),
+    /// Set rate limits from 64 KiB/s to 2 GB/s; print what was measured, the deviation and CPU seconds per GiB
+    Limits(LimitsArgs),
+    /// Let connections and torrents idle; print memory, CPU time and wake-ups of each installed client
+    Scale(ScaleArgs),
+    /// Our engine with many torrents, for `scale`
+    #[command(hide = true)]
+    ScaleChild(scale::child::ChildArgs),
     /// Show what changed between two result files; exit code 1 when something got worse
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
@@ -49,6 +60,11 @@ fn main() -> ExitCode {
         Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
+        Command::Verify(args) => hashing::run(Task::Verify, &args),
+        Command::Create(args) => hashing::run(Task::Create, &args),
+        Command::Limits(args) => limits::run(&args),
+        Command::Scale(args) => scale::run(&args),
+        Command::ScaleChild(args) => scale::child::run(&args),
         Command::Verify(args) => checking::run(Task::Verify, &args),
         Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
