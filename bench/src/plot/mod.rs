@@ -1,7 +1,7 @@
 //! Charts of results as SVG files: groups of marks in panels that share one vertical axis.
 //!
-//! Role: pure, from numbers to text; `transfer::charts` says what is shown. Own code, since it is little and plotting crates
-//! bring fonts and rasterisers. Invariant: the same numbers give the same file, byte for byte.
+//! Role: pure, from numbers to text; `transfer::charts` says what is shown. Own code, since it is little and plotting
+//! crates bring fonts and rasterisers. Invariant: the same numbers give the same file, byte for byte.
 
 mod axis;
 mod svg;

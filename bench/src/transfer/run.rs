@@ -1,10 +1,11 @@
 //! One run: start a client, move the whole torrent, measure, check, clean up.
 //!
 //! The clock of a download runs from the first request at the synthetic seeder (transmission takes seconds from its
-//! handshakes to that, which say nothing about its speed) to the client's own word that it is done; that of a seeding run from the leecher's first dial to its last block, after the client has shown that it is
-//! ready. The client's CPU time is counted from the same moment: to its end for a download (work left to do at the
-//! end is work all the same), to the last block for a seeding run. On a disk a second clock runs until `syncfs`
-//! returns: some clients are done when the page cache has everything, others when the disk has.
+//! handshakes to that, which say nothing about its speed) to the client's own word that it is done; that of a seeding
+//! run from the leecher's first dial to its last block, after the client has shown that it is ready. The client's CPU
+//! time is counted from the same moment: to its end for a download (work left to do at the end is work all the same),
+//! to the last block for a seeding run. On a disk a second clock runs until `syncfs` returns: some clients are done
+//! when the page cache has everything, others when the disk has.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
