@@ -16,11 +16,8 @@ pub mod clients;
 pub mod compare;
 pub mod error;
 pub mod generator;
-pub mod hash;
-pub mod hashing;
-pub mod limits;
-
 pub mod kernels;
+pub mod limits;
 pub mod machine;
 pub mod payload;
 pub mod picker;
