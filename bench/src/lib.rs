@@ -4,6 +4,7 @@
 //! and as a seeder against [`generator::fetch`] (a synthetic leecher), one client at a time, and reports medians.
 //! `hash` measures the engine's hash kernels against each other and other libraries.
 //! `storage` compares the storage service with fio.
+//! `scale` measures what connections and torrents cost that idle ([`scale`]).
 //! `verify` and `create` compare how fast files are hashed ([`hashing`]), `compare` two result files.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
