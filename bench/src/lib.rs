@@ -6,7 +6,6 @@
 //! `limits` measures what rate limits come to.
 //! `storage` compares the storage service with fio.
 //! `scale` measures what connections and torrents cost that idle ([`scale`]).
-//! `verify` and `create` compare how fast files are hashed ([`hashing`]), `compare` two result files.
 //! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
@@ -16,11 +15,8 @@ pub mod clients;
 pub mod compare;
 pub mod error;
 pub mod generator;
-pub mod hash;
-pub mod hashing;
-pub mod limits;
-
 pub mod kernels;
+pub mod limits;
 pub mod machine;
 pub mod payload;
 pub mod picker;

@@ -5,8 +5,6 @@ use std::process::ExitCode;
 use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
-use ccbt_bench::hash::{self, HashArgs};
-use ccbt_bench::hashing::{self, HashingArgs, Task};
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
@@ -60,8 +58,6 @@ fn main() -> ExitCode {
         Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
-        Command::Verify(args) => hashing::run(Task::Verify, &args),
-        Command::Create(args) => hashing::run(Task::Create, &args),
         Command::Limits(args) => limits::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::ScaleChild(args) => scale::child::run(&args),
