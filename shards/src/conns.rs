@@ -91,7 +91,7 @@ impl Shard {
             _ => self.config.handshake_timeout,
         };
         self.timers.conns.set(index, Some(self.now + limit));
-        let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home, self.now));
+        let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home));
         assert!(before.is_none(), "two connections in one place");
         self.connections.fetch_add(1, Ordering::Relaxed);
     }

@@ -120,7 +120,6 @@ pub(crate) struct Conn {
     pub stage: Stage,
     /// Slab index of the torrent, once known.
     pub home: Option<usize>,
-    pub since: Instant,
     /// The peer in the torrent, until it is told that the peer is gone.
     pub peer: Option<PeerKey>,
     /// It came before its torrent runs: what followed the handshake.
@@ -153,7 +152,6 @@ impl Conn {
         incoming: bool,
         stage: Stage,
         home: Option<usize>,
-        now: Instant,
     ) -> Self {
         Self {
             socket,
@@ -161,7 +159,6 @@ impl Conn {
             incoming,
             stage,
             home,
-            since: now,
             peer: None,
             waiting: None,
             aside: None,
@@ -211,6 +208,8 @@ pub struct Shard {
     pub(crate) touched: Vec<usize>,
     /// Torrents that found no memory for another piece.
     pub(crate) starved: Vec<usize>,
+    /// Torrents whose check found no memory, in the order in which they go on.
+    pub(crate) checks: VecDeque<usize>,
     /// Pieces that hold download memory.
     pub(crate) pieces: usize,
     /// Commands that wait for room at the storage service.
@@ -269,6 +268,7 @@ impl Shard {
             work: Vec::new(),
             touched: Vec::new(),
             starved: Vec::new(),
+            checks: VecDeque::new(),
             pieces: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),

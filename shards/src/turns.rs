@@ -126,7 +126,7 @@ impl Shard {
             } else if let Some(status) = self.status(index) {
                 self.tell(FromShard::Status(Box::new(status)));
             }
-            if self.is_moving(index) {
+            if self.keeps_changing(index) {
                 self.note_change(index);
             }
         }
@@ -141,7 +141,7 @@ impl Shard {
     }
 
     /// Whether a torrent's status changes although nothing happens to it: its rates fall, its files move.
-    fn is_moving(&mut self, index: usize) -> bool {
+    fn keeps_changing(&mut self, index: usize) -> bool {
         let now = self.now;
         let home = &mut self.homes[index];
         let rates = home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
