@@ -29,3 +29,4 @@ mod torrents;
 mod transfer;
 mod turns;
 mod uploads;
+pub mod zero_copy;

@@ -27,6 +27,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
 
 /// Events and statuses waiting for the control thread at most; it empties them at once.
@@ -70,6 +71,8 @@ pub struct ServiceConfig {
     pub up_limit: u64,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 /// Why the engine does not start.
@@ -284,6 +287,7 @@ fn shard_config(
         },
         tracker: config.tracker.clone(),
         sync: config.sync,
+        zero_copy_send: config.zero_copy_send,
     }
 }
 

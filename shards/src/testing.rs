@@ -25,6 +25,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::zero_copy::ZeroCopySend;
 
 /// Bounds a hang; never a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +63,7 @@ fn config() -> ShardConfig {
         },
         tracker: TrackerClientConfig::default(),
         sync: SyncConfig::default(),
+        zero_copy_send: ZeroCopySend::Off,
     }
 }
 

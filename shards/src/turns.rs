@@ -117,6 +117,7 @@ impl Shard {
     /// Once a second.
     pub(crate) fn tick(&mut self) {
         self.time_out_conns();
+        self.ring.reset_late();
         for listener in std::mem::take(&mut self.deaf) {
             self.ring.arm_accept(listener);
         }

@@ -41,7 +41,7 @@ impl Shard {
             self.ring.batch(key).bytes(out);
             out.clear();
         }
-        let mut room = BATCH as u64;
+        let mut room = self.batch_bytes();
         while room > 0 && !self.ring.batch(key).is_full() {
             let torrent = self.homes[index].torrent.as_mut().expect("checked above");
             let Some(block) = torrent.next_upload(peer) else { break };
@@ -66,6 +66,18 @@ impl Shard {
         }
         self.read_queue(key, index, peer);
         self.read_ahead(key, index, peer);
+    }
+
+    fn batch_bytes(&self) -> u64 {
+        use std::sync::LazyLock;
+        fn get(name: &str, or: u64) -> u64 {
+            std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or)
+        }
+        static MAX: LazyLock<u64> = LazyLock::new(|| get("X_BATCH", 512));
+        static MIN: LazyLock<u64> = LazyLock::new(|| get("X_MIN", 512));
+        static PART: LazyLock<u64> = LazyLock::new(|| get("X_PART", 1));
+        let share = self.cache.capacity() as u64 / *PART / self.ring.sending_payload().max(1) as u64;
+        share.clamp(*MIN << 10, *MAX << 10)
     }
 
     fn throttle_up(&mut self, key: SocketKey) {

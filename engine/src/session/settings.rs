@@ -16,6 +16,7 @@ use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
@@ -54,6 +55,8 @@ pub struct Settings {
     pub window: WindowConfig,
     /// When `fsync` is called, and so how far a power cut can set downloads back.
     pub sync: SyncConfig,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 impl Default for Settings {
@@ -72,6 +75,7 @@ impl Default for Settings {
             choker: ChokerConfig::default(),
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
+            zero_copy_send: ZeroCopySend::default(),
         }
     }
 }
@@ -109,6 +113,7 @@ impl Settings {
             down_limit: self.down_limit,
             up_limit: self.up_limit,
             sync: self.sync,
+            zero_copy_send: self.zero_copy_send,
         }
     }
 }
@@ -228,6 +233,7 @@ mod tests {
             down_limit: 11,
             up_limit: 13,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
+            zero_copy_send: ZeroCopySend::On,
             ..Settings::default()
         };
         let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
@@ -241,5 +247,6 @@ mod tests {
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
         assert_eq!((config.down_limit, config.up_limit), (11, 13));
         assert_eq!(config.sync, settings.sync);
+        assert_eq!(config.zero_copy_send, ZeroCopySend::On);
     }
 }

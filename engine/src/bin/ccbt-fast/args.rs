@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use ccbt_fast::hashing::{HashOptions, Order};
 use ccbt_fast::layout::Overrides;
-use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy};
+use ccbt_fast::{
+    AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy, ZeroCopySend,
+};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -107,6 +109,9 @@ pub struct TransferArgs {
     /// KiB per disk operation at most [default: found out while it works]
     #[arg(long, value_name = "KIB", value_parser = value_parser!(u32).range(128..=4096))]
     pub disk_write_kib: Option<u32>,
+    /// Send without a copy in the kernel
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ZeroCopyArg::Auto)]
+    pub zero_copy_send: ZeroCopyArg,
     /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
@@ -335,6 +340,17 @@ pub enum SelectionArg {
     RoundRobin,
 }
 
+/// [`ZeroCopySend`] as one writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ZeroCopyArg {
+    /// Where it is found to work: not within this machine, nor where the kernel copies after all
+    Auto,
+    /// Always, unless the kernel refuses
+    On,
+    /// Never
+    Off,
+}
+
 impl TransferArgs {
     /// What the session is started with when this process may open `descriptors` files and sockets.
     pub fn settings(&self, descriptors: usize) -> Settings {
@@ -350,6 +366,11 @@ impl TransferArgs {
             disk_write_bytes: self.disk_write_kib.map(|kib| kib << 10),
             down_limit: self.down_limit << 10,
             up_limit: self.up_limit << 10,
+            zero_copy_send: match self.zero_copy_send {
+                ZeroCopyArg::Auto => ZeroCopySend::Auto,
+                ZeroCopyArg::On => ZeroCopySend::On,
+                ZeroCopyArg::Off => ZeroCopySend::Off,
+            },
             ..defaults
         }
     }
