@@ -65,16 +65,6 @@ impl Shard {
 
     fn add_conn(&mut self, fd: OwnedFd, addr: SocketAddr, reader: HandshakeReader) -> SocketKey {
         let _ = socket2::SockRef::from(&fd).set_tcp_nodelay(true);
-        let get = |name: &str| std::env::var(name).ok();
-        if let Some(v) = get("X_CC") {
-            socket2::SockRef::from(&fd).set_tcp_congestion(v.as_bytes()).unwrap();
-        }
-        if let Some(v) = get("X_SNDBUF") {
-            socket2::SockRef::from(&fd).set_send_buffer_size(v.parse::<usize>().unwrap() << 10).unwrap();
-        }
-        if let Some(v) = get("X_NOTSENT") {
-            socket2::SockRef::from(&fd).set_tcp_notsent_lowat(v.parse::<u32>().unwrap() << 10).unwrap();
-        }
         let key = self.ring.add(fd);
         self.insert_conn(key, addr, true, Stage::Handshake(reader), None);
         self.ring.recv_plain(key);

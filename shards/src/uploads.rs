@@ -23,7 +23,11 @@ const QUEUE_AHEAD: usize = 4;
 /// Queued requests of a peer that are looked at for reading ahead.
 const LOOK_AHEAD: usize = 128;
 /// Bytes of one send at most: what a socket buffer takes at once on a fast link.
-const BATCH: usize = 512 * 1024;
+const BATCH_MAX: usize = 512 * 1024;
+/// Bytes of one send that are worth the call, however many connections send.
+const BATCH_MIN: usize = 128 * 1024;
+/// All batches together refer to one part in so many of the cache.
+const BATCHES_PART: usize = 4;
 /// The same while an upload limit is set, so that peers share the tokens evenly.
 const LIMITED_BATCH: u64 = 64 * 1024;
 
@@ -68,16 +72,11 @@ impl Shard {
         self.read_ahead(key, index, peer);
     }
 
+    /// Bytes of the next send: the more connections send at a time, the less each, so that none waits long for its turn
+    /// and batches hold a part of the cache only.
     fn batch_bytes(&self) -> u64 {
-        use std::sync::LazyLock;
-        fn get(name: &str, or: u64) -> u64 {
-            std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or)
-        }
-        static MAX: LazyLock<u64> = LazyLock::new(|| get("X_BATCH", 512));
-        static MIN: LazyLock<u64> = LazyLock::new(|| get("X_MIN", 512));
-        static PART: LazyLock<u64> = LazyLock::new(|| get("X_PART", 1));
-        let share = self.cache.capacity() as u64 / *PART / self.ring.sending_payload().max(1) as u64;
-        share.clamp(*MIN << 10, *MAX << 10)
+        let share = self.cache.capacity() / BATCHES_PART / self.ring.sending_payload().max(1);
+        share.clamp(BATCH_MIN, BATCH_MAX) as u64
     }
 
     fn throttle_up(&mut self, key: SocketKey) {

@@ -24,6 +24,19 @@ pub enum ZeroCopySend {
     Off,
 }
 
+impl std::str::FromStr for ZeroCopySend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err("must be auto, on or off".to_owned()),
+        }
+    }
+}
+
 /// Batches below this are copied with [`ZeroCopySend::Auto`]: pinning pages and a second completion cost more than copying
 /// a few of them. The kernel's documentation (networking/msg_zerocopy) puts the break-even at about 10 KiB; two blocks are
 /// well above it.
@@ -181,6 +194,13 @@ mod tests {
         assert!(asks(&on, &mut ZeroCopyConn::Unknown, 1, ("127.0.0.1", "127.0.0.1"), now));
         let off = ZeroCopyRule::new(ZeroCopySend::Off, MIB);
         assert!(!asks(&off, &mut ZeroCopyConn::Unknown, MIB, ("10.0.0.1", "10.0.0.2"), now));
+    }
+
+    #[test]
+    fn its_words_are_read() {
+        let read = ["auto", "on", "off"].map(|word| word.parse().unwrap());
+        assert_eq!(read, [ZeroCopySend::Auto, ZeroCopySend::On, ZeroCopySend::Off]);
+        assert!("yes".parse::<ZeroCopySend>().is_err());
     }
 
     #[test]

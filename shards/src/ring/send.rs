@@ -207,9 +207,7 @@ impl SocketRing {
         socket.send.is_zero_copy = hold.is_some();
         let header = &raw const socket.send.header;
         // MSG_WAITALL: the kernel sends what the socket buffer had no room for when there is, without asking us.
-        static NW: std::sync::LazyLock<bool> =
-            std::sync::LazyLock::new(|| std::env::var("X_NOWAITALL").is_ok());
-        let flags = (libc::MSG_NOSIGNAL | if *NW { 0 } else { libc::MSG_WAITALL }) as u32;
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
         let Some(hold) = hold else {
             let entry = opcode::SendMsg::new(fd, header).flags(flags).build();
             return self.push(entry, UserData::new(Op::Send, key.generation, key.index));

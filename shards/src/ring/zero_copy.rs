@@ -178,6 +178,12 @@ impl SocketRing {
         known
     }
 
+    /// Says in the log what came of it.
+    pub fn log_zero_copy(&self) {
+        let (sends, copied) = (self.zero_copy.sends, self.zero_copy.copied);
+        tracing::debug!(sends, copied, "zero-copy sends of this shard");
+    }
+
     /// Resets connections that were closed a second ago or more and whose last bytes are not acknowledged. To be called
     /// once a second.
     pub fn reset_late(&mut self) {

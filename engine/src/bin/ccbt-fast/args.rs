@@ -109,9 +109,9 @@ pub struct TransferArgs {
     /// KiB per disk operation at most [default: found out while it works]
     #[arg(long, value_name = "KIB", value_parser = value_parser!(u32).range(128..=4096))]
     pub disk_write_kib: Option<u32>,
-    /// Send without a copy in the kernel
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ZeroCopyArg::Auto)]
-    pub zero_copy_send: ZeroCopyArg,
+    /// Send without a copy in the kernel: on, off, or auto (to other machines, where the kernel does not copy after all)
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub zero_copy_send: ZeroCopySend,
     /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
@@ -340,17 +340,6 @@ pub enum SelectionArg {
     RoundRobin,
 }
 
-/// [`ZeroCopySend`] as one writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ZeroCopyArg {
-    /// Where it is found to work: not within this machine, nor where the kernel copies after all
-    Auto,
-    /// Always, unless the kernel refuses
-    On,
-    /// Never
-    Off,
-}
-
 impl TransferArgs {
     /// What the session is started with when this process may open `descriptors` files and sockets.
     pub fn settings(&self, descriptors: usize) -> Settings {
@@ -366,11 +355,7 @@ impl TransferArgs {
             disk_write_bytes: self.disk_write_kib.map(|kib| kib << 10),
             down_limit: self.down_limit << 10,
             up_limit: self.up_limit << 10,
-            zero_copy_send: match self.zero_copy_send {
-                ZeroCopyArg::Auto => ZeroCopySend::Auto,
-                ZeroCopyArg::On => ZeroCopySend::On,
-                ZeroCopyArg::Off => ZeroCopySend::Off,
-            },
+            zero_copy_send: self.zero_copy_send,
             ..defaults
         }
     }

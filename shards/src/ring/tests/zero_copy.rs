@@ -15,7 +15,7 @@ fn narrow_pair(ring: &mut SocketRing) -> (SocketKey, TcpStream) {
     use socket2::{Domain, Socket, Type};
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let theirs = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    theirs.set_recv_buffer_size(4096).unwrap();
+    theirs.set_recv_buffer_size(16 * 1024).unwrap();
     theirs.connect(&listener.local_addr().unwrap().into()).unwrap();
     theirs.set_read_timeout(Some(PATIENCE)).unwrap();
     let (ours, _) = listener.accept().unwrap();
@@ -68,7 +68,10 @@ impl Rig {
     }
 
     fn is_right(&self, got: &[u8]) -> bool {
-        got.len() == LEN + 8 && got[..4] == *b"head" && got[4..LEN + 4] == *self.slot.as_slice() && got[LEN + 4..] == *b"tail"
+        got.len() == LEN + 8
+            && got[..4] == *b"head"
+            && got[4..LEN + 4] == *self.slot.as_slice()
+            && got[LEN + 4..] == *b"tail"
     }
 
     fn read(&self, theirs: &mut TcpStream) {
@@ -116,8 +119,9 @@ fn a_next_batch_is_sent_while_the_last_is_held_and_a_limit_is_kept() {
 #[test]
 fn a_send_in_parts_is_whole() {
     let mut rig = Rig::new(ZeroCopySend::On, 64 * LEN);
-    let (key, mut theirs) = narrow_pair(&mut rig.ring);
-    let parts = 40;
+    // More than any send buffer takes at once.
+    let (key, mut theirs) = pair(&mut rig.ring);
+    let parts = 60;
     let batch = rig.ring.batch(key);
     for _ in 0..parts {
         batch.bytes(b"head");
@@ -287,7 +291,10 @@ fn a_full_limit_of_locked_memory_costs_a_copy_and_nothing_else() {
             ring.socket(key).send.zero_copy == crate::zero_copy::ZeroCopyConn::GaveUp
         };
         let keys: Vec<SocketKey> = all.iter().map(|(key, _)| *key).collect();
-        assert!(keys.iter().any(|key| refused(&mut rig.ring, *key)), "the limit of {limit} bytes was not felt");
+        assert!(
+            keys.iter().any(|key| refused(&mut rig.ring, *key)),
+            "the limit of {limit} bytes was not felt"
+        );
         let readers: Vec<_> = all
             .into_iter()
             .map(|(_, mut theirs)| {
