@@ -12,6 +12,7 @@ use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
 use ccbt_tests::ports::free_port;
 use ccbt_tests::process::{Process, run};
+use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::tracker::Tracker;
 use ccbt_tests::{PATIENCE, SOON};
@@ -88,6 +89,34 @@ fn aria2_gets_it_whole() {
     Aria2Peer::leech(&lab, &made.torrent_path, &copy).wait_finished();
     made.payload.assert_equal_in(&copy);
     assert!(stop(seed).0 > 0);
+}
+
+/// Peers that ask and never read keep memory in the kernel's hands: others are served all the same, and the end comes.
+#[test]
+fn peers_that_read_nothing_stop_neither_others_nor_the_end() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("file", 48 * MIB), TorrentSpec::pieces_of(MIB));
+    let command = CcbtCommand::seed(&made.torrent_path, &made.data).option("--zero-copy-send", "on");
+    let mut seed = command.option("--shards", "1").option("--memory", "16").start();
+    seed.wait_ready();
+    let stalled: Vec<RawPeer> = (0..4)
+        .map(|piece| {
+            let from = Ipv4Addr::new(127, 0, 77, 1 + piece as u8);
+            let mut peer = RawPeer::try_connect_from(from, seed.address()).expect("it listens");
+            peer.handshake(made.torrent.info_hash());
+            assert!(peer.become_unchoked());
+            for nth in 0..64 {
+                peer.send_words(id::REQUEST, &[piece, nth * 16384, 16384], &[]);
+            }
+            peer
+        })
+        .collect();
+    let copy = lab.dir("copy");
+    CcbtCommand::download(&made.torrent_path, &copy).peer(seed.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    seed.assert_alive();
+    assert!(stop(seed).0 > 0);
+    drop(stalled);
 }
 
 /// Two network namespaces joined by a veth pair: ours (this thread's), and that of a process that sleeps.
