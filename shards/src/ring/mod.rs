@@ -29,7 +29,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ccbt_storage::doorbell::Doorbell;
 use io_uring::{IoUring, opcode, squeue, types};
@@ -55,6 +55,8 @@ pub enum Event {
     },
     /// A connect ended.
     Connected(SocketKey, io::Result<()>),
+    /// A [`SocketRing::watch`] has ended: there are bytes, an end or an error to receive.
+    Readable(SocketKey),
     /// Bytes arrived along the last plan; 0 = the peer closed. `nonempty`: more is waiting in the socket.
     Received(SocketKey, io::Result<usize>),
     /// The whole batch went out (bytes), or the connection broke.
@@ -77,9 +79,9 @@ pub struct SocketRing {
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
-    timeout_armed: bool,
-    sending_payload: usize,
     zero_copy: ZeroCopy,
+    /// When the timeout in flight ends the wait.
+    timeout_at: Option<Instant>,
     /// Completions of any kind since the start, for metrics.
     pub completed: u64,
     /// Enter calls since the start, for metrics.
@@ -101,9 +103,8 @@ impl SocketRing {
             completions: VecDeque::new(),
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
-            timeout_armed: false,
-            sending_payload: 0,
             zero_copy: ZeroCopy::new(ZeroCopySend::Off, 0),
+            timeout_at: None,
             completed: 0,
             enters: 0,
         };
@@ -124,16 +125,25 @@ impl SocketRing {
         self.push(poll, UserData::new(Op::Bell, 0, 0));
     }
 
-    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight, so
-    /// a later call while one is armed does nothing: the loop wakes earlier than asked, never later than armed.
+    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight: the
+    /// loop may wake earlier than asked, never later.
     pub fn arm_timeout(&mut self, after: Duration) {
-        if self.timeout_armed {
-            return;
-        }
+        let at = Instant::now() + after;
+        let entry = match self.timeout_at {
+            Some(armed) if armed <= at => return,
+            // One that has just ended is not found, and its completion wakes the loop.
+            Some(_) => {
+                let timeout = UserData::new(Op::Timeout, 0, 0).pack();
+                opcode::TimeoutUpdate::new(timeout, &raw const *self.timeout).build()
+            }
+            None => opcode::Timeout::new(&raw const *self.timeout).build(),
+        };
+        // The kernel reads it when the entry is submitted, and no entry is left from an earlier call by then: each is
+        // submitted before the loop parks.
         *self.timeout = types::Timespec::from(after);
-        let entry = opcode::Timeout::new(&raw const *self.timeout).build();
-        self.timeout_armed = true;
-        self.push(entry, UserData::new(Op::Timeout, 0, 0));
+        let op = if self.timeout_at.is_some() { Op::Cancel } else { Op::Timeout };
+        self.timeout_at = Some(at);
+        self.push(entry, UserData::new(op, 0, 0));
     }
 
     /// Queues `entry`, entering the kernel first when the submission queue is full.
@@ -216,7 +226,7 @@ impl SocketRing {
             let data = UserData::unpack(data);
             let event = match data.op {
                 Op::Accept => self.accept_done(data.index, result, flags),
-                Op::Connect | Op::Recv | Op::Send => self.socket_done(data, result, flags),
+                Op::Connect | Op::Recv | Op::Send | Op::Watch => self.socket_done(data, result, flags),
                 Op::SendZc => self.zero_copy_done(data.index, result, flags),
                 Op::Bell => {
                     if !io_uring::cqueue::more(flags) {
@@ -225,7 +235,7 @@ impl SocketRing {
                     Some(Event::Bell)
                 }
                 Op::Timeout => {
-                    self.timeout_armed = false;
+                    self.timeout_at = None;
                     None
                 }
                 Op::Cancel => None,
@@ -253,6 +263,10 @@ impl SocketRing {
                 Some(Event::Connected(key, result.map(drop)))
             }
             Op::Recv => Some(Event::Received(key, socket.recv_done(result, flags))),
+            Op::Watch => {
+                socket.recv.watched();
+                Some(Event::Readable(key))
+            }
             Op::Send => match socket.send_done(result) {
                 Some(done) => {
                     self.finish_batch(key);
@@ -321,10 +335,11 @@ impl SocketRing {
     }
 
     fn cancel_ops(&mut self, key: SocketKey) {
-        for op in [Op::Connect, Op::Recv, Op::Send] {
+        for op in [Op::Connect, Op::Recv, Op::Watch, Op::Send] {
             let busy = match op {
                 Op::Connect => self.socket(key).connecting.is_some(),
                 Op::Recv => self.socket(key).recv.in_flight,
+                Op::Watch => self.socket(key).recv.watching,
                 _ => self.socket(key).send.in_flight,
             };
             if busy {

@@ -178,20 +178,11 @@ impl SocketRing {
         &mut send.batch
     }
 
-    /// Sockets with payload on its way into the kernel.
-    pub fn sending_payload(&self) -> usize {
-        self.sending_payload
-    }
-
     /// Sends the filled batch; [`super::Event::Sent`] comes when all of it is out. Nothing happens for an empty one.
     pub fn send(&mut self, key: SocketKey) {
-        if self.batch(key).is_empty() {
-            return;
+        if !self.batch(key).is_empty() {
+            self.submit_send(key);
         }
-        if self.batch(key).has_payload() {
-            self.sending_payload += 1;
-        }
-        self.submit_send(key);
     }
 
     pub(super) fn submit_send(&mut self, key: SocketKey) {
@@ -221,7 +212,6 @@ impl SocketRing {
     /// The batch of a send that is over, or will not go on: reused, or held until the kernel needs it no more.
     pub(super) fn finish_batch(&mut self, key: SocketKey) {
         let send = &mut self.sockets[key.index as usize].send;
-        self.sending_payload -= usize::from(send.has_payload());
         match send.hold.take() {
             Some(hold) => self.zero_copy.keep(hold, send),
             None => send.batch.clear(),

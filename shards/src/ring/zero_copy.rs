@@ -184,6 +184,11 @@ impl SocketRing {
         tracing::debug!(sends, copied, "zero-copy sends of this shard");
     }
 
+    /// Whether a closed connection's last bytes wait for acknowledgement: [`SocketRing::reset_late`] has to be called.
+    pub fn lingers(&self) -> bool {
+        !self.zero_copy.lingering.is_empty()
+    }
+
     /// Resets connections that were closed a second ago or more and whose last bytes are not acknowledged. To be called
     /// once a second.
     pub fn reset_late(&mut self) {
