@@ -6,7 +6,6 @@
 //! `limits` measures what rate limits come to.
 //! `storage` compares the storage service with fio.
 //! `shards` measures one torrent on several shards, thread by thread.
-//! `verify` and `create` compare how fast files are hashed ([`hashing`]), `compare` two result files.
 //! `scale` measures what connections and torrents cost that idle ([`scale`]).
 //! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by

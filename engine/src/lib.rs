@@ -44,6 +44,7 @@ pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};

@@ -47,6 +47,7 @@ impl Shard {
             Event::Received(key, result) => self.on_received(key, result),
             Event::Sent(key, result) => self.on_sent(key, result),
             Event::Closed(key) => self.on_closed(key),
+            Event::Released => self.wake_hungry(),
             Event::Bell => self.bell.drain(),
         }
     }

@@ -32,3 +32,4 @@ mod torrents;
 mod transfer;
 mod turns;
 mod uploads;
+pub mod zero_copy;

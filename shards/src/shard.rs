@@ -42,6 +42,7 @@ use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
 use crate::timers::Timers;
 use crate::torrents::Home;
+use crate::zero_copy::ZeroCopySend;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
 pub(crate) const PIECES_MAX: usize = 4096;
@@ -51,6 +52,9 @@ pub(crate) const READS_MAX: usize = 1024;
 pub(crate) const JOBS_MAX: usize = 2048;
 /// What is under way at the storage service at most: each piece and each read once, and the torrents' commands.
 pub(crate) const UNDER_WAY_MAX: usize = PIECES_MAX + READS_MAX + JOBS_MAX;
+
+/// Sends without a copy may hold one part in so many of the read cache until peers acknowledge.
+const HELD_PART: usize = 2;
 
 /// What a shard is built with.
 pub struct ShardConfig {
@@ -82,6 +86,8 @@ pub struct ShardConfig {
     pub tracker: crate::control::TrackerClientConfig,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 /// A shard's queues.
@@ -242,6 +248,12 @@ impl Shard {
         }
         let partition = Partition::new(config.download_bytes)?;
         let cache = ReadCache::new(config.upload_bytes)?;
+        let can = ring.set_zero_copy(config.zero_copy_send, cache.capacity() / HELD_PART);
+        if !can && config.zero_copy_send != ZeroCopySend::Off && config.index == 0 {
+            tracing::info!(
+                "this kernel has no zero-copy sends (they came with Linux 6.2); plain sends are used"
+            );
+        }
         Ok(Self {
             ring,
             storage: storage.client(links.bell.clone(), UNDER_WAY_MAX),

@@ -26,6 +26,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::zero_copy::ZeroCopySend;
 
 /// Bounds a hang; never a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,6 +65,7 @@ pub(crate) fn config() -> ShardConfig {
         count_overhead: false,
         tracker: TrackerClientConfig::default(),
         sync: SyncConfig::default(),
+        zero_copy_send: ZeroCopySend::Off,
     }
 }
 

@@ -20,6 +20,8 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 16 * 1024;
 
+mod zero_copy;
+
 struct Table(HashMap<PieceIndex, LivePiece>);
 
 impl Places for Table {
