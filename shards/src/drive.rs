@@ -95,7 +95,11 @@ impl Shard {
             self.next_status = self.now + Duration::from_millis(250);
             self.send_statuses();
         }
+        if self.behind_until.is_some_and(|until| until <= self.now) {
+            self.end_backlog_waits();
+        }
         progress |= self.settle();
+        self.hash_gathered();
         progress
     }
 
@@ -136,7 +140,7 @@ impl Shard {
             deadline = self.next_tick;
         }
         let mut wait = deadline.saturating_duration_since(self.now);
-        if let Some(due) = self.gathering {
+        for due in [self.gathering, self.gathered.due(), self.behind_until].into_iter().flatten() {
             wait = wait.min(due.saturating_duration_since(self.now));
         }
         if !self.throttled.is_empty() || !self.up_throttled.is_empty() || self.has_outbox() {

@@ -15,6 +15,7 @@ mod home;
 pub mod inbox;
 pub mod known;
 pub mod messages;
+mod pacing;
 mod pieces;
 mod relocating;
 pub mod ring;

@@ -34,6 +34,7 @@ use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::inbox::Inbox;
 use crate::messages::{CacheStats, FromShard, ToShard};
+use crate::pacing::Gathering;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
@@ -205,6 +206,11 @@ pub struct Shard {
     pub(crate) touched: Vec<usize>,
     /// Torrents that found no memory for another piece.
     pub(crate) starved: Vec<usize>,
+    /// Torrents that begin no piece before others are written, until then at most.
+    pub(crate) behind: Vec<usize>,
+    pub(crate) behind_until: Option<Instant>,
+    /// Complete pieces on their way to the hash pool.
+    pub(crate) gathered: Gathering,
     /// Pieces that hold download memory.
     pub(crate) pieces: usize,
     /// Commands that wait for room at the storage service.
@@ -267,6 +273,9 @@ impl Shard {
             work: Vec::new(),
             touched: Vec::new(),
             starved: Vec::new(),
+            behind: Vec::new(),
+            behind_until: None,
+            gathered: Gathering::default(),
             pieces: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),

@@ -302,6 +302,7 @@ impl Shard {
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);
         self.starved.retain(|starved| *starved != index);
+        self.behind.retain(|behind| *behind != index);
         self.touched.retain(|touched| *touched != index);
         if home.removed {
             self.tell(FromShard::Event(home.key, Event::Removed));
