@@ -26,7 +26,7 @@ const BACKLOG: usize = 32 << 20;
 /// Pieces that may do so, however long they are.
 const BACKLOG_PIECES_MIN: usize = 4;
 /// A disk that has not written anything for so long is stalled.
-const STALL: Duration = Duration::from_millis(20);
+const STALL: Duration = Duration::from_millis(100);
 
 /// Complete pieces that wait for others.
 #[derive(Default)]
@@ -187,7 +187,10 @@ mod tests {
         assert!(!backlog(31).is_long(now, MIB, 192 * MIB));
         assert!(backlog(32).is_long(now, MIB, 192 * MIB));
         assert!(!backlog(32).is_long(now + STALL, MIB, 192 * MIB), "stalled: all memory keeps peers sending");
-        assert!(!Backlog { written: None, ..backlog(32) }.is_long(now, MIB, 192 * MIB), "nothing is known yet");
+        assert!(
+            !Backlog { written: None, ..backlog(32) }.is_long(now, MIB, 192 * MIB),
+            "nothing is known yet"
+        );
         assert!(!backlog(3).is_long(now, 16 * MIB, 192 * MIB));
         assert!(backlog(4).is_long(now, 16 * MIB, 192 * MIB));
         assert!(backlog(2).is_long(now, 16 * MIB, 64 * MIB), "half of the memory");

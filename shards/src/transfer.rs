@@ -14,7 +14,7 @@ use ccbt_protocol::wire::message::{Message, PIECE_HEADER_LEN};
 use ccbt_protocol::wire::receiver::Sink;
 
 use crate::conns::End;
-use crate::ring::{SocketKey, was_cancelled};
+use crate::ring::{SocketKey, SocketRing, was_cancelled};
 use crate::shard::{Shard, Stage};
 use crate::torrents::{Aside, LivePieces, SlotSource};
 
@@ -95,7 +95,7 @@ impl Shard {
         match conn.stage {
             Stage::Handshake(_) if n == 0 => self.ring.recv_plain(key),
             Stage::Handshake(_) => {
-                let bytes = self.ring.plain_bytes(key, n).to_vec();
+                let bytes = self.ring.plain_bytes(key, n);
                 self.on_handshake_bytes(key, bytes);
             }
             Stage::Open(_) => self.on_peer_bytes(key, n),
@@ -106,8 +106,7 @@ impl Shard {
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
         self.down.consume(n as u64);
-        let Some((index, result)) =
-            self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
+        let Some((index, result)) = self.with_sink(key, |ring, spill, sink| ring.commit(key, n, spill, sink))
         else {
             return;
         };
@@ -122,7 +121,8 @@ impl Shard {
 
     /// Bytes that came with the handshake.
     pub(crate) fn feed(&mut self, key: SocketKey, bytes: &[u8]) {
-        let Some((_, result)) = self.with_sink(key, |receiver, _, sink| receiver.feed(bytes, sink)) else {
+        let Some((_, result)) = self.with_sink(key, |ring, _, sink| ring.receiver(key).feed(bytes, sink))
+        else {
             return;
         };
         if let Err(fault) = result {
@@ -133,7 +133,7 @@ impl Shard {
     fn with_sink<R>(
         &mut self,
         key: SocketKey,
-        call: impl FnOnce(&mut ccbt_protocol::wire::Receiver, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
+        call: impl FnOnce(&mut SocketRing, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
     ) -> Option<(usize, R)> {
         let conn = self.conns.get_mut(key.index())?.as_mut().filter(|conn| conn.socket == key)?;
         let (index, Stage::Open(peer)) = (conn.home?, &conn.stage) else { return None };
@@ -146,7 +146,7 @@ impl Shard {
             now: self.now,
             aside: &mut conn.aside,
         };
-        let result = call(self.ring.receiver(key), &mut self.spill, &mut sink);
+        let result = call(&mut self.ring, &mut self.spill, &mut sink);
         Some((index, result))
     }
 

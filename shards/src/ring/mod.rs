@@ -2,7 +2,7 @@
 //!
 //! Role: every accept, connect, receive and send of a shard's peers. Owner: the shard's drive loop, on its thread; the
 //! ring is set up `SINGLE_ISSUER`, so the kernel holds us to that. Invariant: memory that the kernel may write or read
-//! ([`Socket`]'s scratch, headers and iovecs, the pieces behind [`PiecePin`]s, the read slots) lives in this module and
+//! ([`Socket`]'s scratch, headers and iovecs, shared buffers, the pieces behind [`PiecePin`]s, the read slots) lives in this module and
 //! is let go only after the operation's completion was seen. That makes the interface safe: callers name sockets by
 //! [`SocketKey`] and never hand over a pointer.
 //!
@@ -15,6 +15,7 @@ mod connect;
 mod live;
 mod recv;
 mod send;
+mod shared;
 mod socket;
 mod user_data;
 
@@ -34,6 +35,7 @@ use ccbt_storage::doorbell::Doorbell;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
+use self::shared::SharedBuffers;
 use self::socket::Socket;
 use self::user_data::{Op, UserData};
 
@@ -66,6 +68,8 @@ pub enum Event {
 pub struct SocketRing {
     ring: IoUring,
     sockets: Slab<Box<Socket>>,
+    /// `None`: this kernel has no such buffers, and idle sockets have memory of their own.
+    shared: Option<SharedBuffers>,
     generation: u32,
     listeners: Vec<OwnedFd>,
     bell: Arc<Doorbell>,
@@ -85,9 +89,13 @@ impl SocketRing {
     pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
         let ring = setup()?;
         ring.submitter().register_eventfd(bell.park_fd().as_raw_fd())?;
+        let shared = SharedBuffers::new(&ring)
+            .inspect_err(|error| tracing::debug!(%error, "every connection has a receive buffer of its own"))
+            .ok();
         let mut this = Self {
             ring,
             sockets: Slab::new(),
+            shared,
             generation: 0,
             listeners: Vec::new(),
             bell,
@@ -323,6 +331,7 @@ impl SocketRing {
     }
 
     fn retire(&mut self, key: SocketKey) {
+        self.drop_picked(key);
         let socket = self.sockets.remove(key.index as usize);
         assert!(!socket.busy(), "a socket freed under an operation");
         self.closed.push_back(key);
@@ -333,6 +342,7 @@ impl SocketRing {
         if self.socket(key).busy() {
             return None;
         }
+        self.drop_picked(key);
         Some(self.sockets.remove(key.index as usize).into_fd())
     }
 }
@@ -355,6 +365,7 @@ impl Drop for SocketRing {
         }
         // The kernel still owns that memory: leaking it is the only sound thing left.
         std::mem::forget(std::mem::take(&mut self.sockets));
+        std::mem::forget(self.shared.take());
     }
 }
 
