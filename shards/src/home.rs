@@ -21,6 +21,7 @@ use ccbt_storage::messages::{OpenedFile, Preallocate};
 use crate::announce::{Announces, Totals};
 use crate::checking::Check;
 use crate::faults::{Failure, ReadFaults};
+use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::pacing::Backlog;
 use crate::relocating::Relocations;
@@ -74,10 +75,16 @@ pub(crate) struct Home {
     pub candidates: Candidates,
     pub announces: Option<Announces>,
     pub max_peers: usize,
+    /// Rate limits, when it has any of its own.
+    pub limits: Option<Box<TorrentGates>>,
     /// Connections, half-open ones included.
     pub conns: usize,
     /// On the shard's list of this turn.
     pub touched: bool,
+    /// On the shard's list of torrents whose status may have changed.
+    pub is_changed: bool,
+    /// Its peers keep the shard busy.
+    pub is_busy: bool,
     /// On the shard's list of torrents without memory.
     pub starved: bool,
     pub failure: Option<Failure>,
@@ -146,8 +153,11 @@ impl Home {
             candidates: Candidates::default(),
             announces: None,
             max_peers,
+            limits: None,
             conns: 0,
             touched: false,
+            is_changed: false,
+            is_busy: false,
             starved: false,
             failure: None,
             unwritten: Vec::new(),

@@ -14,6 +14,7 @@ mod faults;
 mod home;
 pub mod inbox;
 pub mod known;
+mod limits;
 pub mod messages;
 mod pacing;
 mod pieces;
@@ -26,6 +27,7 @@ mod slots;
 pub mod sync;
 #[cfg(test)]
 mod testing;
+mod timers;
 mod torrents;
 mod transfer;
 mod turns;

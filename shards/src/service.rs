@@ -68,6 +68,8 @@ pub struct ServiceConfig {
     pub down_limit: u64,
     /// As `down_limit`, for sending.
     pub up_limit: u64,
+    /// Limits count the headers of IP and TCP and acknowledgements, too, as far as they can be guessed.
+    pub count_overhead: bool,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
 }
@@ -102,6 +104,8 @@ pub struct Service {
     homes: Mutex<HashMap<TorrentKey, usize>>,
     hashes: Mutex<HashMap<TorrentKey, InfoHash>>,
     next_home: AtomicUsize,
+    /// Held while all shards are told of limits, so that they hear of changes in the same order.
+    changing_limits: Mutex<()>,
     port: u16,
 }
 
@@ -129,6 +133,7 @@ impl Service {
         }
         let mut shards = Vec::new();
         let lines = Arc::new(DeviceLines::default());
+        let connections = Arc::new(AtomicUsize::new(0));
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let links = Links {
                 bell,
@@ -136,6 +141,7 @@ impl Service {
                 others: inboxes.clone(),
                 control: control.clone(),
                 lines: lines.clone(),
+                connections: connections.clone(),
             };
             let mut own = Vec::new();
             for listener in &listeners {
@@ -153,6 +159,7 @@ impl Service {
             homes: Mutex::default(),
             hashes: Mutex::default(),
             next_home: AtomicUsize::new(0),
+            changing_limits: Mutex::default(),
             port,
         };
         this.set_limits(config.down_limit, config.up_limit);
@@ -216,11 +223,9 @@ impl Service {
 
     /// Bytes per second for all torrents together; 0 = unlimited.
     pub fn set_limits(&self, down: u64, up: u64) {
-        // Split evenly; a limit stays a limit however many shards there are.
-        let count = self.shards.len() as u64;
-        let share = |rate: u64| if rate == 0 { 0 } else { (rate / count).max(1) };
+        let _changing = self.changing_limits.lock().expect("no holder panics");
         for shard in &self.shards {
-            shard.inbox.send(ToShard::Limits { down: share(down), up: share(up) });
+            shard.inbox.send(ToShard::Limits { down, up });
         }
     }
 
@@ -272,7 +277,7 @@ fn shard_config(
         listen_port: port,
         bind: config.bind,
         peer_id: config.peer_id,
-        max_connections: (config.max_connections / count).max(1),
+        max_connections: config.max_connections.max(1),
         connect_timeout: CONNECT_TIMEOUT,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         torrent: TorrentConfig {
@@ -282,6 +287,7 @@ fn shard_config(
             listen_port: port,
             metadata_size: 0,
         },
+        count_overhead: config.count_overhead,
         tracker: config.tracker.clone(),
         sync: config.sync,
     }

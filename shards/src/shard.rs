@@ -3,20 +3,21 @@
 //! Owner: the shard's thread, as plain `&mut` in [`crate::drive`]; nothing here is shared. The other modules of this
 //! crate add the behaviour: `conns` the life of a connection, `transfer` its bytes, `torrents` the life of a torrent,
 //! `pieces` and `sync` what becomes of its data, `faults` what happens when the disk refuses, `checking` the look at what
-//! is on disk, `uploads` reading for others, `turns` messages, timers and status.
+//! is on disk, `uploads` reading for others, `turns` messages and status, `timers` what
+//! time brings.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::cache::ReadAhead;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::picker::PeerKey;
-use ccbt_protocol::rate::TokenBucket;
 use ccbt_protocol::torrent::TorrentConfig;
 use ccbt_protocol::wire::handshake::HandshakeReader;
 use ccbt_storage::arena::Partition;
@@ -33,11 +34,13 @@ use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::inbox::Inbox;
+use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::pacing::Gathering;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
+use crate::timers::Timers;
 use crate::torrents::Home;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -65,7 +68,7 @@ pub struct ShardConfig {
     pub bind: Option<IpAddr>,
     /// What we call ourselves.
     pub peer_id: PeerId,
-    /// Connections of this shard at most, half-open ones included.
+    /// Connections of all shards at most, half-open ones included.
     pub max_connections: usize,
     /// Time a connect may take.
     pub connect_timeout: Duration,
@@ -73,6 +76,8 @@ pub struct ShardConfig {
     pub handshake_timeout: Duration,
     /// What every torrent is built with, but for its own picker.
     pub torrent: TorrentConfig,
+    /// Limits count the headers of IP and TCP, too.
+    pub count_overhead: bool,
     /// How trackers are asked.
     pub tracker: crate::control::TrackerClientConfig,
     /// When written pieces are made durable.
@@ -91,6 +96,8 @@ pub struct Links {
     pub control: Sender<FromShard>,
     /// Whose turn it is to check at rotating devices.
     pub lines: Arc<DeviceLines>,
+    /// Connections of all shards, half-open ones included.
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// How far a connection is.
@@ -124,10 +131,7 @@ pub(crate) struct Conn {
     pub releases: Vec<(Block, bool)>,
     /// In this turn's work list.
     pub queued: bool,
-    /// A receive waits for the rate limit.
-    pub throttled: bool,
-    /// Blocks wait for the upload limit.
-    pub up_throttled: bool,
+    pub limits: ConnLimits,
     /// Blocks of the send in flight.
     pub sending: Vec<Block>,
     /// What it reads, and will read.
@@ -161,8 +165,7 @@ impl Conn {
             aside: None,
             releases: Vec::new(),
             queued: false,
-            throttled: false,
-            up_throttled: false,
+            limits: ConnLimits::default(),
             sending: Vec::new(),
             reader: ReadAhead::default(),
             waiting_for: None,
@@ -183,8 +186,7 @@ pub struct Shard {
     pub(crate) others: Vec<Inbox>,
     /// Messages that found no room there.
     pub(crate) outbox: Outbox,
-    /// When the next news of a spread torrent has to be told.
-    pub(crate) gathering: Option<Instant>,
+    pub(crate) timers: Timers,
     pub(crate) routes: HashMap<InfoHash, usize>,
     pub(crate) lines: Arc<DeviceLines>,
     pub(crate) storage: StorageClient,
@@ -194,10 +196,10 @@ pub struct Shard {
     pub(crate) by_key: HashMap<TorrentKey, usize>,
     pub(crate) by_hash: HashMap<InfoHash, usize>,
     pub(crate) conns: Vec<Option<Conn>>,
-    pub(crate) live: usize,
+    /// Connections of all shards.
+    pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
-    pub(crate) down: TokenBucket,
-    pub(crate) up: TokenBucket,
+    pub(crate) limits: ShardLimits,
     pub(crate) tracker: Rc<TrackerClient>,
     pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
@@ -217,18 +219,12 @@ pub struct Shard {
     pub(crate) backlog: VecDeque<StorageCmd>,
     /// Jobs that wait for room at the mover thread: one per torrent at most.
     pub(crate) moves: VecDeque<RelocateJob>,
-    /// Receives that wait for the download limit.
-    pub(crate) throttled: VecDeque<SocketKey>,
-    /// Sends that wait for the upload limit.
-    pub(crate) up_throttled: VecDeque<SocketKey>,
     /// Bytes went to or from peers in the last second: checks make way.
     pub(crate) transferring: bool,
     /// What was told of the read cache.
     pub(crate) told_cache: CacheStats,
     /// Reused between turns.
     pub(crate) dirty: Vec<PeerKey>,
-    pub(crate) next_tick: Instant,
-    pub(crate) next_status: Instant,
     /// Listeners whose accept failed, armed again at the next tick.
     pub(crate) deaf: Vec<u32>,
     pub(crate) stopping: Option<Instant>,
@@ -260,16 +256,15 @@ impl Shard {
             others: links.others,
             lines: links.lines,
             outbox: Outbox::default(),
-            gathering: None,
+            timers: Timers::new(now),
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
             conns: Vec::new(),
-            live: 0,
+            connections: links.connections,
             rng: rand::make_rng(),
-            down: TokenBucket::new(now, 0, 0),
-            up: TokenBucket::new(now, 0, 0),
+            limits: ShardLimits::default(),
             work: Vec::new(),
             touched: Vec::new(),
             starved: Vec::new(),
@@ -279,26 +274,14 @@ impl Shard {
             pieces: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),
-            throttled: VecDeque::new(),
-            up_throttled: VecDeque::new(),
             transferring: false,
             told_cache: CacheStats::default(),
             dirty: Vec::new(),
-            next_tick: now,
-            next_status: now,
             deaf: Vec::new(),
             stopping: None,
             spill: Vec::new(),
             now,
         })
-    }
-
-    /// Sets the limits, in bytes per second.
-    pub(crate) fn set_limits(&mut self, down: u64, up: u64) {
-        // A tenth of a second's worth may pass at once, and never less than a block with its header.
-        let burst = |rate: u64| (rate / 10).max(32 * 1024);
-        self.down.set_rate(self.now, down, burst(down));
-        self.up.set_rate(self.now, up, burst(up));
     }
 
     /// Tells the control thread. Status is dropped when it is behind; everything else waits for room there, which it
@@ -323,8 +306,16 @@ impl Shard {
         }
     }
 
-    /// Puts a torrent on this turn's list.
+    /// Something happened to a torrent: puts it on this turn's list, and on that of the next tick.
     pub(crate) fn touch(&mut self, home: usize) {
+        if self.homes.contains(home) {
+            self.stir(home);
+            self.settle_soon(home);
+        }
+    }
+
+    /// Puts a torrent on this turn's list.
+    pub(crate) fn settle_soon(&mut self, home: usize) {
         if let Some(state) = self.homes.get_mut(home)
             && !std::mem::replace(&mut state.touched, true)
         {

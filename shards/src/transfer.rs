@@ -9,17 +9,15 @@ use std::time::Instant;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::peer::PeerFault;
 use ccbt_protocol::picker::PeerKey;
+use ccbt_protocol::rate::Way;
 use ccbt_protocol::torrent::{BlockPlace, Torrent, TorrentEvent};
 use ccbt_protocol::wire::message::{Message, PIECE_HEADER_LEN};
 use ccbt_protocol::wire::receiver::Sink;
 
 use crate::conns::End;
-use crate::ring::{SocketKey, SocketRing, was_cancelled};
+use crate::ring::{SocketKey, was_cancelled};
 use crate::shard::{Shard, Stage};
 use crate::torrents::{Aside, LivePieces, SlotSource};
-
-/// Most bytes that one receive takes while a rate limit is set: small, so that peers share the tokens evenly.
-const LIMITED_RECV: u64 = 64 * 1024;
 
 /// Takes what one peer sent.
 struct PeerSink<'a> {
@@ -89,13 +87,18 @@ impl Shard {
         let n = match result {
             Ok(0) => return self.end(key, End::Broken),
             Ok(n) => n,
-            Err(error) if was_cancelled(&error) => 0,
+            Err(error) if was_cancelled(&error) || error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return self.end(key, End::Broken),
         };
+        let (reserved, home) = (conn.limits.take_reserved(), conn.home);
+        if let (true, Some(index)) = (reserved > 0 || self.config.count_overhead, home) {
+            self.settle_receive(key, index, reserved, n as u64);
+        }
+        let Some(conn) = self.conn(key) else { return };
         match conn.stage {
             Stage::Handshake(_) if n == 0 => self.ring.recv_plain(key),
             Stage::Handshake(_) => {
-                let bytes = self.ring.plain_bytes(key, n);
+                let bytes = self.ring.plain_bytes(key, n).to_vec();
                 self.on_handshake_bytes(key, bytes);
             }
             Stage::Open(_) => self.on_peer_bytes(key, n),
@@ -105,8 +108,8 @@ impl Shard {
 
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
-        self.down.consume(n as u64);
-        let Some((index, result)) = self.with_sink(key, |ring, spill, sink| ring.commit(key, n, spill, sink))
+        let Some((index, result)) =
+            self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
         else {
             return;
         };
@@ -121,8 +124,7 @@ impl Shard {
 
     /// Bytes that came with the handshake.
     pub(crate) fn feed(&mut self, key: SocketKey, bytes: &[u8]) {
-        let Some((_, result)) = self.with_sink(key, |ring, _, sink| ring.receiver(key).feed(bytes, sink))
-        else {
+        let Some((_, result)) = self.with_sink(key, |receiver, _, sink| receiver.feed(bytes, sink)) else {
             return;
         };
         if let Err(fault) = result {
@@ -133,7 +135,7 @@ impl Shard {
     fn with_sink<R>(
         &mut self,
         key: SocketKey,
-        call: impl FnOnce(&mut SocketRing, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
+        call: impl FnOnce(&mut ccbt_protocol::wire::Receiver, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
     ) -> Option<(usize, R)> {
         let conn = self.conns.get_mut(key.index())?.as_mut().filter(|conn| conn.socket == key)?;
         let (index, Stage::Open(peer)) = (conn.home?, &conn.stage) else { return None };
@@ -146,7 +148,7 @@ impl Shard {
             now: self.now,
             aside: &mut conn.aside,
         };
-        let result = call(&mut self.ring, &mut self.spill, &mut sink);
+        let result = call(self.ring.receiver(key), &mut self.spill, &mut sink);
         Some((index, result))
     }
 
@@ -223,6 +225,9 @@ impl Shard {
         self.continue_relocation(index);
         self.settle_part(index);
         self.continue_end(index);
+        if self.homes.contains(index) {
+            self.schedule(index);
+        }
     }
 
     fn do_events(&mut self, index: usize) {
@@ -293,47 +298,20 @@ impl Shard {
             self.fill_batch(key, index, peer);
             self.ring.send(key);
         }
-        if !self.ring.is_receiving(key) {
+        if !self.ring.is_reading(key) {
             self.receive(key, index, peer);
         }
     }
 
     fn receive(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
-        let mut max = usize::MAX;
-        if !self.down.is_unlimited() {
-            let tokens = self.down.available(self.now);
-            if tokens == 0 {
-                let conn = self.conn(key).expect("called for a connection that lives");
-                if !std::mem::replace(&mut conn.throttled, true) {
-                    self.throttled.push_back(key);
-                }
-                return;
-            }
-            max = tokens.min(LIMITED_RECV) as usize;
+        let limited = self.is_limited(index, Way::Down);
+        let max = if limited { self.reserve_receive(key, index) } else { usize::MAX };
+        if max == 0 {
+            return;
         }
         let home = &self.homes[index];
         let torrent = home.torrent.as_ref().expect("open connections belong to running torrents");
-        self.ring.recv(key, torrent.peer(peer).expected(), &home.live, max);
-    }
-
-    /// Lets connections go on that waited for the rate limits.
-    pub(crate) fn release_throttled(&mut self) {
-        if !self.throttled.is_empty() && self.down.available(self.now) > 0 {
-            for key in std::mem::take(&mut self.throttled) {
-                if let Some(conn) = self.conn(key) {
-                    conn.throttled = false;
-                    self.queue(key);
-                }
-            }
-        }
-        if !self.up_throttled.is_empty() && self.up.available(self.now) > 0 {
-            for key in std::mem::take(&mut self.up_throttled) {
-                if let Some(conn) = self.conn(key) {
-                    conn.up_throttled = false;
-                    self.queue(key);
-                }
-            }
-        }
+        self.ring.recv(key, torrent.peer(peer).expected(), &home.live, max, limited);
     }
 
     pub(crate) fn on_sent(&mut self, key: SocketKey, result: io::Result<usize>) {
@@ -351,6 +329,7 @@ impl Shard {
             for block in conn.sending.drain(..) {
                 torrent.sent_block(now, *peer, block);
             }
+            self.note_change(index);
         }
         self.queue(key);
         self.wake_hungry();

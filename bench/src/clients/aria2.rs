@@ -14,7 +14,7 @@ use crate::tracker::Tracker;
 pub(super) struct Aria2;
 
 /// No configuration file, discovery, encryption, limits or display; incoming and outgoing on loopback.
-const OPTIONS: [&str; 19] = [
+pub(super) const OPTIONS: [&str; 19] = [
     "--no-conf=true",
     "--quiet=true",
     "--console-log-level=error",
@@ -43,6 +43,11 @@ impl Client for Aria2 {
 
     fn version(&self) -> Option<String> {
         first_line(Path::new("aria2c"), &["--version"])
+    }
+
+    fn settings(&self) -> &'static str {
+        "--bt-max-peers=0 --bt-request-peer-speed-limit=2000M --file-allocation=none --disk-cache=64M; its seeding side \
+         unchokes a few peers at a time, whatever the options"
     }
 
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {

@@ -40,6 +40,10 @@ impl Client for Ccbt {
         first_line(&self.program, &["--version"])
     }
 
+    fn settings(&self) -> &'static str {
+        "its defaults"
+    }
+
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
         let process = Process::spawn(Command::new(&self.program).args(arguments(job)), &job.log())?;
         Ok(Running::new(process, Done::Exit))

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ccbt_protocol::ids::PeerId;
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_shards::messages::{CacheStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_storage::stats::{StorageStats, WorkerStats};
@@ -45,6 +46,8 @@ pub struct Session {
     /// Hangs up when the control thread has ended.
     ended: Receiver<()>,
     port: u16,
+    /// Of torrents that bring none.
+    torrent_limits: TorrentLimits,
 }
 
 impl Session {
@@ -56,6 +59,7 @@ impl Session {
         // First: without io_uring the shards' executors would panic instead of saying what to change.
         ccbt_storage::ring::probe()?;
         let peer_id = PeerId::random(&mut rand::rng());
+        let settings = &fitted(settings);
         let service =
             start_on_free_port(settings, |port| Service::start(settings.service_config(peer_id, port)))?;
         let registry = Arc::new(Registry::default());
@@ -71,7 +75,8 @@ impl Session {
             service.shutdown();
             return Err(ServiceError::Resources(error).into());
         }
-        Ok(Self { port: service.port(), service: Some(service), registry, ended })
+        let (port, torrent_limits) = (service.port(), settings.torrent_limits);
+        Ok(Self { port, service: Some(service), registry, ended, torrent_limits })
     }
 
     /// The port listened on; 0 when there is none.
@@ -88,11 +93,12 @@ impl Session {
     pub fn add_torrent(
         &self,
         source: impl Into<TorrentSource>,
-        options: AddOptions,
+        mut options: AddOptions,
     ) -> Result<TorrentHandle, AddError> {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
+        options.limits.get_or_insert(self.torrent_limits);
         let home = self.service().add(options.into_message(handle.key(), metainfo));
         handle.shared.set_home(home);
         Ok(handle)
@@ -103,7 +109,8 @@ impl Session {
         self.service().add_peers(torrent.key(), peers);
     }
 
-    /// Changes the limits of all torrents together, in bytes per second; 0 = unlimited.
+    /// Changes the limits of all torrents together, in bytes per second; 0 = unlimited. Connections stay. Those of one
+    /// torrent: [`TorrentHandle::set_limits`].
     pub fn set_limits(&self, down: u64, up: u64) {
         self.service().set_limits(down, up);
     }
@@ -186,6 +193,21 @@ impl Drop for Session {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// The settings with no more connections than there are descriptors for.
+fn fitted(settings: &Settings) -> Settings {
+    use rustix::process::{Resource, getrlimit};
+    let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize);
+    let max_connections = settings.connections_within(descriptors);
+    if max_connections < settings.max_connections {
+        tracing::warn!(
+            "this process may open {descriptors} files and sockets: room for {max_connections} connections, not for {}; \
+             raise the limit (ulimit -n, LimitNOFILE=) or ask for fewer",
+            settings.max_connections
+        );
+    }
+    Settings { max_connections, ..settings.clone() }
 }
 
 /// Starts on the first of the settings' ports that is free.

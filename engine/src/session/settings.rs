@@ -11,6 +11,7 @@ use ccbt_protocol::choker::ChokerConfig;
 use ccbt_protocol::ids::{PeerId, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Known};
@@ -24,6 +25,9 @@ use crate::layout::{Overrides, allowed_cpus, layout};
 /// Ports tried in turn when none is asked for; after them the system chooses.
 const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
 
+/// Descriptors for rings, bells, listeners and a crowd of trackers.
+const OWN_DESCRIPTORS: usize = 128;
+
 /// How a session runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -36,7 +40,8 @@ pub struct Settings {
     pub bind: Option<IpAddr>,
     /// Ceiling of the memory for pieces, in bytes.
     pub memory_bytes: usize,
-    /// Connections of all torrents together.
+    /// Connections of all torrents together, half-open ones included. Fewer when this process may not open that many
+    /// descriptors (a warning says so).
     pub max_connections: usize,
     /// Files open at a time.
     pub max_open_files: usize,
@@ -48,6 +53,12 @@ pub struct Settings {
     pub down_limit: u64,
     /// As `down_limit`, for sending.
     pub up_limit: u64,
+    /// Limits of each torrent that is added without limits of its own ([`AddOptions::limits`]).
+    pub torrent_limits: TorrentLimits,
+    /// What limits count. `false`: the bytes of the TCP streams, blocks and all other messages, from the end of the
+    /// handshake on. `true`: also the headers of IP and TCP and acknowledgements, as estimated from packets of 1500 bytes.
+    /// No address is exempt, loopback and local networks neither.
+    pub count_overhead: bool,
     /// Whom to serve.
     pub choker: ChokerConfig,
     /// How many requests are kept on the way.
@@ -69,6 +80,8 @@ impl Default for Settings {
             disk_write_bytes: None,
             down_limit: 0,
             up_limit: 0,
+            torrent_limits: TorrentLimits::default(),
+            count_overhead: false,
             choker: ChokerConfig::default(),
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
@@ -83,6 +96,13 @@ impl Settings {
             Some(port) => vec![port],
             None => DEFAULT_PORTS.chain([0]).collect(),
         }
+    }
+
+    /// As many connections as `descriptors` leave room for beside files and what the engine itself needs.
+    pub(super) fn connections_within(&self, descriptors: usize) -> usize {
+        let own = OWN_DESCRIPTORS.min(descriptors / 4);
+        let room = descriptors.saturating_sub(self.max_open_files.min(descriptors / 4) + own);
+        self.max_connections.min(room.max(1))
     }
 
     /// What the engine is built with when it listens on `port`.
@@ -108,6 +128,7 @@ impl Settings {
             tracker: TrackerClientConfig { bind: self.bind, ..TrackerClientConfig::default() },
             down_limit: self.down_limit,
             up_limit: self.up_limit,
+            count_overhead: self.count_overhead,
             sync: self.sync,
         }
     }
@@ -150,6 +171,9 @@ pub struct AddOptions {
     pub seed_only: bool,
     /// Connections of this torrent at most.
     pub max_peers: usize,
+    /// Rate limits of the torrent and of each of its peers, below those of all torrents together. `None`: those of
+    /// [`Settings::torrent_limits`].
+    pub limits: Option<TorrentLimits>,
     /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`], or
     /// [`crate::linking::LinkReport::known`]): only what is doubtful, or
     /// has changed since, is hashed again. `None`: everything is.
@@ -169,6 +193,7 @@ impl AddOptions {
             use_trackers: true,
             seed_only: false,
             max_peers: 100,
+            limits: None,
             known: None,
         }
     }
@@ -186,6 +211,7 @@ impl AddOptions {
             use_trackers: self.use_trackers,
             seed_only: self.seed_only,
             max_peers: self.max_peers,
+            limits: self.limits.unwrap_or_default(),
             known: self.known,
         }
     }
@@ -216,6 +242,14 @@ mod tests {
     }
 
     #[test]
+    fn connections_leave_room_for_files_and_trackers() {
+        let settings = Settings { max_connections: 1000, max_open_files: 512, ..Settings::default() };
+        let within = |descriptors| settings.connections_within(descriptors);
+        assert_eq!([within(20_000), within(1640), within(1024), within(64)], [1000, 1000, 640, 32]);
+        assert_eq!(within(0), 1);
+    }
+
+    #[test]
     fn settings_reach_the_engine() {
         let settings = Settings {
             layout: Overrides { shards: Some(3), storage_cpu: Some(1), hash_cpus: Some(vec![0, 1]) },
@@ -227,6 +261,7 @@ mod tests {
             disk_write_bytes: Some(1 << 18),
             down_limit: 11,
             up_limit: 13,
+            count_overhead: true,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
             ..Settings::default()
         };
@@ -239,7 +274,7 @@ mod tests {
         assert_eq!(config.listen, ["127.0.0.1:5".parse().unwrap()]);
         assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
-        assert_eq!((config.down_limit, config.up_limit), (11, 13));
+        assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
         assert_eq!(config.sync, settings.sync);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Role: every accept, connect, receive and send of a shard's peers. Owner: the shard's drive loop, on its thread; the
 //! ring is set up `SINGLE_ISSUER`, so the kernel holds us to that. Invariant: memory that the kernel may write or read
-//! ([`Socket`]'s scratch, headers and iovecs, shared buffers, the pieces behind [`PiecePin`]s, the read slots) lives in this module and
+//! ([`Socket`]'s scratch, headers and iovecs, the pieces behind [`PiecePin`]s, the read slots) lives in this module and
 //! is let go only after the operation's completion was seen. That makes the interface safe: callers name sockets by
 //! [`SocketKey`] and never hand over a pointer.
 //!
@@ -15,7 +15,6 @@ mod connect;
 mod live;
 mod recv;
 mod send;
-mod shared;
 mod socket;
 mod user_data;
 
@@ -29,13 +28,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ccbt_storage::doorbell::Doorbell;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
-use self::shared::SharedBuffers;
 use self::socket::Socket;
 use self::user_data::{Op, UserData};
 
@@ -54,6 +52,8 @@ pub enum Event {
     },
     /// A connect ended.
     Connected(SocketKey, io::Result<()>),
+    /// A [`SocketRing::watch`] has ended: there are bytes, an end or an error to receive.
+    Readable(SocketKey),
     /// Bytes arrived along the last plan; 0 = the peer closed. `nonempty`: more is waiting in the socket.
     Received(SocketKey, io::Result<usize>),
     /// The whole batch went out (bytes), or the connection broke.
@@ -68,15 +68,14 @@ pub enum Event {
 pub struct SocketRing {
     ring: IoUring,
     sockets: Slab<Box<Socket>>,
-    /// `None`: this kernel has no such buffers, and idle sockets have memory of their own.
-    shared: Option<SharedBuffers>,
     generation: u32,
     listeners: Vec<OwnedFd>,
     bell: Arc<Doorbell>,
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
-    timeout_armed: bool,
+    /// When the timeout in flight ends the wait.
+    timeout_at: Option<Instant>,
     /// Completions of any kind since the start, for metrics.
     pub completed: u64,
     /// Enter calls since the start, for metrics.
@@ -89,20 +88,16 @@ impl SocketRing {
     pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
         let ring = setup()?;
         ring.submitter().register_eventfd(bell.park_fd().as_raw_fd())?;
-        let shared = SharedBuffers::new(&ring)
-            .inspect_err(|error| tracing::debug!(%error, "every connection has a receive buffer of its own"))
-            .ok();
         let mut this = Self {
             ring,
             sockets: Slab::new(),
-            shared,
             generation: 0,
             listeners: Vec::new(),
             bell,
             completions: VecDeque::new(),
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
-            timeout_armed: false,
+            timeout_at: None,
             completed: 0,
             enters: 0,
         };
@@ -123,16 +118,25 @@ impl SocketRing {
         self.push(poll, UserData::new(Op::Bell, 0, 0));
     }
 
-    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight, so
-    /// a later call while one is armed does nothing: the loop wakes earlier than asked, never later than armed.
+    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight: the
+    /// loop may wake earlier than asked, never later.
     pub fn arm_timeout(&mut self, after: Duration) {
-        if self.timeout_armed {
-            return;
-        }
+        let at = Instant::now() + after;
+        let entry = match self.timeout_at {
+            Some(armed) if armed <= at => return,
+            // One that has just ended is not found, and its completion wakes the loop.
+            Some(_) => {
+                let timeout = UserData::new(Op::Timeout, 0, 0).pack();
+                opcode::TimeoutUpdate::new(timeout, &raw const *self.timeout).build()
+            }
+            None => opcode::Timeout::new(&raw const *self.timeout).build(),
+        };
+        // The kernel reads it when the entry is submitted, and no entry is left from an earlier call by then: each is
+        // submitted before the loop parks.
         *self.timeout = types::Timespec::from(after);
-        let entry = opcode::Timeout::new(&raw const *self.timeout).build();
-        self.timeout_armed = true;
-        self.push(entry, UserData::new(Op::Timeout, 0, 0));
+        let op = if self.timeout_at.is_some() { Op::Cancel } else { Op::Timeout };
+        self.timeout_at = Some(at);
+        self.push(entry, UserData::new(op, 0, 0));
     }
 
     /// Queues `entry`, entering the kernel first when the submission queue is full.
@@ -212,7 +216,7 @@ impl SocketRing {
             let data = UserData::unpack(data);
             let event = match data.op {
                 Op::Accept => self.accept_done(data.index, result, flags),
-                Op::Connect | Op::Recv | Op::Send => self.socket_done(data, result, flags),
+                Op::Connect | Op::Recv | Op::Send | Op::Watch => self.socket_done(data, result, flags),
                 Op::Bell => {
                     if !io_uring::cqueue::more(flags) {
                         self.arm_bell();
@@ -220,7 +224,7 @@ impl SocketRing {
                     Some(Event::Bell)
                 }
                 Op::Timeout => {
-                    self.timeout_armed = false;
+                    self.timeout_at = None;
                     None
                 }
                 Op::Cancel => None,
@@ -248,6 +252,10 @@ impl SocketRing {
                 Some(Event::Connected(key, result.map(drop)))
             }
             Op::Recv => Some(Event::Received(key, socket.recv_done(result, flags))),
+            Op::Watch => {
+                socket.recv.watched();
+                Some(Event::Readable(key))
+            }
             Op::Send => match socket.send_done(result) {
                 Some(done) => Some(Event::Sent(key, done)),
                 None => {
@@ -313,10 +321,11 @@ impl SocketRing {
     }
 
     fn cancel_ops(&mut self, key: SocketKey) {
-        for op in [Op::Connect, Op::Recv, Op::Send] {
+        for op in [Op::Connect, Op::Recv, Op::Watch, Op::Send] {
             let busy = match op {
                 Op::Connect => self.socket(key).connecting.is_some(),
                 Op::Recv => self.socket(key).recv.in_flight,
+                Op::Watch => self.socket(key).recv.watching,
                 _ => self.socket(key).send.in_flight,
             };
             if busy {
@@ -331,7 +340,6 @@ impl SocketRing {
     }
 
     fn retire(&mut self, key: SocketKey) {
-        self.drop_picked(key);
         let socket = self.sockets.remove(key.index as usize);
         assert!(!socket.busy(), "a socket freed under an operation");
         self.closed.push_back(key);
@@ -342,7 +350,6 @@ impl SocketRing {
         if self.socket(key).busy() {
             return None;
         }
-        self.drop_picked(key);
         Some(self.sockets.remove(key.index as usize).into_fd())
     }
 }
@@ -365,7 +372,6 @@ impl Drop for SocketRing {
         }
         // The kernel still owns that memory: leaking it is the only sound thing left.
         std::mem::forget(std::mem::take(&mut self.sockets));
-        std::mem::forget(self.shared.take());
     }
 }
 

@@ -1,13 +1,11 @@
-//! Receive: RECVMSG scattered over a connection's scratch and the places of the blocks it expects, or, while it expects
-//! none, RECV into a buffer that the kernel picks from those all sockets share. So an idle connection holds no memory.
+//! Receive: RECVMSG scattered over a connection's scratch and the places of the blocks it expects.
 
 use std::io;
 
 use ccbt_protocol::geometry::Block;
-use ccbt_protocol::wire::receiver::{Receiver, Segment, Sink};
-use io_uring::{cqueue, opcode, squeue, types};
+use ccbt_protocol::wire::receiver::{Receiver, Segment};
+use io_uring::{cqueue, opcode, types};
 
-use super::shared;
 use super::user_data::{Op, UserData};
 use super::{LivePiece, PiecePin, SocketKey, SocketRing};
 
@@ -16,6 +14,10 @@ use super::{LivePiece, PiecePin, SocketKey, SocketRing};
 pub const MAX_SEGMENTS: usize = 130;
 /// Scratch of a connection: headers of one plan (65 × 13 bytes) and room for small messages behind them.
 pub const SCRATCH_LEN: usize = 4096;
+/// The same while a connection idles: a handshake, and the messages that come now and then.
+pub const IDLE_SCRATCH_LEN: usize = 256;
+/// Receives in a row that bring half of that at most, after which a connection idles.
+const QUIET: u8 = 4;
 /// `IORING_RECVSEND_POLL_FIRST`: do not try, wait for readiness at once.
 const POLL_FIRST: u16 = 1;
 
@@ -28,10 +30,14 @@ pub trait Places {
 /// The receive of one socket.
 pub struct RecvOp {
     pub in_flight: bool,
-    /// The shared buffer that the last receive went to, until its bytes were looked at.
-    picked: Option<u16>,
+    /// It waits for something to receive.
+    pub watching: bool,
     /// The socket was drained by the last receive: polling first saves a call that would find nothing.
     drained: bool,
+    /// The last receive filled its scratch.
+    filled: bool,
+    /// Receives in a row that brought little, up to [`QUIET`].
+    quiet: u8,
     receiver: Receiver,
     header: libc::msghdr,
     iovecs: Vec<libc::iovec>,
@@ -45,9 +51,11 @@ impl RecvOp {
         let header = unsafe { std::mem::zeroed() };
         Self {
             in_flight: false,
-            picked: None,
+            watching: false,
             drained: true,
-            receiver: Receiver::new(SCRATCH_LEN, 1 << 20),
+            filled: false,
+            quiet: 0,
+            receiver: Receiver::new(IDLE_SCRATCH_LEN, 1 << 20),
             header,
             iovecs: Vec::new(),
             segments: Vec::new(),
@@ -55,18 +63,32 @@ impl RecvOp {
         }
     }
 
-    pub fn done(&mut self, result: &io::Result<usize>, flags: u32) {
+    /// A receive of `n` bytes has ended.
+    pub fn done(&mut self, n: usize, flags: u32) {
         self.in_flight = false;
-        self.picked = cqueue::buffer_select(flags);
-        // Without a buffer nothing was taken out of the socket.
-        self.drained = !cqueue::sock_nonempty(flags) && !result.as_ref().is_err_and(found_no_buffer);
+        self.filled = n >= self.receiver.scratch_len();
+        self.quiet = if n <= IDLE_SCRATCH_LEN / 2 { (self.quiet + 1).min(QUIET) } else { 0 };
+        self.drained = !cqueue::sock_nonempty(flags);
         self.pins.clear();
     }
 
-    /// Lets go of all that only scattered receives need.
-    fn rest(&mut self) {
-        self.receiver.rest();
-        (self.iovecs, self.segments, self.pins) = (Vec::new(), Vec::new(), Vec::new());
+    pub fn watched(&mut self) {
+        self.watching = false;
+        self.drained = false;
+    }
+
+    /// Gives the next receive as much memory as it will need: a thousand connections that idle need little.
+    fn fit(&mut self, expects_blocks: bool) {
+        let is_large = self.receiver.scratch_len() == SCRATCH_LEN;
+        if expects_blocks || self.filled {
+            self.quiet = 0;
+            if !is_large {
+                self.receiver.resize_scratch(SCRATCH_LEN);
+            }
+        } else if is_large && self.quiet == QUIET {
+            self.receiver.resize_scratch(IDLE_SCRATCH_LEN);
+            (self.iovecs, self.segments, self.pins) = (Vec::new(), Vec::new(), Vec::new());
+        }
     }
 
     fn scatter(&mut self, places: &impl Places, max_bytes: usize) {
@@ -76,7 +98,7 @@ impl RecvOp {
         for segment in &self.segments {
             let (ptr, len) = match *segment {
                 Segment::Scratch { start, len } => {
-                    assert!((start + len) as usize <= SCRATCH_LEN);
+                    assert!((start + len) as usize <= self.receiver.scratch_len());
                     (self.receiver.scratch_ptr().wrapping_add(start as usize), len)
                 }
                 Segment::Block { block, offset, len } => {
@@ -103,102 +125,77 @@ impl RecvOp {
 
 impl SocketRing {
     /// Starts a receive of at most `max_bytes`, planned from the blocks `expected` next, oldest request first; each of
-    /// them must have its place and be expected in place from this socket alone. [`SocketRing::commit`] follows its end.
+    /// them must have its place and be expected in place from this socket alone. With `at_once` it ends at once, with
+    /// `EAGAIN` when there is nothing to receive.
     pub fn recv(
         &mut self,
         key: SocketKey,
         expected: impl Iterator<Item = Block>,
         places: &impl Places,
         max_bytes: usize,
+        at_once: bool,
     ) {
-        let mut expected = expected.peekable();
-        let has_shared = self.shared.is_some();
         let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight, "two receives on one socket");
-        if has_shared && expected.peek().is_none() && recv.receiver.current().is_none() {
-            return self.recv_shared(key, max_bytes);
-        }
+        let mut expected = expected.peekable();
+        recv.fit(expected.peek().is_some());
         recv.segments.clear();
         recv.segments.extend_from_slice(recv.receiver.plan(expected, MAX_SEGMENTS));
         recv.scatter(places, max_bytes);
-        self.submit_recv(key);
+        self.submit_recv(key, at_once);
     }
 
-    /// Starts a receive of plain bytes: a handshake. [`SocketRing::plain_bytes`] follows its end.
+    /// Waits for something to receive; [`super::Event::Readable`] comes then. Not while a receive is in flight.
+    pub fn watch(&mut self, key: SocketKey) {
+        let socket = self.socket(key);
+        assert!(
+            !socket.closing && !socket.recv.in_flight && !socket.recv.watching,
+            "a second look at a socket"
+        );
+        socket.recv.watching = true;
+        let entry = opcode::PollAdd::new(types::Fd(socket.raw_fd()), libc::POLLIN as u32).build();
+        self.push(entry, UserData::new(Op::Watch, key.generation, key.index));
+    }
+
+    /// Whether the socket was not empty when it was last looked at.
+    pub fn has_bytes(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| !socket.recv.drained)
+    }
+
+    /// Starts a receive of plain bytes: a handshake.
     pub fn recv_plain(&mut self, key: SocketKey) {
-        if self.shared.is_some() {
-            return self.recv_shared(key, shared::LEN);
-        }
         let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight, "two receives on one socket");
         recv.segments.clear();
-        recv.segments.push(Segment::Scratch { start: 0, len: SCRATCH_LEN as u32 });
-        let iovec = libc::iovec { iov_base: recv.receiver.scratch_ptr().cast(), iov_len: SCRATCH_LEN };
+        let len = recv.receiver.scratch_len();
+        recv.segments.push(Segment::Scratch { start: 0, len: len as u32 });
+        let iovec = libc::iovec { iov_base: recv.receiver.scratch_ptr().cast(), iov_len: len };
         recv.iovecs.clear();
         recv.iovecs.push(iovec);
         recv.header.msg_iov = recv.iovecs.as_mut_ptr();
         recv.header.msg_iovlen = 1;
-        self.submit_recv(key);
+        self.submit_recv(key, false);
     }
 
-    fn submit_recv(&mut self, key: SocketKey) {
-        let (fd, ioprio) = self.begin_recv(key);
-        let header = &raw mut self.socket(key).recv.header;
-        let entry = opcode::RecvMsg::new(fd, header).ioprio(ioprio).build();
-        self.push(entry, UserData::new(Op::Recv, key.generation, key.index));
-    }
-
-    /// Starts a receive into a buffer of the kernel's choice.
-    fn recv_shared(&mut self, key: SocketKey, max_bytes: usize) {
-        let recv = &mut self.socket(key).recv;
-        assert!(!recv.in_flight, "two receives on one socket");
-        recv.rest();
-        let (fd, ioprio) = self.begin_recv(key);
-        let len = max_bytes.clamp(1, shared::LEN) as u32;
-        let entry = opcode::Recv::new(fd, std::ptr::null_mut(), len)
-            .buf_group(shared::GROUP)
-            .ioprio(ioprio)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(entry, UserData::new(Op::Recv, key.generation, key.index));
-    }
-
-    fn begin_recv(&mut self, key: SocketKey) -> (types::Fd, u16) {
+    fn submit_recv(&mut self, key: SocketKey, at_once: bool) {
         let socket = self.socket(key);
         assert!(!socket.closing, "a receive on a closing socket");
-        assert!(socket.recv.picked.is_none(), "the bytes of the last receive were not looked at");
         socket.recv.in_flight = true;
-        (types::Fd(socket.raw_fd()), if socket.recv.drained { POLL_FIRST } else { 0 })
-    }
-
-    /// Takes in the `n` bytes (0 after an error) of the receive that has ended; see [`Receiver::commit`].
-    pub fn commit<S: Sink>(
-        &mut self,
-        key: SocketKey,
-        n: usize,
-        spill: &mut Vec<u8>,
-        sink: &mut S,
-    ) -> Result<(), S::Error> {
-        let Some(id) = self.socket(key).recv.picked.take() else {
-            return self.receiver(key).commit(n, spill, sink);
-        };
-        let buffers = self.shared.as_mut().expect("the buffer is one of them");
-        let receiver = &mut self.sockets[key.index()].recv.receiver;
-        let result = receiver.feed(buffers.bytes(id, n), sink);
-        buffers.give_back(id);
-        result
-    }
-
-    /// Gives the buffer back whose bytes nobody will look at any more.
-    pub(super) fn drop_picked(&mut self, key: SocketKey) {
-        if let Some(id) = self.socket(key).recv.picked.take() {
-            self.shared.as_mut().expect("the buffer is one of them").give_back(id);
-        }
+        let ioprio = if socket.recv.drained && !at_once { POLL_FIRST } else { 0 };
+        let flags = if at_once { libc::MSG_DONTWAIT as u32 } else { 0 };
+        let fd = types::Fd(socket.raw_fd());
+        let entry = opcode::RecvMsg::new(fd, &raw mut socket.recv.header).ioprio(ioprio).flags(flags).build();
+        self.push(entry, UserData::new(Op::Recv, key.generation, key.index));
     }
 
     /// Whether a receive is in flight; `false` for a socket that is gone.
     pub fn is_receiving(&self, key: SocketKey) -> bool {
         self.get(key).is_some_and(|socket| socket.recv.in_flight)
+    }
+
+    /// Whether a receive is in flight or waited for; `false` for a socket that is gone.
+    pub fn is_reading(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| socket.recv.in_flight || socket.recv.watching)
     }
 
     /// Whether the receive in flight may write into `block`'s place; `false` for a socket that is gone.
@@ -217,16 +214,10 @@ impl SocketRing {
     }
 
     /// The bytes of a [`SocketRing::recv_plain`] that returned `n`.
-    pub fn plain_bytes(&mut self, key: SocketKey, n: usize) -> Vec<u8> {
-        let recv = &self.get(key).expect("a socket that is gone").recv;
+    pub fn plain_bytes(&mut self, key: SocketKey, n: usize) -> &[u8] {
+        let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight);
-        let bytes = match (recv.picked, &self.shared) {
-            (Some(id), Some(buffers)) => buffers.bytes(id, n),
-            _ => recv.receiver.scratch(n),
-        };
-        let bytes = bytes.to_vec();
-        self.drop_picked(key);
-        bytes
+        recv.receiver.scratch(n)
     }
 
     /// The message parser of this socket, between receives.
@@ -237,11 +228,7 @@ impl SocketRing {
     }
 }
 
-/// Receives end with these when they were cancelled or all shared buffers were in use, not when the connection broke.
+/// Receives end with these when they were cancelled, not when the connection broke.
 pub fn was_cancelled(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR)) || found_no_buffer(error)
-}
-
-fn found_no_buffer(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOBUFS)
+    matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR))
 }

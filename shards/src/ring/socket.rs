@@ -51,7 +51,7 @@ impl Socket {
     }
 
     pub fn busy(&self) -> bool {
-        self.recv.in_flight || self.send.in_flight || self.connecting.is_some()
+        self.recv.in_flight || self.recv.watching || self.send.in_flight || self.connecting.is_some()
     }
 
     /// Makes receives and sends in flight end soon.
@@ -61,7 +61,7 @@ impl Socket {
     }
 
     pub fn recv_done(&mut self, result: io::Result<usize>, flags: u32) -> io::Result<usize> {
-        self.recv.done(&result, flags);
+        self.recv.done(*result.as_ref().unwrap_or(&0), flags);
         result
     }
 

@@ -147,12 +147,12 @@ fn scatters_blocks_to_their_places_and_sends_from_slots() {
     let mut spill = Vec::new();
     let mut messages = 0;
     while !outstanding.is_empty() {
-        ring.recv(key, outstanding.iter().copied(), &table, usize::MAX);
+        ring.recv(key, outstanding.iter().copied(), &table, usize::MAX, false);
         assert!(ring.is_receiving(key));
         let Event::Received(of, Ok(n)) = next(&mut ring) else { panic!("no bytes") };
         assert!(of == key && n > 0);
         let mut taker = Taker { table: &mut table, ended: Vec::new(), messages: 0 };
-        ring.commit(key, n, &mut spill, &mut taker).unwrap();
+        ring.receiver(key).commit(n, &mut spill, &mut taker).unwrap();
         messages += taker.messages;
         let ended = taker.ended;
         outstanding.retain(|block| !ended.contains(block));
@@ -198,7 +198,7 @@ fn a_piece_stays_pinned_until_its_receive_is_over() {
     let (key, theirs) = pair(&mut ring);
     let (_partition, mut table) = table(1, 2);
     let expected = blocks(0, 2);
-    ring.recv(key, expected.iter().copied(), &table, usize::MAX);
+    ring.recv(key, expected.iter().copied(), &table, usize::MAX, false);
     ring.flush().unwrap();
     assert!(ring.may_write(key, expected[1]) && !ring.may_write(key, blocks(1, 1)[0]));
     let live = table.0.remove(&PieceIndex(0)).unwrap();
@@ -215,7 +215,7 @@ fn a_piece_stays_pinned_until_its_receive_is_over() {
     assert!(!ring.may_write(key, expected[1]));
     assert_eq!(table.0[&PieceIndex(0)].pins(), 0);
     let mut taker = Taker { table: &mut table, ended: Vec::new(), messages: 0 };
-    ring.commit(key, 0, &mut Vec::new(), &mut taker).unwrap();
+    ring.receiver(key).commit(0, &mut Vec::new(), &mut taker).unwrap();
     drop(theirs);
 }
 
@@ -321,89 +321,50 @@ fn parking_again_and_again_loses_no_wake_up() {
     ringer.join().unwrap();
 }
 
-/// Takes in what one idle receive brought; whether a message was in it.
-fn take_message(ring: &mut SocketRing, of: SocketKey, n: usize) -> bool {
-    let mut table = Table(HashMap::new());
-    let mut taker = Taker { table: &mut table, ended: Vec::new(), messages: 0 };
-    ring.commit(of, n, &mut Vec::new(), &mut taker).unwrap();
-    taker.messages == 1
-}
-
-fn recv_idle(ring: &mut SocketRing, key: SocketKey) {
-    ring.recv(key, std::iter::empty(), &Table(HashMap::new()), usize::MAX);
+#[test]
+fn a_watch_ends_when_there_is_something_and_a_receive_at_once_does_not_wait() {
+    let mut ring = ring();
+    let (key, mut peer) = pair(&mut ring);
+    let table = Table(HashMap::new());
+    ring.recv(key, std::iter::empty(), &table, usize::MAX, true);
+    match next(&mut ring) {
+        Event::Received(_, Err(error)) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        other => panic!("{other:?}"),
+    }
+    assert!(!ring.has_bytes(key));
+    ring.watch(key);
+    assert!(ring.is_reading(key) && !ring.is_receiving(key));
+    ring.wait(Duration::from_millis(20)).unwrap();
+    assert!(ring.next_event().is_none(), "nothing has come");
+    peer.write_all(&[0; 9]).unwrap();
+    assert!(matches!(next(&mut ring), Event::Readable(readable) if readable == key));
+    assert!(ring.has_bytes(key) && !ring.is_reading(key));
+    // No more than asked, and the rest is known to be there.
+    ring.recv(key, std::iter::empty(), &table, 4, true);
+    assert!(matches!(next(&mut ring), Event::Received(_, Ok(4))));
+    assert!(ring.has_bytes(key));
+    ring.watch(key);
+    assert!(matches!(next(&mut ring), Event::Readable(_)));
+    ring.recv(key, std::iter::empty(), &table, 5, true);
+    assert!(matches!(next(&mut ring), Event::Received(_, Ok(5))));
+    ring.watch(key);
+    ring.close(key);
+    assert!(
+        matches!(next(&mut ring), Event::Closed(closed) if closed == key),
+        "a watch does not keep a socket"
+    );
 }
 
 #[test]
-fn shared_buffers_are_used_again_and_again() {
+fn an_earlier_timeout_moves_the_one_in_flight() {
     let mut ring = ring();
-    let (key, mut theirs) = pair(&mut ring);
-    let mut have = Vec::new();
-    Message::Have(PieceIndex(7)).encode(&mut have);
-    for round in 0..2 * shared::COUNT {
-        recv_idle(&mut ring, key);
-        theirs.write_all(&have).unwrap();
-        let Event::Received(of, Ok(n)) = next(&mut ring) else { panic!("no bytes in round {round}") };
-        assert_eq!((of, n), (key, have.len()));
-        assert!(take_message(&mut ring, key, n));
-    }
-    // The same socket receives scattered as soon as blocks are expected.
-    let (_partition, mut table) = table(1, 1);
-    let block = blocks(0, 1)[0];
-    ring.recv(key, std::iter::once(block), &table, usize::MAX);
+    ring.arm_timeout(Duration::from_secs(3600));
     ring.flush().unwrap();
-    assert!(ring.may_write(key, block));
-    theirs.write_all(&piece_header(block)).unwrap();
-    theirs.write_all(&vec![9; BLOCK as usize]).unwrap();
-    let mut ended = Vec::new();
-    while ended.is_empty() {
-        let Event::Received(_, Ok(n)) = next(&mut ring) else { panic!("no bytes") };
-        let mut taker = Taker { table: &mut table, ended: Vec::new(), messages: 0 };
-        ring.commit(key, n, &mut Vec::new(), &mut taker).unwrap();
-        ended = taker.ended;
-        ring.recv(key, std::iter::once(block).filter(|_| ended.is_empty()), &table, usize::MAX);
-    }
-    assert_eq!(table.0[&PieceIndex(0)].read(0, BLOCK as usize), vec![9; BLOCK as usize]);
-    assert!(!ring.may_write(key, block), "an idle receive writes to no piece");
-}
-
-#[test]
-fn sockets_that_find_no_shared_buffer_get_their_bytes_later() {
-    let mut ring = ring();
-    let count = usize::from(shared::COUNT) + 10;
-    let mut pairs: Vec<_> = (0..count).map(|_| pair(&mut ring)).collect();
-    for (key, theirs) in &mut pairs {
-        theirs.write_all(&[0; 4]).unwrap();
-        recv_idle(&mut ring, *key);
-    }
-    let (mut got, mut refused) = (0, 0);
-    while got < count {
-        match next(&mut ring) {
-            Event::Received(key, Ok(4)) => {
-                assert!(take_message(&mut ring, key, 4));
-                got += 1;
-            }
-            Event::Received(key, Err(error)) if was_cancelled(&error) => {
-                assert!(!take_message(&mut ring, key, 0));
-                refused += 1;
-                recv_idle(&mut ring, key);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(refused >= 10, "{refused}");
-}
-
-#[test]
-fn a_closed_socket_gives_its_shared_buffer_back() {
-    let mut ring = ring();
-    for round in 0..2 * shared::COUNT {
-        let (key, mut theirs) = pair(&mut ring);
-        theirs.write_all(&[0; 4]).unwrap();
-        recv_idle(&mut ring, key);
-        if round % 2 == 0 {
-            assert!(matches!(next(&mut ring), Event::Received(_, Ok(4))), "round {round}");
-        }
-        ring.close(key);
-        assert!(matches!(next(&mut ring), Event::Closed(of) if of == key));
+    ring.arm_timeout(Duration::from_millis(5));
+    let end = Instant::now() + PATIENCE;
+    while ring.timeout_at.is_some() {
+        assert!(Instant::now() < end, "it still ends in an hour");
+        ring.wait(Duration::from_millis(50)).unwrap();
+        while ring.next_event().is_some() {}
     }
 }

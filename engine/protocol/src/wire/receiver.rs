@@ -15,7 +15,7 @@
 //!   otherwise, and a plan's segments are never empty.
 //! * A scratch segment before the plan's last one is never longer than up to the end of a first PIECE header in it.
 //!   So no payload is written while bytes in block places still wait to be copied out.
-//! * Scratch stays at one address until [`Receiver::rest`], even if the receiver moves.
+//! * Scratch stays at one address until [`Receiver::resize_scratch`], even if the receiver moves.
 //!
 //! What the shard, which owns a receiver per connection, has to keep:
 //! * A receiver must outlive the receive that its plan was handed to; exactly one [`Receiver::commit`] follows each
@@ -71,9 +71,8 @@ impl Segment {
 /// The receiving side of one connection, from the end of the handshake on.
 #[derive(Debug)]
 pub struct Receiver {
-    /// A `Vec` and not a `Box`: moving a `Box` would end the validity of pointers into it. Empty while it rests.
+    /// A `Vec` and not a `Box`: moving a `Box` would end the validity of pointers into it.
     scratch: Vec<u8>,
-    scratch_len: usize,
     planned: Vec<Segment>,
     stream: Stream,
 }
@@ -86,25 +85,31 @@ impl Receiver {
     pub fn new(scratch_len: usize, max_message_len: u32) -> Self {
         let sane = MIN_SCRATCH_LEN..=u32::MAX as usize;
         assert!(sane.contains(&scratch_len), "{scratch_len} bytes of scratch");
-        Self { scratch: Vec::new(), scratch_len, planned: Vec::new(), stream: Stream::new(max_message_len) }
+        Self { scratch: vec![0; scratch_len], planned: Vec::new(), stream: Stream::new(max_message_len) }
     }
 
-    /// Where scratch segments count from. The address holds until [`Receiver::rest`].
+    /// Where scratch segments count from. The address changes by [`Receiver::resize_scratch`] only.
     pub fn scratch_ptr(&mut self) -> *mut u8 {
-        self.scratch.resize(self.scratch_len, 0);
         self.scratch.as_mut_ptr()
-    }
-
-    /// Lets go of scratch and plan, for a connection whose next bytes come by [`Receiver::feed`]: they are made anew for
-    /// the next plan. Panics while a plan waits for its commit.
-    pub fn rest(&mut self) {
-        assert!(self.planned.is_empty(), "the plan's memory is in use");
-        (self.scratch, self.planned) = (Vec::new(), Vec::new());
     }
 
     /// The first `len` bytes of scratch, after a receive that went there without a plan: a handshake.
     pub fn scratch(&self, len: usize) -> &[u8] {
         &self.scratch[..len]
+    }
+
+    /// Bytes of scratch.
+    pub fn scratch_len(&self) -> usize {
+        self.scratch.len()
+    }
+
+    /// Changes the bytes of scratch, and gives back what plans have taken: between a commit and the next plan only, for
+    /// the address changes. What was received is in the stream, not in scratch.
+    pub fn resize_scratch(&mut self, len: usize) {
+        assert!(self.planned.is_empty(), "a plan waits for its commit");
+        assert!(len >= MIN_SCRATCH_LEN, "{len} bytes of scratch");
+        self.scratch = vec![0; len];
+        self.planned = Vec::new();
     }
 
     /// What became of the payloads so far.
@@ -136,8 +141,7 @@ impl Receiver {
     pub fn plan(&mut self, expected: impl IntoIterator<Item = Block>, max_segments: usize) -> &[Segment] {
         assert!(self.planned.is_empty(), "a plan waits for its commit");
         assert!(max_segments >= 2, "{max_segments} segments are too few");
-        let Self { scratch, scratch_len, planned, stream } = self;
-        scratch.resize(*scratch_len, 0);
+        let Self { scratch, planned, stream } = self;
         let room = scratch.len() as u32;
         // `run` is the scratch stretch being laid out: it ends with the header before the next block.
         let (mut run_start, mut run_len, mut current, mut header_start) = (0, 0, None, &[][..]);
@@ -205,7 +209,7 @@ impl Receiver {
     }
 
     fn walk<S: Sink>(&mut self, n: usize, spill: &mut Vec<u8>, sink: &mut S) -> Result<(), S::Error> {
-        let Self { scratch, planned, stream, .. } = self;
+        let Self { scratch, planned, stream } = self;
         let mut left = n;
         for (at, segment) in planned.iter().enumerate() {
             let got = left.min(segment.len() as usize);

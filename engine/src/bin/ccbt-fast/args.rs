@@ -4,6 +4,7 @@
 //! [`AddOptions`] or the command itself; an option that would mean nothing for a command is not there.
 
 mod files;
+mod limits;
 mod log;
 
 use std::ffi::{OsStr, OsString};
@@ -18,14 +19,13 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 
 pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use limits::LimitArgs;
 pub use log::LogArgs;
 
 use crate::goal::Goal;
 
 /// Connections beyond the torrent's own: incoming ones that are still in their handshake.
 const HANDSHAKES_MAX: usize = 64;
-/// Largest limit in KiB/s: 4 TiB/s.
-const LIMIT_MAX_KIB: u64 = 1 << 32;
 
 /// A fast BitTorrent client for Linux (io_uring, one thread per core).
 #[derive(Debug, Parser)]
@@ -95,12 +95,8 @@ pub struct TransferArgs {
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
-    /// Receive at most this many KiB per second; 0: no limit
-    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = limit_kib())]
-    pub down_limit: u64,
-    /// Send at most this many KiB per second; 0: no limit
-    #[arg(long, value_name = "KIB", default_value_t = 0, value_parser = limit_kib())]
-    pub up_limit: u64,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Disk operations in flight per device [default: found out while it works]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
     pub disk_queue_depth: Option<u32>,
@@ -348,8 +344,9 @@ impl TransferArgs {
             max_open_files: defaults.max_open_files.min(descriptors / 4).max(1),
             disk_queue_depth: self.disk_queue_depth,
             disk_write_bytes: self.disk_write_kib.map(|kib| kib << 10),
-            down_limit: self.down_limit << 10,
-            up_limit: self.up_limit << 10,
+            down_limit: self.limits.down_limit << 10,
+            up_limit: self.limits.up_limit << 10,
+            count_overhead: self.limits.count_overhead,
             ..defaults
         }
     }
@@ -364,6 +361,7 @@ impl TransferArgs {
             peers: self.peers.clone(),
             use_trackers: !self.no_tracker,
             max_peers: self.max_peers as usize,
+            limits: Some(self.limits.of_torrent()),
             renames: self.rename.renames.clone(),
             ..AddOptions::new(&self.output)
         }
@@ -405,10 +403,6 @@ impl SeedArgs {
     pub fn add_options(&self) -> AddOptions {
         AddOptions { seed_only: true, ..self.transfer.add_options() }
     }
-}
-
-fn limit_kib() -> RangedU64ValueParser<u64> {
-    RangedU64ValueParser::new().range(..=LIMIT_MAX_KIB)
 }
 
 /// At least a few pieces of common sizes, at most 1 TiB.

@@ -587,27 +587,3 @@ fn scratch_stays_where_it_is() {
     moved.reserve(100);
     assert_eq!(moved[0].scratch_ptr(), before);
 }
-
-#[test]
-fn a_receiver_that_rests_holds_no_memory_and_goes_on() {
-    let blocks = blocks_of(&[100, 50]);
-    let mut shard = Shard::new(&blocks);
-    shard.ask(blocks[0]);
-    shard.ask(blocks[1]);
-    let mut receiver = Receiver::new(256, MAX_MESSAGE_LEN);
-    assert_eq!(receiver.scratch.capacity(), 0, "nothing before the first plan");
-    for (nth, block) in blocks.iter().enumerate() {
-        let mut bytes = Vec::new();
-        let data = vec![nth as u8 + 1; block.len as usize];
-        Message::Piece { piece: block.piece, begin: block.begin, data: &data }.encode(&mut bytes);
-        // The start of the header comes while it rests, the remainder along a plan.
-        receiver.feed(&bytes[..7], &mut shard).unwrap();
-        receiver.plan(blocks[nth..].iter().copied(), 8);
-        fake_kernel(&mut receiver, &mut shard, &bytes[7..]);
-        receiver.commit(bytes.len() - 7, &mut Vec::new(), &mut shard).unwrap();
-        assert_eq!(shard.events.last(), Some(&Event::End(*block, Some(data))));
-        receiver.rest();
-        assert_eq!((receiver.scratch.capacity(), receiver.planned.capacity()), (0, 0));
-    }
-    assert_eq!(receiver.counters().copied, 0);
-}
