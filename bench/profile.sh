@@ -20,8 +20,8 @@ under() {
         --size-mib "$size" | grep -E "^$mode ccbt" || true
 }
 
-under perf record -q -F 1999 -e cpu-clock -g -o "$out/perf.data"
-perf script -i "$out/perf.data" -F comm,period,ip,sym 2>/dev/null | awk -v gib="$((size))" '
+under perf record -q -F 499 -e cpu-clock -g -o "$out/perf.data"
+perf script -i "$out/perf.data" -F comm,period,ip,sym 2>/dev/null | awk -v mib="$size" '
     # One sample: "comm period", then frames from the innermost out, then an empty line.
     function group(stack) {
         if (stack ~ /do_exit|exit_mmap|execve|ccbt_fast::main|load_elf|_dl_/) return "start and end of the process"
@@ -45,7 +45,7 @@ perf script -i "$out/perf.data" -F comm,period,ip,sym 2>/dev/null | awk -v gib="
     comm == "" { comm = $1; period = $NF + 0; next }
     { sym = $2; for (at = 3; at <= NF; at++) sym = sym " " $at; sub(/\+0x[0-9a-f]+$/, "", sym); if (leaf == "") leaf = sym; stack = ";" sym stack }
     END {
-        per = 1e9 * gib / 1024
+        per = 1e9 * mib / 1024
         printf "%8.3f CPU s/GiB in all\n", total / per
         for (key in time) { split(key, part, "\t"); thread[part[1]] += time[key] }
         for (name in thread) {
@@ -56,8 +56,8 @@ perf script -i "$out/perf.data" -F comm,period,ip,sym 2>/dev/null | awk -v gib="
         for (key in folded) printf "%.4f %s\n", folded[key] / per, key > "'"$out"'/folded"
     }'
 echo "commonest stacks (CPU s/GiB, all of them in $out/folded):"
-sort -nr "$out/folded" | head -25 | cut -c1-400
+sort -nr "$out/folded" | awk 'NR <= 25 { print substr($0, 1, 400) }'
 
 under strace -f -c -o "$out/strace"
 echo "system calls:"
-head -14 "$out/strace"
+awk 'NR <= 14' "$out/strace"

@@ -94,7 +94,7 @@ impl Shard {
             self.send_statuses();
         }
         if self.behind_until.is_some_and(|until| until <= self.now) {
-            self.end_backlog_waits();
+            self.end_backlog_waits(true);
         }
         progress |= self.settle();
         self.hash_gathered();

@@ -3,7 +3,7 @@
 //!
 //! Owner: the shard; called when pieces are complete, when memory is asked for and once per turn. Invariants: a piece
 //! waits [`GATHER`] at most, and not at all when none came shortly before it; a torrent that was refused memory because
-//! of its backlog is asked again when a piece of it was written, and after [`STALL`] in any case.
+//! of its backlog is asked again when that has become shorter, and after [`STALL`] in any case.
 //!
 //! * Sixteen lanes hash five times as much per second as one, so pieces are handed over in groups. One at a time, a
 //!   thread that is fast enough would take each alone.
@@ -113,26 +113,38 @@ impl Shard {
         }
     }
 
-    /// Lets torrents ask again that were too far behind.
-    pub(crate) fn end_backlog_waits(&mut self) {
-        self.behind_until = None;
-        for index in std::mem::take(&mut self.behind) {
-            let Some(home) = self.homes.get_mut(index) else { continue };
+    /// Lets torrents ask again that are no longer too far behind; `all`: they have waited long enough.
+    pub(crate) fn end_backlog_waits(&mut self, all: bool) {
+        let capacity = self.partition.capacity();
+        let mut behind = std::mem::take(&mut self.behind);
+        behind.retain(|&index| {
+            let Some(home) = self.homes.get_mut(index) else { return false };
+            if !all && home.is_behind(self.now, capacity) {
+                return true;
+            }
             home.backlog.waits = false;
             if let Some(torrent) = &mut home.torrent {
                 torrent.mark_hungry();
             }
             self.touch(index);
+            false
+        });
+        if behind.is_empty() {
+            self.behind_until = None;
         }
+        self.behind = behind;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+    use ccbt_protocol::picker::Slots;
     use ccbt_storage::arena::Partition;
 
     use super::*;
+    use crate::slots::SlotSource;
+    use crate::testing::{PIECE, Rig};
 
     const MIB: usize = 1 << 20;
 
@@ -195,5 +207,45 @@ mod tests {
         assert!(backlog(4).is_long(now, 16 * MIB, 192 * MIB));
         assert!(backlog(2).is_long(now, 16 * MIB, 64 * MIB), "half of the memory");
         assert!(!backlog(0).is_long(now, 16 * MIB, 17 * MIB), "one piece may always be begun");
+    }
+
+    #[test]
+    fn a_torrent_that_is_behind_asks_again_when_its_queue_is_short() {
+        let mut rig = Rig::finished();
+        let shard = &mut rig.shard;
+        let most = shard.partition.capacity() / 2 / PIECE;
+        shard.homes[0].backlog = Backlog { pieces: most, written: Some(shard.now), waits: false };
+        shard.wait_for_backlog(0);
+        shard.wait_for_backlog(0);
+        assert_eq!((&shard.behind[..], shard.behind_until), (&[0][..], Some(shard.now + STALL)));
+        shard.end_backlog_waits(false);
+        assert_eq!(shard.behind, [0], "as long as ever");
+        shard.homes[0].backlog.pieces -= 1;
+        shard.end_backlog_waits(false);
+        assert!(shard.behind.is_empty() && shard.behind_until.is_none() && shard.homes[0].touched);
+
+        shard.homes[0].backlog.pieces = most;
+        shard.wait_for_backlog(0);
+        shard.end_backlog_waits(true);
+        assert!(shard.behind.is_empty() && !shard.homes[0].backlog.waits, "it has waited long enough");
+        shard.homes[0].backlog.pieces = 0;
+    }
+
+    #[test]
+    fn no_piece_is_begun_behind_a_long_queue() {
+        let mut rig = Rig::finished();
+        let home = &mut rig.shard.homes[0];
+        let mut slots = SlotSource {
+            live: &mut home.live,
+            partition: &mut rig.shard.partition,
+            spec: &home.spec,
+            pieces: &mut rig.shard.pieces,
+            behind: true,
+            held_back: false,
+            starved: false,
+        };
+        assert!(!slots.acquire(PieceIndex(0), PIECE as u32));
+        assert!(slots.held_back && !slots.starved, "nobody has to give up memory for it");
+        assert_eq!((slots.partition.used(), *slots.pieces), (0, 0));
     }
 }

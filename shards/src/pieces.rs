@@ -119,7 +119,7 @@ impl Shard {
     pub(crate) fn free_piece(&mut self, buf: PieceBuf) {
         self.partition.free(buf);
         self.pieces -= 1;
-        self.end_backlog_waits();
+        self.end_backlog_waits(false);
         for index in std::mem::take(&mut self.starved) {
             if let Some(home) = self.homes.get_mut(index) {
                 home.starved = false;
