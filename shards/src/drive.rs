@@ -93,7 +93,11 @@ impl Shard {
         if self.next_report().is_some_and(is_due) {
             self.send_statuses();
         }
+        if self.behind_until.is_some_and(|until| until <= self.now) {
+            self.end_backlog_waits(true);
+        }
         progress |= self.settle();
+        self.hash_gathered();
         progress
     }
 
@@ -135,6 +139,8 @@ impl Shard {
             self.timers.gathers.next(),
             self.stopping,
             self.limits.due,
+            self.gathered.due(),
+            self.behind_until,
         ];
         let first = due.into_iter().flatten().min();
         let mut wait = first.map_or(REST, |at| at.saturating_duration_since(self.now));

@@ -17,6 +17,7 @@ pub mod inbox;
 pub mod known;
 mod limits;
 pub mod messages;
+mod pacing;
 mod pieces;
 mod relocating;
 pub mod ring;

@@ -37,6 +37,7 @@ use crate::counters::ShardStats;
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
+use crate::pacing::Gathering;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
@@ -216,6 +217,11 @@ pub struct Shard {
     pub(crate) starved: Vec<usize>,
     /// Torrents whose check found no memory, in the order in which they go on.
     pub(crate) checks: VecDeque<usize>,
+    /// Torrents that begin no piece before others are written, until then at most.
+    pub(crate) behind: Vec<usize>,
+    pub(crate) behind_until: Option<Instant>,
+    /// Complete pieces on their way to the hash pool.
+    pub(crate) gathered: Gathering,
     /// Pieces that hold download memory.
     pub(crate) pieces: usize,
     /// Commands that wait for room at the storage service.
@@ -281,6 +287,9 @@ impl Shard {
             touched: Vec::new(),
             starved: Vec::new(),
             checks: VecDeque::new(),
+            behind: Vec::new(),
+            behind_until: None,
+            gathered: Gathering::default(),
             pieces: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),

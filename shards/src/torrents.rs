@@ -305,6 +305,7 @@ impl Shard {
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);
         self.starved.retain(|starved| *starved != index);
+        self.behind.retain(|behind| *behind != index);
         self.touched.retain(|touched| *touched != index);
         self.forget_limits(index);
         if home.removed {

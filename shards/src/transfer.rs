@@ -254,6 +254,7 @@ impl Shard {
     fn fill(&mut self, index: usize) {
         let home = &mut self.homes[index];
         let fetch = home.may_fetch();
+        let behind = home.is_behind(self.now, self.partition.capacity());
         let torrent = home.torrent.as_mut().expect("checked by the caller");
         let mut dirty = std::mem::take(&mut self.dirty);
         torrent.take_dirty(&mut dirty);
@@ -262,6 +263,8 @@ impl Shard {
             partition: &mut self.partition,
             spec: &home.spec,
             pieces: &mut self.pieces,
+            behind,
+            held_back: false,
             starved: false,
         };
         for peer in &dirty {
@@ -279,6 +282,9 @@ impl Shard {
         }
         if slots.starved && !std::mem::replace(&mut home.starved, true) {
             self.starved.push(index);
+        }
+        if slots.held_back {
+            self.wait_for_backlog(index);
         }
         self.dirty = dirty;
     }
