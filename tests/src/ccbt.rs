@@ -1,7 +1,8 @@
 //! Our own client as a test sees it: a command line, a stream of JSON events, an exit code.
 //!
 //! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` unless the
-//! test asks for trackers.
+//! test asks for trackers. With [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion:
+//! so every test is one of a torrent on several shards too.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -18,9 +19,19 @@ use crate::ports::{free_port, local};
 use crate::process::{Process, run, wait_until};
 use crate::{PATIENCE, SOON};
 
+/// Environment variable: shards of every engine that a test starts.
+pub const SHARDS: &str = "CCBT_TEST_SHARDS";
+
+/// What [`SHARDS`] says. Panics when it is no number.
+pub fn test_shards() -> Option<usize> {
+    let text = std::env::var(SHARDS).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{SHARDS}={text}: {error}")))
+}
+
 /// A command line under construction.
 pub struct CcbtCommand {
     command: Command,
+    shards: Option<usize>,
     port: u16,
     use_trackers: bool,
     checkpoints: Option<PathBuf>,
@@ -55,8 +66,8 @@ impl CcbtCommand {
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
         command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
-        let is_download = subcommand != "seed";
-        Self { command, port: free_port(), use_trackers: false, checkpoints: None, is_download }
+        let (is_download, shards) = (subcommand != "seed", test_shards());
+        Self { command, shards, port: free_port(), use_trackers: false, checkpoints: None, is_download }
     }
 
     /// Listens at this port instead of a free one.
@@ -73,6 +84,9 @@ impl CcbtCommand {
 
     /// An option and its value.
     pub fn option(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        if name == "--shards" {
+            self.shards = None;
+        }
         self.command.arg(name).arg(value);
         self
     }
@@ -100,12 +114,22 @@ impl CcbtCommand {
         let mut command = Command::new(ccbt_fast());
         command.args(["resume", info_hash, "--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
         let checkpoints = Some(checkpoints.to_owned());
-        Self { command, port: free_port(), use_trackers: false, checkpoints, is_download: true }
+        Self {
+            command,
+            shards: test_shards(),
+            port: free_port(),
+            use_trackers: false,
+            checkpoints,
+            is_download: true,
+        }
     }
 
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
         self.command.args(["--port", &self.port.to_string()]);
+        if let Some(shards) = self.shards {
+            self.command.args(["--shards", &shards.to_string()]);
+        }
         if !self.use_trackers {
             self.command.arg("--no-tracker");
         }
