@@ -143,8 +143,9 @@ impl Team {
         if let Some((shard, errno)) = self.failing {
             self.fail_a_write(shard, errno);
         }
-        self.shards.iter_mut().for_each(|shard| drop(shard.turn()));
-        self.seeds.iter_mut().for_each(|(rig, _)| drop(rig.shard.turn()));
+        for shard in self.shards.iter_mut().chain(self.seeds.iter_mut().map(|(rig, _)| &mut rig.shard)) {
+            shard.turn();
+        }
         std::thread::sleep(Duration::from_micros(200));
         self.events.extend(self.told.try_iter().filter_map(|message| match message {
             FromShard::Event(KEY, event) => Some(event),
@@ -399,11 +400,11 @@ fn an_address_given_to_a_satellite_that_has_ended_is_free_again() {
     home.homes[0].candidates.add(addr, Source::User);
     let now = Instant::now();
     assert_eq!(home.homes[0].candidates.next(now, &mut home.rng), Some(addr));
-    assert_eq!(home.homes[0].candidates.next_ready(), None, "it counts as connected");
+    assert_eq!(home.homes[0].candidates.next_ready(now), None, "it counts as connected");
     team.shards[1].on_message(ToShard::StopSatellite(KEY));
     team.until("its end", |team| team.shards[1].homes.is_empty());
     team.shards[1].on_message(ToShard::Dial { key: KEY, addr, home: HOME });
-    team.until("the answer", |team| team.shards[HOME].homes[0].candidates.next_ready().is_some());
+    team.until("the answer", |team| team.shards[HOME].homes[0].candidates.next_ready(now).is_some());
 }
 
 #[test]
