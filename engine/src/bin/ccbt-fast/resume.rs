@@ -152,7 +152,8 @@ pub fn resolve(store: &Store, prefix: &HashPrefix) -> Result<InfoHash, Failure> 
 /// Goes on with the torrent that has this info-hash.
 pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
     let text = args.download.transfer.torrent.to_string_lossy();
-    let prefix: HashPrefix = text.parse().map_err(|problem| Failure::Usage(format!("{}: {problem}", shown(&text))))?;
+    let prefix: HashPrefix =
+        text.parse().map_err(|problem| Failure::Usage(format!("{}: {problem}", shown(&text))))?;
     if args.interactive && !is_terminal() {
         return Err(Failure::Usage("--interactive needs a terminal".to_owned()));
     }
