@@ -7,8 +7,9 @@
 //! Messages other than blocks are sent at once and counted afterwards.
 //!
 //! Owner: the shard; called by `transfer` and `uploads` before bytes move, and once a turn to let go on who waited.
-//! Invariants: without any limit nothing here is called but [`Shard::is_limited`]; a connection that is held stands in
-//! one queue for each direction, and whoever comes to a limit where others wait stands behind them.
+//! Invariants: without any limit a receive or a batch costs one branch ([`Shard::is_limited`]) and no clock is read; a
+//! connection that is held stands in one queue for each direction, and whoever comes to a limit where others wait
+//! stands behind them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
