@@ -399,11 +399,14 @@ fn an_address_given_to_a_satellite_that_has_ended_is_free_again() {
     home.homes[0].candidates.add(addr, Source::User);
     let now = Instant::now();
     assert_eq!(home.homes[0].candidates.next(now, &mut home.rng), Some(addr));
-    assert_eq!(home.homes[0].candidates.next_ready(), None, "it counts as connected");
+    assert_eq!(home.homes[0].candidates.next_ready(home.now), None, "it counts as connected");
     team.shards[1].on_message(ToShard::StopSatellite(KEY));
     team.until("its end", |team| team.shards[1].homes.is_empty());
     team.shards[1].on_message(ToShard::Dial { key: KEY, addr, home: HOME });
-    team.until("the answer", |team| team.shards[HOME].homes[0].candidates.next_ready().is_some());
+    team.until("the answer", |team| {
+        let home = &team.shards[HOME];
+        home.homes[0].candidates.next_ready(home.now).is_some()
+    });
 }
 
 #[test]
