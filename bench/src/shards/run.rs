@@ -94,7 +94,7 @@ impl Runner<'_> {
                 command.args(["--seed-time", &self.args.timeout_s.to_string()]);
             }
             Direction::Seed => {
-                drop(command.arg("seed").arg(&self.torrent).arg("--output").arg(&self.seed_dir))
+                command.arg("seed").arg(&self.torrent).arg("--output").arg(&self.seed_dir);
             }
         }
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--no-tracker", "--json"]);
