@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn its_words_are_read() {
-        let read = ["auto", "on", "off"].map(|word| word.parse().unwrap());
+        let read = ["auto", "on", "off"].map(|word| word.parse::<ZeroCopySend>().unwrap());
         assert_eq!(read, [ZeroCopySend::Auto, ZeroCopySend::On, ZeroCopySend::Off]);
         assert!("yes".parse::<ZeroCopySend>().is_err());
     }
