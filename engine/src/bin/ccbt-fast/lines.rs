@@ -375,7 +375,8 @@ mod tests {
         let shards = vec![ShardStats { messages: 9, ..ShardStats::default() }.into()];
         let stopped = json(&Line::Stopped { cache, disks: Vec::new(), shards });
         assert_eq!(stopped["event"], "stopped");
-        let numbers = [&stopped["cache"]["hits"], &stopped["shards"][0]["messages"]].map(serde_json::Value::as_u64);
+        let numbers =
+            [&stopped["cache"]["hits"], &stopped["shards"][0]["messages"]].map(serde_json::Value::as_u64);
         assert_eq!(numbers, [Some(7), Some(9)]);
         let error = Line::Error { message: "full", retry: true };
         assert_eq!(crate::json::to_line(&error), r#"{"event":"error","message":"full","retry":true}"#);
