@@ -1,4 +1,5 @@
-//! Seeding with zero-copy sends: every client gets the right bytes, and `auto` learns where the kernel copies after all.
+//! Seeding with zero-copy sends: every client gets the right bytes, and `auto` learns where the kernel copies after
+//! all.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
