@@ -217,7 +217,7 @@ impl Home {
     pub fn all_stats(&self) -> Stats {
         let mut stats = self.torrent.as_ref().map_or(self.stats, Torrent::stats);
         stats += self.past;
-        self.part.satellites().for_each(|satellite| stats += satellite.stats);
+        self.part.satellites().for_each(|satellite| stats += satellite.status.stats);
         stats
     }
 

@@ -126,15 +126,15 @@ impl Shard {
                 if let Some(torrent) = &mut home.torrent {
                     torrent.mark_hungry();
                 }
-                // A check that found no memory goes on when the torrent settles.
                 self.touch(index);
             }
         }
+        self.wake_check();
     }
 
     /// Some torrent found no memory: others give up what they cannot go on with.
     pub(crate) fn reclaim(&mut self) {
-        if self.starved.is_empty() {
+        if self.starved.is_empty() && self.checks.is_empty() {
             return;
         }
         let mut freed = Vec::new();
@@ -184,7 +184,7 @@ impl Shard {
         let failed: Vec<usize> =
             self.homes.iter().filter(|(_, home)| home.failure.is_some()).map(|(i, _)| i).collect();
         for index in failed {
-            if self.starved.iter().all(|starved| *starved == index) {
+            if self.starved.iter().chain(&self.checks).all(|starved| *starved == index) {
                 continue;
             }
             let home = &mut self.homes[index];

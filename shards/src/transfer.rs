@@ -108,6 +108,7 @@ impl Shard {
 
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
+        self.stats.received += n as u64;
         let Some((index, result)) =
             self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
         else {
@@ -315,9 +316,8 @@ impl Shard {
     }
 
     pub(crate) fn on_sent(&mut self, key: SocketKey, result: io::Result<usize>) {
-        if result.is_err() {
-            return self.end(key, End::Broken);
-        }
+        let Ok(bytes) = result else { return self.end(key, End::Broken) };
+        self.stats.sent += bytes as u64;
         let now = self.now;
         let Some(conn) = self.conns.get_mut(key.index()).and_then(Option::as_mut).filter(|c| c.socket == key)
         else {

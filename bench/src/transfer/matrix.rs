@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Chosen;
-use super::plan::{self, Candidate, Group, Probe};
+use super::plan::{self, Candidate, Group, Probe, WarmUp};
 use super::report::{RunResult, Task};
 use super::run::Runner;
 use crate::clients::Direction;
@@ -49,27 +49,19 @@ impl Matrix {
     /// Errors: a payload that cannot be made. Failures of clients are results.
     pub(super) fn measure(&mut self) -> Result<Vec<RunResult>, BenchError> {
         let mut results = Vec::new();
-        let small = plan::smallest(self.largest);
-        self.prepare(&[small])?;
+        self.prepare(&[plan::smallest(self.largest), plan::second(self.largest)])?;
         let mut warm = Vec::new();
         for (group, client) in plan::order(self.groups.len(), self.clients.len(), 0) {
-            let cell = Cell { group, client, bytes: small };
-            let began = Instant::now();
-            let result = self.run(&cell, 0);
-            let whole_s = began.elapsed().as_secs_f64();
-            if self.is_stopped() {
-                return Ok(results);
-            }
-            match &result.measured {
-                Some(run) => {
-                    let probe = Probe { bytes: small, transfer_s: run.seconds, whole_s };
+            match self.warm_up(group, client) {
+                _ if self.is_stopped() => return Ok(results),
+                Ok(probe) => {
                     let of = self.groups[group];
                     let least = self.clients[client].0.least_mib(of.direction, of.connections) << 20;
-                    warm.push((cell, Candidate { probe, least }));
+                    warm.push((Cell { group, client, bytes: 0 }, Candidate { probe, least }));
                 }
-                None => {
-                    eprintln!("{}", result.line());
-                    results.push(result);
+                Err(failed) => {
+                    eprintln!("{}", failed.line());
+                    results.push(*failed);
                 }
             }
         }
@@ -82,6 +74,30 @@ impl Matrix {
         self.prepare(&rounds.bytes)?;
         self.rounds(&cells, rounds.runs, &mut results);
         Ok(results)
+    }
+
+    /// One short run, and a second one of clients that may be too slow for the whole payload.
+    ///
+    /// Errors: the failed run.
+    fn warm_up(&self, group: usize, client: usize) -> Result<Probe, Box<RunResult>> {
+        let run = |bytes: u64| -> Result<WarmUp, Box<RunResult>> {
+            let began = Instant::now();
+            let result = self.run(&Cell { group, client, bytes }, 0);
+            let whole_s = began.elapsed().as_secs_f64();
+            match &result.measured {
+                Some(run) => Ok(WarmUp { bytes, transfer_s: run.seconds, whole_s }),
+                None => Err(Box::new(result)),
+            }
+        };
+        let (small, second) = (plan::smallest(self.largest), plan::second(self.largest));
+        let short = run(small)?;
+        let probe = Probe::of(short);
+        let cells = (self.groups.len() * self.clients.len()) as f64;
+        let share_s = self.budget.as_secs_f64() / f64::from(self.runs + 1) / cells;
+        if second == small || probe.estimate(self.largest) <= share_s || self.is_stopped() {
+            return Ok(probe);
+        }
+        Ok(Probe::of_two(short, run(second)?))
     }
 
     fn rounds(&self, cells: &[Cell], runs: u32, results: &mut Vec<RunResult>) {

@@ -63,9 +63,9 @@ pub(super) fn order(groups: usize, clients: usize, round: u32) -> Vec<(usize, us
     order
 }
 
-/// What one run of the warm-up took.
+/// One run of the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Probe {
+pub(super) struct WarmUp {
     /// What it moved.
     pub(super) bytes: u64,
     /// Seconds it moved for.
@@ -74,12 +74,33 @@ pub(super) struct Probe {
     pub(super) whole_s: f64,
 }
 
+/// How long runs take, from the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Probe {
+    fixed_s: f64,
+    s_per_byte: f64,
+}
+
 impl Probe {
+    /// From one run: as if the transfer took no time to get going.
+    pub(super) fn of(run: WarmUp) -> Self {
+        let s_per_byte = run.transfer_s / run.bytes as f64;
+        Self { fixed_s: (run.whole_s - run.transfer_s).max(0.0), s_per_byte }
+    }
+
+    /// From a second, longer run too, which tells what is lost at the start of each.
+    pub(super) fn of_two(short: WarmUp, long: WarmUp) -> Self {
+        let average = long.transfer_s / long.bytes as f64;
+        let slope = (long.transfer_s - short.transfer_s) / (long.bytes - short.bytes) as f64;
+        // Chance may make the longer one the shorter one.
+        let s_per_byte = slope.clamp(average / 5.0, average);
+        Self { fixed_s: (long.whole_s - s_per_byte * long.bytes as f64).max(0.0), s_per_byte }
+    }
+
     /// Seconds that a run with `bytes` will probably take.
-    fn estimate(&self, bytes: u64) -> f64 {
-        let more = bytes.saturating_sub(self.bytes) as f64 / f64::from(1 << 30);
-        let ratio = bytes as f64 / self.bytes as f64;
-        (self.whole_s - self.transfer_s).max(0.0) + CHECK_S_PER_GIB * more + self.transfer_s * ratio
+    pub(super) fn estimate(&self, bytes: u64) -> f64 {
+        let gib = bytes as f64 / f64::from(1 << 30);
+        self.fixed_s + self.s_per_byte * bytes as f64 + CHECK_S_PER_GIB * gib
     }
 }
 
@@ -107,9 +128,14 @@ fn sizes(largest: u64) -> impl Iterator<Item = u64> {
         .take_while(move |&size| size == largest || (size >= SIZE_MIN && size.is_multiple_of(1 << 20)))
 }
 
-/// The smallest payload there can be: that of the warm-up.
+/// The smallest payload there can be: that of the first warm-up.
 pub(super) fn smallest(largest: u64) -> u64 {
     sizes(largest).last().unwrap_or(largest)
+}
+
+/// Four times the smallest: that of the second warm-up.
+pub(super) fn second(largest: u64) -> u64 {
+    (smallest(largest) * 4).min(largest)
 }
 
 /// Gives all candidates about the same time: the largest payload with which a run stays below a limit, and the
@@ -149,7 +175,7 @@ mod tests {
     fn candidate(mb_per_s: f64, least: u64) -> Candidate {
         let bytes = 16 * MIB;
         let transfer_s = bytes as f64 / 1e6 / mb_per_s;
-        Candidate { probe: Probe { bytes, transfer_s, whole_s: transfer_s + 0.5 }, least }
+        Candidate { probe: Probe::of(WarmUp { bytes, transfer_s, whole_s: transfer_s + 0.5 }), least }
     }
 
     #[test]
@@ -177,6 +203,22 @@ mod tests {
             followers.extend(order.windows(2).filter(|pair| pair[1].1 == 2).map(|pair| pair[0].1));
         }
         assert!(followers.len() > 1, "always behind the same client");
+    }
+
+    #[test]
+    fn two_warm_ups_tell_the_start_from_the_rate() {
+        let run =
+            |mib: u64, transfer_s: f64| WarmUp { bytes: mib * MIB, transfer_s, whole_s: transfer_s + 1.0 };
+        let is_near = |probe: Probe, mib: u64, seconds: f64| {
+            let rest = probe.estimate(mib * MIB) - CHECK_S_PER_GIB * mib as f64 / 1024.0;
+            assert!((rest - seconds).abs() < 1e-6, "{rest} instead of {seconds}");
+        };
+        // Two seconds to get going, then 100 MiB/s.
+        let (short, long) = (run(100, 3.0), run(400, 6.0));
+        is_near(Probe::of_two(short, long), 1000, 13.0);
+        is_near(Probe::of(short), 1000, 31.0);
+        // A lucky long one: not faster than five times its average.
+        is_near(Probe::of_two(run(100, 9.0), long), 1600, 7.0 - 1.2 + 4.8);
     }
 
     #[test]
