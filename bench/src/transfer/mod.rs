@@ -160,6 +160,13 @@ pub fn run(args: &TransferArgs) -> Result<bool, BenchError> {
     };
     let places: Vec<Place> =
         [&args.dir].into_iter().chain(&args.disk).map(place).collect::<Result<_, _>>()?;
+    if let [first, other] = &places[..]
+        && first.file_system == other.file_system
+    {
+        let what =
+            format!("--disk and --dir are both {}: their rows would have the same name", first.file_system);
+        return Err(BenchError::Usage(what));
+    }
     let groups = plan::groups(args.mode, &connections, places.len());
     let runner = Runner {
         generator_threads: args.generator_threads as usize,
