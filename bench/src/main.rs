@@ -8,6 +8,7 @@ use ccbt_bench::error::BenchError;
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
+use ccbt_bench::shards::{self, ShardsArgs};
 use ccbt_bench::scale::{self, ScaleArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, ReportArgs, TransferArgs};
@@ -49,6 +50,8 @@ enum Command {
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
     Picker(PickerArgs),
+    /// Move one torrent with 1, 2, 4 … shards; print CPU seconds per GiB of each, balance, messages and rates
+    Shards(ShardsArgs),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
+        Command::Shards(args) => shards::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -17,6 +17,7 @@ use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
@@ -65,6 +66,8 @@ pub struct Settings {
     pub window: WindowConfig,
     /// When `fsync` is called, and so how far a power cut can set downloads back.
     pub sync: SyncConfig,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 impl Default for Settings {
@@ -85,6 +88,7 @@ impl Default for Settings {
             choker: ChokerConfig::default(),
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
+            zero_copy_send: ZeroCopySend::default(),
         }
     }
 }
@@ -130,6 +134,7 @@ impl Settings {
             up_limit: self.up_limit,
             count_overhead: self.count_overhead,
             sync: self.sync,
+            zero_copy_send: self.zero_copy_send,
         }
     }
 }
@@ -263,6 +268,7 @@ mod tests {
             up_limit: 13,
             count_overhead: true,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
+            zero_copy_send: ZeroCopySend::On,
             ..Settings::default()
         };
         let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
@@ -276,5 +282,6 @@ mod tests {
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
         assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
         assert_eq!(config.sync, settings.sync);
+        assert_eq!(config.zero_copy_send, ZeroCopySend::On);
     }
 }

@@ -13,11 +13,14 @@ use ccbt_protocol::wire::receiver::Sink;
 use ccbt_storage::arena::Partition;
 use ccbt_storage::doorbell::Doorbell;
 
+use super::recv::{IDLE_SCRATCH_LEN, SCRATCH_LEN};
 use super::*;
 
 /// Bounds a hang; never a measure of speed.
 const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 16 * 1024;
+
+mod zero_copy;
 
 struct Table(HashMap<PieceIndex, LivePiece>);
 
@@ -319,6 +322,31 @@ fn parking_again_and_again_loses_no_wake_up() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     ringer.join().unwrap();
+}
+
+#[test]
+fn an_idle_connection_holds_little_memory_and_a_busy_one_much() {
+    let mut ring = ring();
+    let (key, mut theirs) = pair(&mut ring);
+    let (_partition, mut table) = table(1, 1);
+    // Receives `stream`, of which nothing or the first block is expected; bytes of scratch while that is in flight.
+    let mut receive = |stream: &[u8], expected: &[Block]| {
+        theirs.write_all(stream).unwrap();
+        ring.recv(key, expected.iter().copied(), &table, usize::MAX, false);
+        let scratch = ring.socket(key).recv.scratch_len();
+        let Event::Received(_, result) = next(&mut ring) else { panic!("no receive") };
+        let mut taker = Taker { table: &mut table, ended: Vec::new(), messages: 0 };
+        ring.receiver(key).commit(result.unwrap(), &mut Vec::new(), &mut taker).unwrap();
+        scratch
+    };
+    let keep_alive = [0; 4];
+    assert_eq!(receive(&keep_alive, &[]), IDLE_SCRATCH_LEN);
+    assert_eq!(receive(&[0; 300], &[]), IDLE_SCRATCH_LEN);
+    assert_eq!(receive(&[], &[]), SCRATCH_LEN, "the last one was too small");
+    let large: Vec<usize> = (0..6).map(|_| receive(&keep_alive, &[])).collect();
+    let (many, few) = (SCRATCH_LEN, IDLE_SCRATCH_LEN);
+    assert_eq!(large, [many, many, many, few, few, few]);
+    assert_eq!(receive(&keep_alive, &blocks(0, 1)), SCRATCH_LEN, "a block is expected");
 }
 
 #[test]

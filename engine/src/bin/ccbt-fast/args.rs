@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use ccbt_fast::hashing::{HashOptions, Order};
 use ccbt_fast::layout::Overrides;
-use ccbt_fast::{AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy};
+use ccbt_fast::{
+    AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy, ZeroCopySend,
+};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 
@@ -103,6 +105,9 @@ pub struct TransferArgs {
     /// KiB per disk operation at most [default: found out while it works]
     #[arg(long, value_name = "KIB", value_parser = value_parser!(u32).range(128..=4096))]
     pub disk_write_kib: Option<u32>,
+    /// Send without a copy in the kernel: on, off, or auto (to other machines, where the kernel does not copy after all)
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub zero_copy_send: ZeroCopySend,
     /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     pub shards: Option<u16>,
@@ -347,6 +352,7 @@ impl TransferArgs {
             down_limit: self.limits.down_limit << 10,
             up_limit: self.limits.up_limit << 10,
             count_overhead: self.limits.count_overhead,
+            zero_copy_send: self.zero_copy_send,
             ..defaults
         }
     }

@@ -52,13 +52,15 @@ fn every_transfer_option_reaches_the_engine() {
     let line = "seed a.torrent --output d --port 7 --bind 127.0.0.1 --peer 192.0.2.1:5 \
                 --peer [2001:db8::1]:6 --down-limit 3 --up-limit 4 --shards 2 --seed-time 1.5 \
                 --seed-ratio 2 --no-tracker --max-peers 9 --memory 32 --log-level debug \
-                --disk-queue-depth 12 --disk-write-kib 512 --peer-down-limit 5 --peer-up-limit 6 --count-overhead";
+                --disk-queue-depth 12 --disk-write-kib 512 --peer-down-limit 5 --peer-up-limit 6 --count-overhead \
+                --zero-copy-send on";
     let args = seed(line);
     let settings = args.transfer.settings(1 << 20);
     assert_eq!((settings.port, settings.bind), (Some(7), Some("127.0.0.1".parse().unwrap())));
     assert_eq!((settings.down_limit, settings.up_limit, settings.count_overhead), (3 << 10, 4 << 10, true));
     assert_eq!((settings.layout.shards, settings.memory_bytes), (Some(2), 32 << 20));
     assert_eq!((settings.disk_queue_depth, settings.disk_write_bytes), (Some(12), Some(512 << 10)));
+    assert_eq!(settings.zero_copy_send, ccbt_fast::ZeroCopySend::On);
     assert_eq!((settings.max_connections, settings.max_open_files), (9 + HANDSHAKES_MAX, 512));
     assert_eq!(args.transfer.settings(64).max_open_files, 16, "few descriptors leave room for sockets");
     let goal = args.transfer.goal();
