@@ -69,7 +69,7 @@ pub struct TransferArgs {
     /// Measured runs of each client, mode and number of connections [default: 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
-    /// Seconds that everything may take together [default: 280]
+    /// Seconds that everything may take together [default: 320]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     budget_s: Option<u64>,
     /// Which way the clients move the data
@@ -119,8 +119,8 @@ impl TransferArgs {
     fn scale(&self) -> Scale {
         let (size_mib, runs, budget_s) = match (self.quick, self.full) {
             (true, _) => (512, 3, 50),
-            (_, true) => (2048, 5, 1_080),
-            _ => (1024, 3, 280),
+            (_, true) => (2048, 5, 1_140),
+            _ => (1024, 3, 320),
         };
         Scale {
             size_mib: self.size_mib.unwrap_or(size_mib),
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn presets_give_way_to_what_is_asked_for() {
         let full = args("--full --runs 7").scale();
-        assert_eq!((full.size_mib, full.runs, full.budget.as_secs()), (2048, 7, 1_080));
+        assert_eq!((full.size_mib, full.runs, full.budget.as_secs()), (2048, 7, 1_140));
         let quick = args("--quick --size-mib 64").scale();
         assert_eq!((quick.size_mib, quick.runs, quick.budget.as_secs()), (64, 3, 50));
         assert_eq!(args("").scale().size_mib, 1024);
