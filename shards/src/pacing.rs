@@ -1,5 +1,5 @@
-//! What waits behind the receive: complete pieces gather for the hash pool, and a torrent starts no more pieces than its
-//! hash threads and disk keep up with.
+//! What waits behind the receive: complete pieces gather for the hash pool, and a torrent starts no more pieces than
+//! its hash threads and disk keep up with.
 //!
 //! Owner: the shard; called when pieces are complete, when memory is asked for and once per turn. Invariants: a piece
 //! waits [`GATHER`] at most, and not at all when none came shortly before it; a torrent that was refused memory because
@@ -8,8 +8,8 @@
 //! * Sixteen lanes hash five times as much per second as one, so pieces are handed over in groups. One at a time, a
 //!   thread that is fast enough would take each alone.
 //! * When peers send faster than pieces are written, all memory fills with pieces that wait, and every byte goes from
-//!   the socket to memory, from there to the hash and from there to the disk. A short queue keeps them as busy and stays
-//!   in the caches. A disk that stalls gets all memory: then the queue is what keeps peers sending.
+//!   the socket to memory, from there to the hash and from there to the disk. A short queue keeps them as busy and
+//!   stays in the caches. A disk that stalls gets all memory: then the queue is what keeps peers sending.
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,12 @@
 //! Whether a batch is sent without a copy in the kernel (`IORING_OP_SENDMSG_ZC`): the rule, without a socket.
 //!
 //! Role: decides for each batch, and learns from what the kernel reports. Owner: a shard's ring, which asks before each
-//! send with payload and passes on every report. Invariants: nothing is tried again on a connection that gave up; what is
-//! held for the kernel never exceeds `held_max`, however slowly peers acknowledge.
+//! send with payload and passes on every report. Invariants: nothing is tried again on a connection that gave up; what
+//! is held for the kernel never exceeds `held_max`, however slowly peers acknowledge.
 //!
-//! A send without a copy pins the pages until the peer has acknowledged them. That pays where the network card reads them
-//! itself. Loopback, veth, tun and cards without scatter-gather make the kernel copy after all, and later, which costs more
-//! than a plain send: `IORING_SEND_ZC_REPORT_USAGE` tells.
+//! A send without a copy pins the pages until the peer has acknowledged them. That pays where the network card reads
+//! them itself. Loopback, veth, tun and cards without scatter-gather make the kernel copy after all, and later, which
+//! costs more than a plain send: `IORING_SEND_ZC_REPORT_USAGE` tells.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,9 +37,9 @@ impl std::str::FromStr for ZeroCopySend {
     }
 }
 
-/// Batches below this are copied with [`ZeroCopySend::Auto`]: pinning pages and a second completion cost more than copying
-/// a few of them. The kernel's documentation (networking/msg_zerocopy) puts the break-even at about 10 KiB; two blocks are
-/// well above it.
+/// Batches below this are copied with [`ZeroCopySend::Auto`]: pinning pages and a second completion cost more than
+/// copying a few of them. The kernel's documentation (networking/msg_zerocopy) puts the break-even at about 10 KiB; two
+/// blocks are well above it.
 pub const AUTO_BYTES_MIN: usize = 32 * 1024;
 /// Reports of copies in a row after which a connection gives up: one may be a retransmission or a tap.
 const COPIES_MAX: u8 = 4;
@@ -67,8 +67,8 @@ pub struct ZeroCopyRule {
     mode: ZeroCopySend,
     held: usize,
     held_max: usize,
-    /// Local addresses (each stands for the interface that has it) over which the kernel copied, and until when they are
-    /// spared.
+    /// Local addresses (each stands for the interface that has it) over which the kernel copied, and until when they
+    /// are spared.
     spared: HashMap<IpAddr, Instant>,
 }
 
@@ -124,8 +124,8 @@ impl ZeroCopyRule {
         self.held
     }
 
-    /// The kernel reports whether it copied what it was given. `local`: the connection's address here, asked for when it
-    /// gives up. Returns whether it does.
+    /// The kernel reports whether it copied what it was given. `local`: the connection's address here, asked for when
+    /// it gives up. Returns whether it does.
     pub fn report(
         &mut self,
         conn: &mut ZeroCopyConn,

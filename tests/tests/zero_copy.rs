@@ -1,4 +1,5 @@
-//! Seeding with zero-copy sends: every client gets the right bytes, and `auto` learns where the kernel copies after all.
+//! Seeding with zero-copy sends: every client gets the right bytes, and `auto` learns where the kernel copies after
+//! all.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -10,7 +11,6 @@ use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
-use ccbt_tests::ports::free_port;
 use ccbt_tests::process::{Process, run};
 use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::torrent::TorrentSpec;
@@ -168,11 +168,12 @@ fn auto_tries_another_machine_and_gives_up_where_the_kernel_copies() {
     };
     let lab = Lab::open();
     let made = lab.publish(Payload::single("file", 64 * MIB), TorrentSpec::pieces_of(256 * KIB));
-    let port = free_port().to_string();
+    // The namespace is ours: every port is free.
+    let port = "7011";
     let program = ccbt_fast().to_str().expect("a path of ours");
     let mut command = Command::new(program);
     command.arg("seed").arg(&made.torrent_path).arg("--output").arg(&made.data);
-    command.args(["--json", "--no-tracker", "--log-level", "debug", "--shards", "1", "--port", &port]);
+    command.args(["--json", "--no-tracker", "--log-level", "debug", "--shards", "1", "--port", port]);
     let mut seed = Process::start("seeder", command.args(["--bind", &NEAR.to_string()]));
     seed.wait_line(PATIENCE, "seeding", |line| line.contains("\"seeding\"").then_some(()));
     let copy = lab.dir("copy");

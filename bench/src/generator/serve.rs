@@ -216,7 +216,9 @@ impl Peer {
         }
         match self.last_request.replace(now) {
             Some(before) => report.inter_arrival.record(now - before),
-            None => drop(shared.first_request.get_or_init(|| now)),
+            None => {
+                shared.first_request.get_or_init(|| now);
+            }
         }
         self.queue.push_back(Item::Block { header: codec::piece_header(piece, begin, len), payload });
         report.depth_max = report.depth_max.max(self.queue.len());

@@ -51,7 +51,7 @@ fn circumstances(report: &Report) -> String {
     let _ = writeln!(
         out,
         "* Runs: one interleaved run of everything, {} rounds in rotating order after a warm-up, {:.0} minutes; \
-         medians. Clients too slow for the time got a smaller payload, as the tables say",
+         medians. Clients too slow for the time got a smaller payload or fewer runs, as the tables say",
         setting.runs,
         setting.elapsed_s / 60.0
     );

@@ -12,7 +12,9 @@ const HALVINGS_MAX: u32 = 5;
 /// Bytes that no payload goes below.
 const SIZE_MIN: u64 = 4 << 20;
 /// Seconds per GiB outside of the measured time: seeds check their data, downloads are checked and removed.
-const CHECK_S_PER_GIB: f64 = 0.8;
+const CHECK_S_PER_GIB: f64 = 0.5;
+/// A client is run once only where its shortest run takes so many times its share of the budget.
+const SHARES_MAX: f64 = 4.0;
 
 /// What clients are compared in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +117,8 @@ pub(super) struct Candidate {
 /// What the measured rounds will be.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rounds {
-    /// How many; fewer than wanted if even the smallest payloads would take too long.
-    pub(super) runs: u32,
+    /// How many for each candidate; fewer than wanted if even the smallest payloads would take too long.
+    pub(super) runs: Vec<u32>,
     /// Bytes for each candidate.
     pub(super) bytes: Vec<u64>,
 }
@@ -133,9 +135,9 @@ pub(super) fn smallest(largest: u64) -> u64 {
     sizes(largest).last().unwrap_or(largest)
 }
 
-/// Four times the smallest: that of the second warm-up.
-pub(super) fn second(largest: u64) -> u64 {
-    (smallest(largest) * 4).min(largest)
+/// The payload of the second warm-up: four times the smallest, and what the client has to move in any case.
+pub(super) fn second(largest: u64, least: u64) -> u64 {
+    (smallest(largest) * 4).max(least).min(largest)
 }
 
 /// Gives all candidates about the same time: the largest payload with which a run stays below a limit, and the
@@ -149,21 +151,30 @@ pub(super) fn fit(candidates: &[Candidate], largest: u64, runs: u32, budget_s: f
         };
         candidates.iter().map(one).collect()
     };
-    let round_s = |bytes: &[u64]| -> f64 {
-        candidates.iter().zip(bytes).map(|(candidate, &bytes)| candidate.probe.estimate(bytes)).sum()
+    let share_s = budget_s / (f64::from(runs) * candidates.len().max(1) as f64);
+    let shortest_s =
+        |candidate: &Candidate| candidate.probe.estimate(smallest(largest).max(candidate.least.min(largest)));
+    let runs_of = |candidate: &Candidate| {
+        if shortest_s(candidate) > SHARES_MAX * share_s { 1 } else { runs }
+    };
+    let repeated: Vec<u32> = candidates.iter().map(runs_of).collect();
+    let all_s = |bytes: &[u64]| -> f64 {
+        let all = candidates.iter().zip(bytes).zip(&repeated);
+        all.map(|((candidate, &bytes), &runs)| candidate.probe.estimate(bytes) * f64::from(runs)).sum()
     };
     let mut limits: Vec<f64> = candidates
         .iter()
         .flat_map(|candidate| sizes(largest).map(|size| candidate.probe.estimate(size)))
         .collect();
     limits.sort_by(f64::total_cmp);
-    let fitting = |bytes: &Vec<u64>| round_s(bytes) * f64::from(runs) <= budget_s;
+    let fitting = |bytes: &Vec<u64>| all_s(bytes) <= budget_s;
     if let Some(bytes) = limits.iter().rev().map(|&limit| choose(limit)).find(fitting) {
-        return Rounds { runs, bytes };
+        return Rounds { runs: repeated, bytes };
     }
     let bytes = choose(0.0);
-    let fit = (budget_s / round_s(&bytes).max(f64::MIN_POSITIVE)) as u32;
-    Rounds { runs: fit.clamp(1, runs), bytes }
+    let part = budget_s / all_s(&bytes).max(f64::MIN_POSITIVE);
+    let fewer = |&runs: &u32| ((f64::from(runs) * part) as u32).clamp(1, runs);
+    Rounds { runs: repeated.iter().map(fewer).collect(), bytes }
 }
 
 #[cfg(test)]
@@ -233,14 +244,14 @@ mod tests {
     fn a_large_budget_gives_everybody_everything() {
         let candidates = [candidate(2_000.0, 0), candidate(10.0, 0)];
         let rounds = fit(&candidates, 1024 * MIB, 5, 1e6);
-        assert_eq!(rounds, Rounds { runs: 5, bytes: vec![1024 * MIB; 2] });
+        assert_eq!(rounds, Rounds { runs: vec![5; 2], bytes: vec![1024 * MIB; 2] });
     }
 
     #[test]
     fn slow_clients_get_less_and_the_budget_holds() {
         let candidates = [candidate(2_000.0, 0), candidate(400.0, 0), candidate(20.0, 0)];
         let rounds = fit(&candidates, 2048 * MIB, 5, 60.0);
-        assert_eq!(rounds.runs, 5);
+        assert_eq!(rounds.runs, [5, 5, 5]);
         assert_eq!(rounds.bytes[0], 2048 * MIB, "the fast one loses nothing");
         assert!(rounds.bytes[2] < rounds.bytes[1], "{:?}", rounds.bytes);
         let time: f64 =
@@ -259,8 +270,17 @@ mod tests {
     fn too_little_time_means_fewer_rounds_but_one() {
         let candidates = [candidate(1.0, 0)];
         let one = candidates[0].probe.estimate(smallest(1024 * MIB));
-        assert_eq!(fit(&candidates, 1024 * MIB, 5, one * 2.5).runs, 2);
-        assert_eq!(fit(&candidates, 1024 * MIB, 5, 0.0).runs, 1);
-        assert_eq!(fit(&[], 1024 * MIB, 5, 1.0).runs, 5);
+        assert_eq!(fit(&candidates, 1024 * MIB, 5, one * 2.5).runs, [2]);
+        assert_eq!(fit(&candidates, 1024 * MIB, 5, 0.0).runs, [1]);
+        assert!(fit(&[], 1024 * MIB, 5, 1.0).runs.is_empty());
+    }
+
+    #[test]
+    fn one_far_too_slow_client_is_run_once() {
+        let mut candidates = vec![candidate(2_000.0, 0); 9];
+        candidates.push(candidate(2.0, 0));
+        let rounds = fit(&candidates, 1024 * MIB, 3, 100.0);
+        assert_eq!(rounds.runs, [3, 3, 3, 3, 3, 3, 3, 3, 3, 1]);
+        assert_eq!(rounds.bytes[0], 1024 * MIB, "the others lose nothing");
     }
 }

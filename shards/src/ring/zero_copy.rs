@@ -1,10 +1,10 @@
 //! Sends without a copy (`IORING_OP_SENDMSG_ZC`): what the kernel still reads when a send has completed.
 //!
-//! Role: holds batches until the kernel says that it needs them no more, and falls back to plain sends where it refuses.
-//! Owner: the ring. Invariants: a batch is let go of only after the completion of each of its sends, and the notification
-//! (`IORING_CQE_F_NOTIF`) of each that announced one (`IORING_CQE_F_MORE`), even when its socket is long closed; a socket
-//! that is closed with batches held stays open to the kernel until they are acknowledged, for two seconds at most: then the
-//! connection is reset, so that a peer that vanished cannot keep memory of ours.
+//! Role: holds batches until the kernel says that it needs them no more, and falls back to plain sends where it
+//! refuses. Owner: the ring. Invariants: a batch is let go of only after the completion of each of its sends, and the
+//! notification (`IORING_CQE_F_NOTIF`) of each that announced one (`IORING_CQE_F_MORE`), even when its socket is long
+//! closed; a socket that is closed with batches held stays open to the kernel until they are acknowledged, for two
+//! seconds at most: then the connection is reset, so that a peer that vanished cannot keep memory of ours.
 //!
 //! Life of a [`Hold`]: made with the first send of a batch → given the batch when that went out or its socket closed →
 //! gone with the last notification.
@@ -240,8 +240,8 @@ impl SocketRing {
             let error = io::Error::from_raw_os_error(errno);
             tracing::info!(
                 %error,
-                "the kernel refuses a zero-copy send; plain sends are used instead. If memory is lacking, raise the limit \
-                 of locked memory (ulimit -l), else set zero_copy_send to off"
+                "the kernel refuses a zero-copy send; plain sends are used instead. If memory is lacking, raise the \
+                 limit of locked memory (ulimit -l), else set zero_copy_send to off"
             );
         }
     }

@@ -112,7 +112,7 @@ pub struct TransferArgs {
     /// KiB per disk operation at most [default: found out while it works]
     #[arg(long, value_name = "KIB", value_parser = value_parser!(u32).range(128..=4096))]
     pub disk_write_kib: Option<u32>,
-    /// Send without a copy in the kernel: on, off, or auto (to other machines, where the kernel does not copy after all)
+    /// Send without a copy in the kernel: on, off, or auto (to other machines, unless the kernel copies)
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub zero_copy_send: ZeroCopySend,
     /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]

@@ -1,7 +1,7 @@
 //! Sends without a copy over real sockets: bytes, memory, ends and refusals.
 //!
-//! Loopback copies at the receiving side as soon as a packet is delivered, so memory stays in the kernel's hands only for
-//! what the peer's window keeps back: peers here have small receive buffers and read late.
+//! Loopback copies at the receiving side as soon as a packet is delivered, so memory stays in the kernel's hands only
+//! for what the peer's window keeps back: peers here have small receive buffers and read late.
 
 use ccbt_storage::arena::PieceBuf;
 
