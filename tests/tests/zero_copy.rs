@@ -178,7 +178,7 @@ fn auto_tries_another_machine_and_gives_up_where_the_kernel_copies() {
     seed.wait_line(PATIENCE, "seeding", |line| line.contains("\"seeding\"").then_some(()));
     let copy = lab.dir("copy");
     let mut command = veth.over_there(program);
-    command.arg("download").arg(&made.torrent_path).arg("--output").arg(&copy);
+    command.arg("download").arg(&made.torrent_path).arg("--output").arg(&copy).arg("--no-checkpoint");
     command.args(["--no-tracker", "--bind", &FAR.to_string(), "--peer", &format!("{NEAR}:{port}")]);
     let (code, _, stderr) = run("ccbt-fast", &mut command, PATIENCE + Duration::from_secs(30));
     assert_eq!(code, 0, "{stderr}");

@@ -91,6 +91,7 @@ impl Runner<'_> {
         match direction {
             Direction::Download => {
                 command.arg("download").arg(&self.torrent).arg("--output").arg(scratch.join("output"));
+                command.arg("--checkpoint-dir").arg(scratch.join("checkpoints"));
                 command.args(["--seed-time", &self.args.timeout_s.to_string()]);
             }
             Direction::Seed => {
