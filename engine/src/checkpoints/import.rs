@@ -117,7 +117,8 @@ fn import_own(bytes: &[u8], options: &ImportOptions) -> Result<Imported, ImportE
     let mut checkpoint = Checkpoint::decode(bytes)?;
     let torrent_at = |path: &Path| {
         let bytes = read(path)?;
-        checkpoint.fits(&parse(&bytes)?)?;
+        let metainfo = parse(&bytes)?;
+        checkpoint.fits(&metainfo)?;
         Ok::<_, ImportError>(bytes)
     };
     let torrent = match (&options.torrent, &checkpoint.source.torrent) {
