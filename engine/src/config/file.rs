@@ -27,6 +27,23 @@ pub struct File {
     pub(super) schedule: Option<(Vec<Rule>, Origin)>,
 }
 
+impl File {
+    /// Its values, in the order of the lines within a section.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static Key, &Entry)> {
+        self.entries.iter().map(|(key, entry)| (&KEYS[*key], entry))
+    }
+
+    /// Its values for some torrents.
+    pub fn overrides(&self) -> impl Iterator<Item = (&'static Key, &Override)> {
+        self.overrides.iter().map(|found| (&KEYS[found.key], found))
+    }
+
+    /// Its schedule of limits.
+    pub fn rules(&self) -> &[Rule] {
+        self.schedule.as_ref().map_or(&[], |(rules, _)| rules)
+    }
+}
+
 /// Whether a file may set everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {

@@ -1,9 +1,10 @@
 //! `ccbt-fast config`: shows what counts and why, checks a file, prints the default one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use ccbt_fast::TorrentSource;
-use ccbt_fast::config::{Config, Entry, Key, Origin, Rule, Sources, Value, default_file};
+use ccbt_fast::config::{Config, Entry, Key, Origin, Pattern, Rule, Sources, Value, default_file};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde_json::{Map, Value as Json, json};
 
@@ -91,7 +92,8 @@ fn as_text(
     let mut text = String::new();
     let mut line = |content: String, origin: &Origin| {
         let content = escape_for_terminal(&content).into_owned();
-        let end = if tells_origin { format!("  # {origin}") } else { String::new() };
+        let end =
+            if tells_origin && !content.starts_with('[') { format!("  # {origin}") } else { String::new() };
         writeln!(text, "{content}{end}").expect("a String takes every write");
     };
     let mut section = "";
@@ -110,14 +112,30 @@ fn as_text(
         }
     }
     if tells_torrents {
-        for (key, found) in config.overrides() {
-            let pattern = toml::Value::String(found.pattern.to_string());
-            let content = format!("torrent.{pattern}.{} = {}", key.name, found.entry.value.to_toml());
-            lines.push((content, &found.entry.origin));
-        }
+        lines.extend(torrents(config));
     }
     for (content, origin) in lines {
         line(content, origin);
     }
     text
+}
+
+/// A section for each pattern, in the order in which they were named last; of two values for a key the later one.
+fn torrents(config: &Config) -> Vec<(String, &Origin)> {
+    let mut patterns: Vec<&Pattern> = Vec::new();
+    for (_, found) in config.overrides() {
+        patterns.retain(|pattern| **pattern != found.pattern);
+        patterns.push(&found.pattern);
+    }
+    let mut lines = Vec::new();
+    for pattern in patterns {
+        lines.push((format!("[torrent.{}]", toml::Value::String(pattern.to_string())), &Origin::Default));
+        let mut values: BTreeMap<&str, (String, &Origin)> = BTreeMap::new();
+        for (key, found) in config.overrides().filter(|(_, found)| found.pattern == *pattern) {
+            let content = format!("{} = {}", key.name, found.entry.value.to_toml());
+            values.insert(key.name, (content, &found.entry.origin));
+        }
+        lines.extend(values.into_values());
+    }
+    lines
 }
