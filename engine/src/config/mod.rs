@@ -51,7 +51,7 @@ pub struct Entry {
     /// Where it comes from.
     pub origin: Origin,
     /// Number of its layer; the defaults are layer 0.
-    pub(self) layer: usize,
+    layer: usize,
 }
 
 /// A value for some torrents.

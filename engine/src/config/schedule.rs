@@ -154,8 +154,9 @@ fn days(item: &Item<'_>) -> Option<u8> {
 fn expected_days(item: &Item<'_>) -> String {
     let words: Vec<&str> = DAYS.into_iter().chain(GROUPS.map(|(name, _)| name)).collect();
     let found = item.text().unwrap_or_default();
-    let wrong = found.split(',').map(str::trim).find_map(|name| names::nearest(name, words.iter().copied()));
-    let hint = wrong.filter(|near| !found.split(',').any(|name| name.trim() == *near));
+    let is_wrong = |name: &&str| !words.iter().any(|word| word.eq_ignore_ascii_case(name));
+    let wrong = found.split(',').map(str::trim).find(is_wrong);
+    let hint = wrong.and_then(|name| names::nearest(name, words.iter().copied()));
     let hint = hint.map(|near| format!("; did you mean {near:?}?")).unwrap_or_default();
     format!(
         "must be a list of days, such as [\"mon\", \"fri\"] or [\"weekend\"], of {}{hint}",

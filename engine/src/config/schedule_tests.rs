@@ -136,7 +136,7 @@ fn what_is_wrong_with_a_rule_is_told_with_its_line() {
         let found = told.iter().any(|text| text.starts_with(&format!("f:{line}: ")) && text.contains(part));
         assert!(found, "line {line}: {part}: {told:#?}");
     }
-    assert_eq!(told.len(), 13, "{told:#?}");
+    assert_eq!(told.len(), 12, "{told:#?}");
     assert!(file.schedule.expect("it was there").0.is_empty(), "no rule of them counts");
     for not_a_list in ["schedule = 5", "schedule = [5]", "[limits.schedule]\nfrom = \"1:00\""] {
         let (_, problems) = parse(&format!("[limits]\n{not_a_list}"), Path::new("f"), Trust::Full);

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use ccbt_protocol::metainfo::escape_for_terminal;
 use indicatif::ProgressBar;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, reload};
 
 use crate::failure::Failure;
 
@@ -60,10 +63,9 @@ pub fn start(level: LevelFilter, file: Option<&Path>, bar: ProgressBar) -> Resul
             })?))
         }
     };
-    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || sink.clone());
-    let log = log.with_max_level(level).with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
+    let (filter, handle) = reload::Layer::new(level);
+    let records = fmt::layer().with_ansi(false).with_writer(move || sink.clone());
+    tracing_subscriber::registry().with(filter).with(records).init();
     // It fails only once the subscriber is gone, which is never.
     Ok(Log { set_level: Box::new(move |level| drop(handle.reload(level))) })
 }
