@@ -18,6 +18,7 @@ pub mod machine;
 pub mod payload;
 pub mod picker;
 pub mod process;
+pub mod scale;
 pub mod stats;
 pub mod storage;
 pub mod tracker;

@@ -7,6 +7,7 @@ use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
 use ccbt_bench::hashing::{self, HashingArgs, Task};
 use ccbt_bench::picker::{self, PickerArgs};
+use ccbt_bench::scale::{self, ScaleArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, TransferArgs};
 use clap::{Parser, Subcommand};
@@ -34,6 +35,11 @@ enum Command {
     Verify(HashingArgs),
     /// Make a torrent with each installed program; print the same
     Create(HashingArgs),
+    /// Let connections and torrents idle; print memory, CPU time and wake-ups of each installed client
+    Scale(ScaleArgs),
+    /// Our engine with many torrents, for `scale`
+    #[command(hide = true)]
+    ScaleChild(scale::child::ChildArgs),
     /// Show what changed between two result files; exit code 1 when something got worse
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
@@ -48,6 +54,8 @@ fn main() -> ExitCode {
         Command::StorageChild(args) => storage::child::run(&args),
         Command::Verify(args) => hashing::run(Task::Verify, &args),
         Command::Create(args) => hashing::run(Task::Create, &args),
+        Command::Scale(args) => scale::run(&args),
+        Command::ScaleChild(args) => scale::child::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
     };

@@ -84,6 +84,11 @@ impl Process {
         Ok(Self { child, pid, log: log.to_owned(), exit: None, peak: PeakMemory::default() })
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it has.
     pub fn try_wait(&mut self) -> Option<Exit> {
         if self.exit.is_none()

@@ -4,14 +4,13 @@
 //! the torrent is known until [`Event::Closed`]; the torrent's decisions hear of its end only then, when nothing of it
 //! is in flight any more.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
-
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
 use crate::ring::{Event, SocketKey};
@@ -50,7 +49,7 @@ impl Shard {
 
     fn on_accepted(&mut self, listener: u32, socket: io::Result<(OwnedFd, SocketAddr)>) {
         match socket {
-            Ok((fd, addr)) if self.stopping.is_none() && self.live < self.config.max_connections => {
+            Ok((fd, addr)) if self.stopping.is_none() && self.has_room() => {
                 self.add_conn(fd, addr, HandshakeReader::default());
             }
             // Dropping the descriptor closes it: the peer tries again later.
@@ -82,14 +81,25 @@ impl Shard {
         if index >= self.conns.len() {
             self.conns.resize_with(index + 1, || None);
         }
+        let limit = match stage {
+            Stage::Connecting => self.config.connect_timeout,
+            _ => self.config.handshake_timeout,
+        };
+        self.timers.conns.set(index, Some(self.now + limit));
         let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home, self.now));
         assert!(before.is_none(), "two connections in one place");
-        self.live += 1;
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the session may have another connection. Shards that ask at the same moment may exceed the limit by one
+    /// each.
+    pub(crate) fn has_room(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) < self.config.max_connections
     }
 
     /// A connection for a torrent of ours that another shard accepted.
     pub(crate) fn on_hand_off(&mut self, hand_off: HandOff) {
-        if self.stopping.is_some() || self.live >= self.config.max_connections {
+        if self.stopping.is_some() || !self.has_room() {
             return;
         }
         let _ = socket2::SockRef::from(&hand_off.socket).set_tcp_nodelay(true);
@@ -101,11 +111,12 @@ impl Shard {
     /// Connects to addresses of the torrent's while it may have more peers.
     pub(crate) fn dial(&mut self, index: usize) {
         for _ in 0..DIALS_PER_TURN {
-            let home = &mut self.homes[index];
-            let room = home.all_conns() < home.max_peers && self.live < self.config.max_connections;
+            let home = &self.homes[index];
+            let room = home.all_conns() < home.max_peers && self.has_room();
             if !home.is_running() || home.paused || !room || self.stopping.is_some() {
                 return;
             }
+            let home = &mut self.homes[index];
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
             let key = home.key;
             match self.satellite_for_dial(index) {
@@ -123,6 +134,7 @@ impl Shard {
                 self.homes[index].conns += 1;
                 let key = self.ring.connect(fd, addr);
                 self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
+                self.touch(index);
                 true
             }
             Err(error) => {
@@ -139,6 +151,8 @@ impl Shard {
             return self.end(key, End::Broken);
         }
         conn.stage = Stage::Handshake(HandshakeReader::default());
+        self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
+        let conn = self.conn(key).expect("seen just now");
         let index = conn.home.expect("we dial for a torrent");
         let info_hash = self.homes[index].meta.info_hash;
         self.send_handshake(key, info_hash);
@@ -186,6 +200,9 @@ impl Shard {
 
     /// The torrent runs now: answers the connections that came before.
     pub(crate) fn answer_waiting(&mut self, index: usize) {
+        if self.homes[index].conns == 0 {
+            return;
+        }
         let waiting = |conn: &&Conn| conn.home == Some(index) && conn.waiting.is_some();
         let keys: Vec<SocketKey> =
             self.conns.iter().flatten().filter(waiting).map(|conn| conn.socket).collect();
@@ -229,7 +246,8 @@ impl Shard {
     fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>) {
         let socket = self.ring.take(key).expect("nothing is in flight between receive and answer");
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");
-        self.live -= 1;
+        self.timers.conns.set(key.index(), None);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
         let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes }));
         if self.others[shard].try_send(message).is_err() {
             tracing::debug!(addr = %conn.addr, shard, "the other shard is too far behind; the connection is dropped");
@@ -269,6 +287,7 @@ impl Shard {
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
+        self.timers.conns.set(key.index(), None);
         self.feed(key, rest);
         self.touch(index);
         self.queue(key);
@@ -283,6 +302,7 @@ impl Shard {
         conn.stage = Stage::Closing;
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
+        self.timers.conns.set(key.index(), None);
         match end {
             End::Fault(fault) => {
                 tracing::debug!(%addr, %fault, "closing");
@@ -301,7 +321,7 @@ impl Shard {
     fn on_closed(&mut self, key: SocketKey) {
         let place = self.conns.get_mut(key.index()).and_then(Option::take);
         let conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
-        self.live -= 1;
+        self.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(index) = conn.home else { return };
         let now = self.now;
         let home = &mut self.homes[index];
@@ -331,6 +351,9 @@ impl Shard {
 
     /// Ends all connections of a torrent.
     pub(crate) fn close_all(&mut self, index: usize) {
+        if self.homes[index].conns == 0 {
+            return;
+        }
         let of_home = |conn: &&Conn| conn.home == Some(index);
         let keys: Vec<SocketKey> =
             self.conns.iter().flatten().filter(of_home).map(|conn| conn.socket).collect();
@@ -352,19 +375,10 @@ impl Shard {
 
     /// Ends connections that take too long to come about.
     pub(crate) fn time_out_conns(&mut self) {
-        let (connect, handshake) = (self.config.connect_timeout, self.config.handshake_timeout);
-        let late = |conn: &&Conn, now: Instant| {
-            let age: Duration = now.saturating_duration_since(conn.since);
-            match conn.stage {
-                Stage::Connecting => age > connect,
-                Stage::Handshake(_) => age > connect * u32::from(!conn.incoming) + handshake,
-                Stage::Open(_) | Stage::Closing => false,
-            }
-        };
-        let now = self.now;
-        let keys: Vec<SocketKey> =
-            self.conns.iter().flatten().filter(|conn| late(conn, now)).map(|conn| conn.socket).collect();
-        keys.into_iter().for_each(|key| self.end(key, End::Refused("it takes too long")));
+        for index in self.timers.conns.pop_all(self.now) {
+            let conn = self.conns[index].as_ref().expect("one that is gone has no deadline");
+            self.end(conn.socket, End::Refused("it takes too long"));
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use crate::shard::Shard;
 const SPINS: u32 = 4;
 /// How long each of them lasts, and how often rate limits are looked at.
 const SPIN: Duration = Duration::from_millis(1);
-/// Second's granularity of timers.
-const TICK: Duration = Duration::from_secs(1);
+/// The longest rest: nothing is due.
+const REST: Duration = Duration::from_secs(3600);
 
 /// Runs `shard` until it is told to stop and has nothing left to do.
 pub async fn run(mut shard: Shard) {
@@ -84,15 +84,13 @@ impl Shard {
             progress = true;
             self.on_ring_event(event);
         }
-        if self.now >= self.next_tick {
-            self.next_tick = self.now + TICK;
+        let now = self.now;
+        let is_due = |at: Instant| at <= now;
+        if self.next_tick().is_some_and(is_due) {
             self.tick();
         }
-        if self.gathering.is_some_and(|due| due <= self.now) {
-            self.gather_due();
-        }
-        if self.now >= self.next_status {
-            self.next_status = self.now + Duration::from_millis(250);
+        self.gather_due();
+        if self.next_report().is_some_and(is_due) {
             self.send_statuses();
         }
         progress |= self.settle();
@@ -131,14 +129,9 @@ impl Shard {
 
     /// When something must happen even if nothing arrives.
     fn next_deadline(&self) -> Duration {
-        let mut deadline = self.next_tick.min(self.next_status);
-        if self.homes.is_empty() {
-            deadline = self.next_tick;
-        }
-        let mut wait = deadline.saturating_duration_since(self.now);
-        if let Some(due) = self.gathering {
-            wait = wait.min(due.saturating_duration_since(self.now));
-        }
+        let due = [self.next_tick(), self.next_report(), self.timers.gathers.next(), self.stopping];
+        let first = due.into_iter().flatten().min();
+        let mut wait = first.map_or(REST, |at| at.saturating_duration_since(self.now));
         if !self.throttled.is_empty() || !self.up_throttled.is_empty() || self.has_outbox() {
             wait = wait.min(SPIN);
         }

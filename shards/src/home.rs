@@ -77,6 +77,10 @@ pub(crate) struct Home {
     pub conns: usize,
     /// On the shard's list of this turn.
     pub touched: bool,
+    /// On the shard's list of torrents whose status may have changed.
+    pub is_changed: bool,
+    /// Its peers keep the shard busy.
+    pub is_busy: bool,
     /// On the shard's list of torrents without memory.
     pub starved: bool,
     pub failure: Option<Failure>,
@@ -145,6 +149,8 @@ impl Home {
             max_peers,
             conns: 0,
             touched: false,
+            is_changed: false,
+            is_busy: false,
             starved: false,
             failure: None,
             unwritten: Vec::new(),

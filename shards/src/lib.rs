@@ -25,6 +25,7 @@ mod slots;
 pub mod sync;
 #[cfg(test)]
 mod testing;
+mod timers;
 mod torrents;
 mod transfer;
 mod turns;

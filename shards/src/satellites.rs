@@ -222,6 +222,7 @@ impl Shard {
             && let Some(known) = satellites.get_mut(&shard)
         {
             *known = status;
+            self.note_change(index);
         }
     }
 
@@ -247,6 +248,7 @@ impl Shard {
         let now = self.now;
         if let Some(&index) = self.by_key.get(&key) {
             self.homes[index].candidates.gone(now, addr, useful);
+            self.touch(index);
         }
     }
 
@@ -360,10 +362,14 @@ impl Shard {
 
     /// Addresses from home.
     pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr, home: usize) {
-        let room = self.live < self.config.max_connections;
+        let room = self.has_room();
         let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
         // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
         if !index.is_some_and(|index| self.connect(index, addr)) {
+            // The home has counted on it.
+            if let Some(index) = index {
+                self.note_change(index);
+            }
             self.post(home, ToShard::SatellitePeer { key, addr, useful: false });
         }
     }
@@ -424,19 +430,15 @@ impl Shard {
             }
         }
         let due = home.part.next_turn();
-        self.gathering = self.gathering.into_iter().chain(due).min();
+        self.timers.gathers.set(index, due);
         out.into_iter().for_each(|(shard, message)| self.post(shard, message));
     }
 
     /// Looks after torrents whose news has waited long enough.
     pub(crate) fn gather_due(&mut self) {
-        let now = self.now;
         // Those that are due settle in this turn, and say again when.
-        let later = self.homes.iter().filter_map(|(_, home)| home.part.next_turn()).filter(|due| *due > now);
-        self.gathering = later.min();
-        let due = |home: &Home| home.part.next_turn().is_some_and(|due| due <= now);
-        let homes: Vec<usize> =
-            self.homes.iter().filter(|(_, home)| due(home)).map(|(index, _)| index).collect();
-        homes.into_iter().for_each(|index| self.touch(index));
+        while let Some(index) = self.timers.gathers.pop(self.now) {
+            self.touch(index);
+        }
     }
 }

@@ -129,6 +129,7 @@ impl Service {
         }
         let mut shards = Vec::new();
         let lines = Arc::new(DeviceLines::default());
+        let connections = Arc::new(AtomicUsize::new(0));
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let links = Links {
                 bell,
@@ -136,6 +137,7 @@ impl Service {
                 others: inboxes.clone(),
                 control: control.clone(),
                 lines: lines.clone(),
+                connections: connections.clone(),
             };
             let mut own = Vec::new();
             for listener in &listeners {
@@ -272,7 +274,7 @@ fn shard_config(
         listen_port: port,
         bind: config.bind,
         peer_id: config.peer_id,
-        max_connections: (config.max_connections / count).max(1),
+        max_connections: config.max_connections.max(1),
         connect_timeout: CONNECT_TIMEOUT,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         torrent: TorrentConfig {

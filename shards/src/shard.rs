@@ -3,13 +3,15 @@
 //! Owner: the shard's thread, as plain `&mut` in [`crate::drive`]; nothing here is shared. The other modules of this
 //! crate add the behaviour: `conns` the life of a connection, `transfer` its bytes, `torrents` the life of a torrent,
 //! `pieces` and `sync` what becomes of its data, `faults` what happens when the disk refuses, `checking` the look at what
-//! is on disk, `uploads` reading for others, `turns` messages, timers and status.
+//! is on disk, `uploads` reading for others, `turns` messages and status, `timers` what
+//! time brings.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::cache::ReadAhead;
@@ -37,6 +39,7 @@ use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
+use crate::timers::Timers;
 use crate::torrents::Home;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -64,7 +67,7 @@ pub struct ShardConfig {
     pub bind: Option<IpAddr>,
     /// What we call ourselves.
     pub peer_id: PeerId,
-    /// Connections of this shard at most, half-open ones included.
+    /// Connections of all shards at most, half-open ones included.
     pub max_connections: usize,
     /// Time a connect may take.
     pub connect_timeout: Duration,
@@ -90,6 +93,8 @@ pub struct Links {
     pub control: Sender<FromShard>,
     /// Whose turn it is to check at rotating devices.
     pub lines: Arc<DeviceLines>,
+    /// Connections of all shards, half-open ones included.
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// How far a connection is.
@@ -182,8 +187,7 @@ pub struct Shard {
     pub(crate) others: Vec<Inbox>,
     /// Messages that found no room there.
     pub(crate) outbox: Outbox,
-    /// When the next news of a spread torrent has to be told.
-    pub(crate) gathering: Option<Instant>,
+    pub(crate) timers: Timers,
     pub(crate) routes: HashMap<InfoHash, usize>,
     pub(crate) lines: Arc<DeviceLines>,
     pub(crate) storage: StorageClient,
@@ -193,7 +197,8 @@ pub struct Shard {
     pub(crate) by_key: HashMap<TorrentKey, usize>,
     pub(crate) by_hash: HashMap<InfoHash, usize>,
     pub(crate) conns: Vec<Option<Conn>>,
-    pub(crate) live: usize,
+    /// Connections of all shards.
+    pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
     pub(crate) down: TokenBucket,
     pub(crate) up: TokenBucket,
@@ -221,8 +226,6 @@ pub struct Shard {
     pub(crate) told_cache: CacheStats,
     /// Reused between turns.
     pub(crate) dirty: Vec<PeerKey>,
-    pub(crate) next_tick: Instant,
-    pub(crate) next_status: Instant,
     /// Listeners whose accept failed, armed again at the next tick.
     pub(crate) deaf: Vec<u32>,
     pub(crate) stopping: Option<Instant>,
@@ -254,13 +257,13 @@ impl Shard {
             others: links.others,
             lines: links.lines,
             outbox: Outbox::default(),
-            gathering: None,
+            timers: Timers::new(now),
             routes: HashMap::new(),
             homes: Slab::new(),
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
             conns: Vec::new(),
-            live: 0,
+            connections: links.connections,
             rng: rand::make_rng(),
             down: TokenBucket::new(now, 0, 0),
             up: TokenBucket::new(now, 0, 0),
@@ -275,8 +278,6 @@ impl Shard {
             transferring: false,
             told_cache: CacheStats::default(),
             dirty: Vec::new(),
-            next_tick: now,
-            next_status: now,
             deaf: Vec::new(),
             stopping: None,
             spill: Vec::new(),
@@ -314,8 +315,16 @@ impl Shard {
         }
     }
 
-    /// Puts a torrent on this turn's list.
+    /// Something happened to a torrent: puts it on this turn's list, and on that of the next tick.
     pub(crate) fn touch(&mut self, home: usize) {
+        if self.homes.contains(home) {
+            self.stir(home);
+            self.settle_soon(home);
+        }
+    }
+
+    /// Puts a torrent on this turn's list.
+    pub(crate) fn settle_soon(&mut self, home: usize) {
         if let Some(state) = self.homes.get_mut(home)
             && !std::mem::replace(&mut state.touched, true)
         {

@@ -98,6 +98,11 @@ impl Durability {
         self.since.get_or_insert(now);
     }
 
+    /// When a checkpoint's sync is due, as far as time decides.
+    pub fn due(&self, config: &SyncConfig) -> Option<Instant> {
+        self.since.filter(|_| self.syncing.is_none()).map(|since| since + config.interval)
+    }
+
     /// Whether a checkpoint's sync is due.
     fn is_due(&self, config: &SyncConfig, now: Instant) -> bool {
         let old = self.since.is_some_and(|since| now.saturating_duration_since(since) >= config.interval);

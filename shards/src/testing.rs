@@ -114,7 +114,14 @@ impl Rig {
         let bell = Doorbell::new().unwrap();
         let (inbox, receiver) = Inbox::new(bell.clone());
         let (control, told) = unbounded();
-        let links = Links { bell, inbox: receiver, others: vec![inbox], control, lines: Arc::default() };
+        let links = Links {
+            bell,
+            inbox: receiver,
+            others: vec![inbox],
+            control,
+            lines: Arc::default(),
+            connections: Arc::default(),
+        };
         let mut config = config();
         change(&mut config);
         let shard = Shard::new(config, links, &storage).unwrap();

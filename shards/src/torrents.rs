@@ -298,6 +298,7 @@ impl Shard {
 
     /// Storage has closed the files: the torrent is gone.
     pub(crate) fn forget(&mut self, index: usize) {
+        self.forget_timers(index);
         let home = self.homes.remove(index);
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);

@@ -223,6 +223,9 @@ impl Shard {
         self.continue_relocation(index);
         self.settle_part(index);
         self.continue_end(index);
+        if self.homes.contains(index) {
+            self.schedule(index);
+        }
     }
 
     fn do_events(&mut self, index: usize) {
@@ -345,6 +348,7 @@ impl Shard {
             for block in conn.sending.drain(..) {
                 torrent.sent_block(now, *peer, block);
             }
+            self.note_change(index);
         }
         self.queue(key);
         self.wake_hungry();

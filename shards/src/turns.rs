@@ -1,6 +1,6 @@
-//! What a shard does with messages, storage answers and time.
+//! What a shard does with messages and storage answers, and what it tells.
 //!
-//! Owner: the shard; called by [`crate::drive`] once a turn, a second or a quarter of a second.
+//! Owner: the shard; called by [`crate::drive`] once a turn, or when a report is due.
 
 use std::time::Duration;
 
@@ -16,8 +16,6 @@ use crate::torrents::Phase;
 const GOODBYE: Duration = Duration::from_millis(2800);
 /// Connections listed in a status at most: more than a person looks at.
 const STATUS_PEERS: usize = 200;
-/// Payload bytes per second of all of a torrent's peers from which on a check beside it makes way.
-const BUSY_RATE: u64 = 64 * 1024;
 
 impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
@@ -62,6 +60,7 @@ impl Shard {
                         self.homes[index].candidates.add(peer, source);
                     }
                     self.dial(index);
+                    self.touch(index);
                 }
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
@@ -114,60 +113,31 @@ impl Shard {
         any
     }
 
-    /// Once a second.
-    pub(crate) fn tick(&mut self) {
-        self.time_out_conns();
-        for listener in std::mem::take(&mut self.deaf) {
-            self.ring.arm_accept(listener);
-        }
-        self.reclaim();
-        self.wake_hungry();
-        self.note_transfers();
-        let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
-        for index in homes {
-            let now = self.now;
-            let home = &mut self.homes[index];
-            if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
-                torrent.tick(now, &mut self.rng);
-            }
-            self.tick_part(index);
-            self.retry_failed(index);
-            self.sync_if_due(index);
-            self.unpause_check(index);
-            self.continue_check(index);
-            self.announce(index);
-            self.dial(index);
-            self.touch(index);
-        }
-    }
-
-    /// Whether peers keep us busy, so that checks make way.
-    fn note_transfers(&mut self) {
-        let now = self.now;
-        self.transferring = false;
-        for (_, home) in &mut self.homes {
-            if let (Phase::Running, Some(torrent)) = (&home.phase, &mut home.torrent) {
-                let (down, up) = torrent.rates(now);
-                self.transferring |= down + up >= BUSY_RATE;
-            }
-        }
-    }
-
-    /// Four times a second: tells how torrents do that do something.
+    /// Four times a second at most: tells how torrents do with which something has happened.
     pub(crate) fn send_statuses(&mut self) {
-        let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
-        for index in homes {
+        for index in self.take_changed() {
             self.tell_move_progress(index);
             if self.homes[index].part.is_satellite() {
                 self.report_status(index);
             } else if let Some(status) = self.status(index) {
                 self.tell(FromShard::Status(Box::new(status)));
             }
+            if self.is_moving(index) {
+                self.note_change(index);
+            }
         }
         let cache = self.cache.stats();
         if cache != std::mem::replace(&mut self.told_cache, cache) {
             self.tell(FromShard::Cache(self.config.index, cache));
         }
+    }
+
+    /// Whether a torrent's status changes although nothing happens to it: its rates fall, its files move.
+    fn is_moving(&mut self, index: usize) -> bool {
+        let now = self.now;
+        let home = &mut self.homes[index];
+        let rates = home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
+        rates.0 + rates.1 > 0 || home.relocations.is_moving()
     }
 
     /// A satellite tells its home instead.

@@ -14,7 +14,7 @@ use crate::tracker::Tracker;
 pub(super) struct Aria2;
 
 /// No configuration file, discovery, encryption, limits or display; incoming and outgoing on loopback.
-const OPTIONS: [&str; 19] = [
+pub(super) const OPTIONS: [&str; 19] = [
     "--no-conf=true",
     "--quiet=true",
     "--console-log-level=error",

@@ -159,8 +159,20 @@ pub(crate) fn check_with_transmission(
     transmission::Transmission.start(&Job { direction, torrent, scratch, output: folder, port, peers: &[] })
 }
 
+/// Starts transmission without a torrent, its configuration in `scratch`, with room for all connections.
+pub(crate) fn transmission_daemon(
+    scratch: &Path,
+    port: u16,
+    peers: usize,
+) -> Result<(Process, transmission::Rpc), BenchError> {
+    transmission::daemon(scratch, scratch, port, peers)
+}
+
+/// The options that aria2 is measured with.
+pub(crate) const ARIA2_OPTIONS: &[&str] = &aria2::OPTIONS;
+
 /// First line that `program args` prints, or `None` if it cannot be run or fails.
-fn first_line(program: &Path, args: &[&str]) -> Option<String> {
+pub(crate) fn first_line(program: &Path, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
     // transmission-daemon prints its version to standard error.
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };

@@ -27,19 +27,18 @@ const REPLY_MAX: u64 = 1 << 20;
 /// transmission-daemon on PATH.
 pub(super) struct Transmission;
 
-fn settings(job: &Job<'_>, rpc_port: u16) -> Value {
-    let peers = job.number_of_peers();
+fn settings(output: &Path, port: u16, peers: usize, rpc_port: u16) -> Value {
     json!({
         "bind-address-ipv4": "127.0.0.1",
         "bind-address-ipv6": "::1",
-        "peer-port": job.port,
+        "peer-port": port,
         "port-forwarding-enabled": false,
         "rpc-port": rpc_port,
         "rpc-bind-address": "127.0.0.1",
         "rpc-authentication-required": false,
         "rpc-whitelist-enabled": false,
         "rpc-host-whitelist-enabled": false,
-        "download-dir": job.output,
+        "download-dir": output,
         "incomplete-dir-enabled": false,
         "rename-partial-files": false,
         "dht-enabled": false,
@@ -78,15 +77,7 @@ impl Client for Transmission {
     }
 
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
-        let rpc_port = free_port().map_err(BenchError::socket("find a port for transmission's RPC"))?;
-        let config = job.scratch.join("settings.json");
-        std::fs::write(&config, settings(job, rpc_port).to_string())
-            .map_err(BenchError::file("write", &config))?;
-        let mut command = Command::new("transmission-daemon");
-        command.args(["--foreground", "--config-dir"]).arg(job.scratch);
-        let process = Process::spawn(&mut command, &job.log())?;
-        let mut rpc = Rpc { port: rpc_port, session: String::new(), next_poll: Instant::now() };
-        rpc.wait_until_up()?;
+        let (process, mut rpc) = daemon(job.scratch, job.output, job.port, job.number_of_peers())?;
         let added =
             rpc.call("torrent-add", &json!({ "filename": job.torrent, "download-dir": job.output }))?;
         if added.get("torrent-added").is_none() {
@@ -97,8 +88,27 @@ impl Client for Transmission {
     }
 }
 
+/// A daemon that answers and has no torrent yet.
+pub(super) fn daemon(
+    scratch: &Path,
+    output: &Path,
+    port: u16,
+    peers: usize,
+) -> Result<(Process, Rpc), BenchError> {
+    let rpc_port = free_port().map_err(BenchError::socket("find a port for transmission's RPC"))?;
+    let config = scratch.join("settings.json");
+    std::fs::write(&config, settings(output, port, peers, rpc_port).to_string())
+        .map_err(BenchError::file("write", &config))?;
+    let mut command = Command::new("transmission-daemon");
+    command.args(["--foreground", "--config-dir"]).arg(scratch);
+    let process = Process::spawn(&mut command, &scratch.join("client.log"))?;
+    let mut rpc = Rpc { port: rpc_port, session: String::new(), next_poll: Instant::now() };
+    rpc.wait_until_up()?;
+    Ok((process, rpc))
+}
+
 /// The daemon's RPC; a connection per call.
-pub(super) struct Rpc {
+pub(crate) struct Rpc {
     port: u16,
     /// CSRF token that the daemon demands back.
     session: String,
@@ -129,6 +139,20 @@ impl Rpc {
             Some("") | None => Ok(torrent["percentDone"].as_f64() == Some(1.0)),
             Some(error) => Err(BenchError::Client(format!("transmission: {error}"))),
         }
+    }
+
+    /// Adds a torrent whose data is in `folder`.
+    pub(crate) fn add(&mut self, torrent: &Path, folder: &Path) -> Result<(), BenchError> {
+        self.call("torrent-add", &json!({ "filename": torrent, "download-dir": folder })).map(drop)
+    }
+
+    /// How many torrents seed.
+    pub(crate) fn seeding(&mut self) -> Result<usize, BenchError> {
+        /// `TR_STATUS_SEED`
+        const SEEDING: u64 = 6;
+        let answer = self.call("torrent-get", &json!({ "fields": ["status"] }))?;
+        let torrents = answer["torrents"].as_array().map_or(&[][..], Vec::as_slice);
+        Ok(torrents.iter().filter(|torrent| torrent["status"] == SEEDING).count())
     }
 
     /// Calls `method`; returns its `arguments`.

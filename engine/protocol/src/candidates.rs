@@ -92,9 +92,10 @@ impl Candidates {
         Some(addr)
     }
 
-    /// When [`Candidates::next`] may have something again; `None` = not before something is added or freed.
-    pub fn next_ready(&self) -> Option<Instant> {
-        self.known.values().filter(|c| !c.connected && !c.ourselves).filter_map(|c| c.not_before).min()
+    /// When [`Candidates::next`] has something, `now` or later; `None` = not before something is added or freed.
+    pub fn next_ready(&self, now: Instant) -> Option<Instant> {
+        let free = self.known.values().filter(|c| !c.connected && !c.ourselves);
+        free.map(|c| c.not_before.map_or(now, |at| at.max(now))).min()
     }
 
     /// A connection to `addr` ended. `useful`: data went over it; otherwise it counts as a failure.
@@ -185,7 +186,7 @@ mod tests {
         assert_eq!(list.next(now + BACK_OFF, &mut rng), Some(addr(1)));
         list.gone(now, addr(1), false);
         assert_eq!(list.next(now + BACK_OFF, &mut rng), None, "the wait doubles");
-        assert_eq!(list.next_ready(), Some(now + BACK_OFF * 2));
+        assert_eq!(list.next_ready(now), Some(now + BACK_OFF * 2));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod blame;
 pub mod cache;
 pub mod candidates;
 pub mod choker;
+pub mod deadlines;
 pub mod geometry;
 pub mod ids;
 pub mod lease;

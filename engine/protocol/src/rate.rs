@@ -20,13 +20,14 @@ pub struct RateMeter {
     /// Position of the current bucket.
     at: usize,
     total: u64,
-    buckets: [u64; BUCKETS],
+    /// From the first byte until the window is empty: most of the time most connections are silent.
+    buckets: Option<Box<[u64; BUCKETS]>>,
 }
 
 impl RateMeter {
     /// A meter that has seen nothing; its time begins at `now`.
     pub fn new(now: Instant) -> Self {
-        Self { start: now, second: 0, at: 0, total: 0, buckets: [0; BUCKETS] }
+        Self { start: now, second: 0, at: 0, total: 0, buckets: None }
     }
 
     /// Counts `bytes` that passed at `now`. Cheap enough to be called for every block.
@@ -36,7 +37,7 @@ impl RateMeter {
         if second > self.second {
             self.advance(second);
         }
-        self.buckets[self.at] += bytes;
+        self.buckets.get_or_insert_with(|| Box::new([0; BUCKETS]))[self.at] += bytes;
         self.total += bytes;
     }
 
@@ -57,9 +58,14 @@ impl RateMeter {
     /// Moves on to the bucket of `second`, forgetting what is older than the window.
     #[cold]
     fn advance(&mut self, second: u64) {
-        for _ in 0..(second - self.second).min(BUCKETS as u64) {
-            self.at = (self.at + 1) % BUCKETS;
-            self.total -= std::mem::take(&mut self.buckets[self.at]);
+        if let Some(buckets) = &mut self.buckets {
+            for _ in 0..(second - self.second).min(BUCKETS as u64) {
+                self.at = (self.at + 1) % BUCKETS;
+                self.total -= std::mem::take(&mut buckets[self.at]);
+            }
+        }
+        if self.total == 0 {
+            self.buckets = None;
         }
         self.second = second;
     }

@@ -57,6 +57,7 @@ impl Session {
         // First: without io_uring the shards' executors would panic instead of saying what to change.
         ccbt_storage::ring::probe()?;
         let peer_id = PeerId::random(&mut rand::rng());
+        let settings = &fitted(settings);
         let service =
             start_on_free_port(settings, |port| Service::start(settings.service_config(peer_id, port)))?;
         let registry = Arc::new(Registry::default());
@@ -187,6 +188,21 @@ impl Drop for Session {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// The settings with no more connections than there are descriptors for.
+fn fitted(settings: &Settings) -> Settings {
+    use rustix::process::{Resource, getrlimit};
+    let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| most as usize);
+    let max_connections = settings.connections_within(descriptors);
+    if max_connections < settings.max_connections {
+        tracing::warn!(
+            "this process may open {descriptors} files and sockets: room for {max_connections} connections, not for {}; \
+             raise the limit (ulimit -n, LimitNOFILE=) or ask for fewer",
+            settings.max_connections
+        );
+    }
+    Settings { max_connections, ..settings.clone() }
 }
 
 /// Starts on the first of the settings' ports that is free.

@@ -25,6 +25,9 @@ use crate::layout::{Overrides, allowed_cpus, layout};
 /// Ports tried in turn when none is asked for; after them the system chooses.
 const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
 
+/// Descriptors for rings, bells, listeners and a crowd of trackers.
+const OWN_DESCRIPTORS: usize = 128;
+
 /// How a session runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -37,7 +40,8 @@ pub struct Settings {
     pub bind: Option<IpAddr>,
     /// Ceiling of the memory for pieces, in bytes.
     pub memory_bytes: usize,
-    /// Connections of all torrents together.
+    /// Connections of all torrents together, half-open ones included. Fewer when this process may not open that many
+    /// descriptors (a warning says so).
     pub max_connections: usize,
     /// Files open at a time.
     pub max_open_files: usize,
@@ -98,6 +102,13 @@ impl Settings {
             Some(port) => vec![port],
             None => DEFAULT_PORTS.chain([0]).collect(),
         }
+    }
+
+    /// As many connections as `descriptors` leave room for beside files and what the engine itself needs.
+    pub(super) fn connections_within(&self, descriptors: usize) -> usize {
+        let own = OWN_DESCRIPTORS.min(descriptors / 4);
+        let room = descriptors.saturating_sub(self.max_open_files.min(descriptors / 4) + own);
+        self.max_connections.min(room.max(1))
     }
 
     /// What the engine is built with when it listens on `port`.
@@ -232,6 +243,14 @@ mod tests {
         assert_eq!(ports(Some(0)), [0]);
         assert_eq!(ports(Some(99)), [99]);
         assert_eq!(ports(None), [6881, 6882, 6883, 6884, 6885, 6886, 6887, 6888, 6889, 0]);
+    }
+
+    #[test]
+    fn connections_leave_room_for_files_and_trackers() {
+        let settings = Settings { max_connections: 1000, max_open_files: 512, ..Settings::default() };
+        let within = |descriptors| settings.connections_within(descriptors);
+        assert_eq!([within(20_000), within(1640), within(1024), within(64)], [1000, 1000, 640, 32]);
+        assert_eq!(within(0), 1);
     }
 
     #[test]

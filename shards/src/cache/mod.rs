@@ -312,6 +312,11 @@ impl ReadCache {
         self.hungry.drain(..count).collect::<Vec<_>>().into_iter()
     }
 
+    /// Whether somebody waits for memory.
+    pub fn has_hungry(&self) -> bool {
+        !self.hungry.is_empty()
+    }
+
     /// The numbers so far.
     pub fn stats(&self) -> CacheStats {
         CacheStats { resident: self.policy.weight(), ..self.stats }

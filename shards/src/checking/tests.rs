@@ -65,7 +65,6 @@ fn more_pieces_than_memory() {
 fn beside_transfers_a_check_takes_one_read_and_little_memory() {
     let mut rig = Rig::new(|_| {});
     rig.shard.transferring = true;
-    rig.shard.next_tick += crate::testing::PATIENCE;
     rig.add(&[200 * PIECE], |_| {});
     rig.turn_until("check", |rig| matches!(rig.shard.homes[0].phase, Phase::Checking(_)));
     let mut most = 0;

@@ -28,7 +28,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ccbt_storage::doorbell::Doorbell;
 use io_uring::{IoUring, opcode, squeue, types};
@@ -72,7 +72,8 @@ pub struct SocketRing {
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
-    timeout_armed: bool,
+    /// When the timeout in flight ends the wait.
+    timeout_at: Option<Instant>,
     /// Completions of any kind since the start, for metrics.
     pub completed: u64,
     /// Enter calls since the start, for metrics.
@@ -94,7 +95,7 @@ impl SocketRing {
             completions: VecDeque::new(),
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
-            timeout_armed: false,
+            timeout_at: None,
             completed: 0,
             enters: 0,
         };
@@ -115,16 +116,25 @@ impl SocketRing {
         self.push(poll, UserData::new(Op::Bell, 0, 0));
     }
 
-    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight, so
-    /// a later call while one is armed does nothing: the loop wakes earlier than asked, never later than armed.
+    /// Makes sure that a completion comes within `after`, for a parked loop with timers. At most one is in flight: the
+    /// loop may wake earlier than asked, never later.
     pub fn arm_timeout(&mut self, after: Duration) {
-        if self.timeout_armed {
-            return;
-        }
+        let at = Instant::now() + after;
+        let entry = match self.timeout_at {
+            Some(armed) if armed <= at => return,
+            // One that has just ended is not found, and its completion wakes the loop.
+            Some(_) => {
+                let timeout = UserData::new(Op::Timeout, 0, 0).pack();
+                opcode::TimeoutUpdate::new(timeout, &raw const *self.timeout).build()
+            }
+            None => opcode::Timeout::new(&raw const *self.timeout).build(),
+        };
+        // The kernel reads it when the entry is submitted, and no entry is left from an earlier call by then: each is
+        // submitted before the loop parks.
         *self.timeout = types::Timespec::from(after);
-        let entry = opcode::Timeout::new(&raw const *self.timeout).build();
-        self.timeout_armed = true;
-        self.push(entry, UserData::new(Op::Timeout, 0, 0));
+        let op = if self.timeout_at.is_some() { Op::Cancel } else { Op::Timeout };
+        self.timeout_at = Some(at);
+        self.push(entry, UserData::new(op, 0, 0));
     }
 
     /// Queues `entry`, entering the kernel first when the submission queue is full.
@@ -212,7 +222,7 @@ impl SocketRing {
                     Some(Event::Bell)
                 }
                 Op::Timeout => {
-                    self.timeout_armed = false;
+                    self.timeout_at = None;
                     None
                 }
                 Op::Cancel => None,

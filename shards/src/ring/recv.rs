@@ -14,6 +14,10 @@ use super::{LivePiece, PiecePin, SocketKey, SocketRing};
 pub const MAX_SEGMENTS: usize = 130;
 /// Scratch of a connection: headers of one plan (65 × 13 bytes) and room for small messages behind them.
 pub const SCRATCH_LEN: usize = 4096;
+/// The same while a connection idles: a handshake, and the messages that come now and then.
+pub const IDLE_SCRATCH_LEN: usize = 256;
+/// Receives in a row that bring half of that at most, after which a connection idles.
+const QUIET: u8 = 4;
 /// `IORING_RECVSEND_POLL_FIRST`: do not try, wait for readiness at once.
 const POLL_FIRST: u16 = 1;
 
@@ -28,6 +32,10 @@ pub struct RecvOp {
     pub in_flight: bool,
     /// The socket was drained by the last receive: polling first saves a call that would find nothing.
     drained: bool,
+    /// The last receive filled its scratch.
+    filled: bool,
+    /// Receives in a row that brought little, up to [`QUIET`].
+    quiet: u8,
     receiver: Receiver,
     header: libc::msghdr,
     iovecs: Vec<libc::iovec>,
@@ -42,7 +50,9 @@ impl RecvOp {
         Self {
             in_flight: false,
             drained: true,
-            receiver: Receiver::new(SCRATCH_LEN, 1 << 20),
+            filled: false,
+            quiet: 0,
+            receiver: Receiver::new(IDLE_SCRATCH_LEN, 1 << 20),
             header,
             iovecs: Vec::new(),
             segments: Vec::new(),
@@ -50,10 +60,27 @@ impl RecvOp {
         }
     }
 
-    pub fn done(&mut self, flags: u32) {
+    /// A receive of `n` bytes has ended.
+    pub fn done(&mut self, n: usize, flags: u32) {
         self.in_flight = false;
+        self.filled = n >= self.receiver.scratch_len();
+        self.quiet = if n <= IDLE_SCRATCH_LEN / 2 { (self.quiet + 1).min(QUIET) } else { 0 };
         self.drained = !cqueue::sock_nonempty(flags);
         self.pins.clear();
+    }
+
+    /// Gives the next receive as much memory as it will need: a thousand connections that idle need little.
+    fn fit(&mut self, expects_blocks: bool) {
+        let is_large = self.receiver.scratch_len() == SCRATCH_LEN;
+        if expects_blocks || self.filled {
+            self.quiet = 0;
+            if !is_large {
+                self.receiver.resize_scratch(SCRATCH_LEN);
+            }
+        } else if is_large && self.quiet == QUIET {
+            self.receiver.resize_scratch(IDLE_SCRATCH_LEN);
+            (self.iovecs, self.segments, self.pins) = (Vec::new(), Vec::new(), Vec::new());
+        }
     }
 
     fn scatter(&mut self, places: &impl Places, max_bytes: usize) {
@@ -63,7 +90,7 @@ impl RecvOp {
         for segment in &self.segments {
             let (ptr, len) = match *segment {
                 Segment::Scratch { start, len } => {
-                    assert!((start + len) as usize <= SCRATCH_LEN);
+                    assert!((start + len) as usize <= self.receiver.scratch_len());
                     (self.receiver.scratch_ptr().wrapping_add(start as usize), len)
                 }
                 Segment::Block { block, offset, len } => {
@@ -100,6 +127,8 @@ impl SocketRing {
     ) {
         let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight, "two receives on one socket");
+        let mut expected = expected.peekable();
+        recv.fit(expected.peek().is_some());
         recv.segments.clear();
         recv.segments.extend_from_slice(recv.receiver.plan(expected, MAX_SEGMENTS));
         recv.scatter(places, max_bytes);
@@ -111,8 +140,9 @@ impl SocketRing {
         let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight, "two receives on one socket");
         recv.segments.clear();
-        recv.segments.push(Segment::Scratch { start: 0, len: SCRATCH_LEN as u32 });
-        let iovec = libc::iovec { iov_base: recv.receiver.scratch_ptr().cast(), iov_len: SCRATCH_LEN };
+        let len = recv.receiver.scratch_len();
+        recv.segments.push(Segment::Scratch { start: 0, len: len as u32 });
+        let iovec = libc::iovec { iov_base: recv.receiver.scratch_ptr().cast(), iov_len: len };
         recv.iovecs.clear();
         recv.iovecs.push(iovec);
         recv.header.msg_iov = recv.iovecs.as_mut_ptr();

@@ -61,7 +61,7 @@ impl Socket {
     }
 
     pub fn recv_done(&mut self, result: io::Result<usize>, flags: u32) -> io::Result<usize> {
-        self.recv.done(flags);
+        self.recv.done(*result.as_ref().unwrap_or(&0), flags);
         result
     }
 

@@ -47,6 +47,9 @@ impl Torrent {
             peer.outstanding.push_back(Outstanding { block: *block, sent: now, in_place });
             Message::Request(*block).encode(&mut peer.out);
         }
+        if !self.picked.is_empty() {
+            self.stir(now, key);
+        }
     }
 
     /// The header of a PIECE message has arrived.

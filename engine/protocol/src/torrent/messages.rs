@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::tick::CHOKE_ROUND;
-use super::{Torrent, peer_of};
+use super::{Torrent, key_index, peer_of};
 use crate::bitfield::Bitfield;
 use crate::geometry::Block;
 use crate::ids::PieceIndex;
@@ -24,6 +24,9 @@ impl Torrent {
         if is_fast(&message) && !peer.fast() {
             return Err(PeerFault::FastNotNegotiated);
         }
+        if !matches!(message, Message::KeepAlive) {
+            self.due.at_most(key_index(key), now);
+        }
         match message {
             Message::KeepAlive | Message::Port(_) => Ok(()),
             Message::HaveNone if first => Ok(()),
@@ -36,6 +39,7 @@ impl Torrent {
             }
             Message::Interested => {
                 peer.peer_interested = true;
+                self.choker_rests = false;
                 // Looked at in the next tick or sooner, so that a newcomer need not wait for the regular round. Not more
                 // often than those, or a peer that changes its mind all the time would keep us busy.
                 let recent = |at: Instant| now.saturating_duration_since(at) < CHOKE_ROUND;

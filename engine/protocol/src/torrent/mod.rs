@@ -6,8 +6,8 @@
 //! Call order. When a connection is through its handshake: [`Torrent::connected`]. While it lives, for every receive:
 //! [`Torrent::begin_block`], [`Torrent::end_block`], [`Torrent::message`] in stream order. Afterwards, and whenever
 //! something changed, for each of [`Torrent::take_dirty`]: [`Torrent::fill_requests`], then send what
-//! [`Torrent::out`] holds and what [`Torrent::next_upload`] names. When it ends: [`Torrent::gone`]. About once a second:
-//! [`Torrent::tick`]. After each of these: [`Torrent::poll_event`] until `None`.
+//! [`Torrent::out`] holds and what [`Torrent::next_upload`] names. When it ends: [`Torrent::gone`]. When
+//! [`Torrent::next_tick`] says so, once a second at most: [`Torrent::tick`]. After each of these: [`Torrent::poll_event`] until `None`.
 //!
 //! Invariant: a request that is given up while a receive may still write its block in place
 //! ([`TorrentEvent::Retract`]) stays counted in the picker until [`Torrent::released`], so no other peer's bytes can
@@ -25,13 +25,12 @@ pub use stats::Stats;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
-
-use rand::Rng;
+use std::time::Instant;
 
 use crate::bitfield::Bitfield;
 use crate::blame::Blame;
 use crate::choker::{Choker, ChokerConfig};
+use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
 use crate::ids::{InfoHash, PeerId, PieceIndex};
 use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
@@ -105,6 +104,12 @@ pub struct Torrent {
     live: usize,
     choker: Choker,
     choke_due: Option<Instant>,
+    /// Nobody wants anything: no round is needed until somebody does.
+    choker_rests: bool,
+    /// When time brings something for a peer, by its place in `slots`.
+    due: Deadlines,
+    /// What is wanted has changed: everybody's interest is looked at in the next tick.
+    restless: bool,
     blame: Blame,
     past: VecDeque<(PeerKey, IpAddr)>,
     /// Addresses banned lately, so that each is told once.
@@ -152,6 +157,9 @@ impl Torrent {
             live: 0,
             choker: Choker::new(config.choker.clone()),
             choke_due: None,
+            choker_rests: false,
+            due: Deadlines::default(),
+            restless: false,
             blame: Blame::new(),
             past: VecDeque::new(),
             banned: VecDeque::new(),
@@ -189,6 +197,7 @@ impl Torrent {
 
     /// Piece states and priorities, to change priorities.
     pub fn picker_mut(&mut self) -> &mut Picker {
+        self.restless = true;
         &mut self.picker
     }
 
@@ -322,6 +331,7 @@ impl Torrent {
         slot.peer = Some(peer);
         self.live += 1;
         let key = PeerKey(slot.generation << KEY_INDEX_BITS | index);
+        self.due.set(index as usize, Some(now));
         self.mark(key);
         key
     }
@@ -367,6 +377,7 @@ impl Torrent {
         assert_eq!(slot.generation, key.0 >> KEY_INDEX_BITS, "a peer that is gone");
         let peer = slot.peer.take().expect("a peer that is gone");
         self.free.push(key_index(key) as u32);
+        self.due.set(key_index(key), None);
         self.live -= 1;
         for request in &peer.outstanding {
             self.picker.request_failed(key, request.block);
@@ -384,7 +395,7 @@ impl Torrent {
             self.wake_idle();
         }
         if !peer.am_choking {
-            self.choke_due = None;
+            (self.choke_due, self.choker_rests) = (None, false);
         }
         peer.downloaded + peer.uploaded > 0
     }
@@ -432,46 +443,6 @@ impl Torrent {
     pub fn released(&mut self, key: PeerKey, block: Block) {
         self.picker.request_failed(key, block);
         self.wake_idle();
-    }
-
-    /// Until when [`Torrent::tick`] need not be called, from `now`.
-    pub fn tick_interval(&self) -> Duration {
-        Duration::from_secs(1)
-    }
-
-    /// Draws whom to serve now if a regular round is due. Called by `tick` and when a peer becomes interested.
-    fn run_choker(&mut self, now: Instant, rng: &mut impl Rng) {
-        let seeding = self.picker.is_finished();
-        let mut candidates = Vec::with_capacity(self.live);
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            let Some(peer) = &mut slot.peer else { continue };
-            let key = PeerKey(slot.generation << KEY_INDEX_BITS | at as u32);
-            candidates.push(crate::choker::Candidate {
-                key,
-                interested: peer.peer_interested,
-                unchoked: !peer.am_choking,
-                down_rate: peer.down.rate(now),
-                up_rate: peer.up.rate(now),
-                uploaded: peer.uploaded,
-                snubbed: peer.snubbed,
-                upload_only: peer.upload_only || peer.is_seed(),
-                connected_at: peer.connected,
-            });
-        }
-        let decisions = self.choker.run(now, &candidates, seeding, rng).to_vec();
-        for decision in decisions {
-            let peer = peer_of(&mut self.slots, decision.key);
-            if decision.unchoke != peer.am_choking {
-                continue;
-            }
-            if decision.unchoke {
-                peer.am_choking = false;
-                peer.push(&Message::Unchoke);
-            } else {
-                peer.choke();
-            }
-            self.mark(decision.key);
-        }
     }
 }
 

@@ -61,6 +61,7 @@ impl Torrent {
     /// `piece` is on disk: it is ours from now on, and everybody hears of it.
     pub fn written(&mut self, piece: PieceIndex) {
         self.picker.piece_written(piece);
+        self.restless = true;
         self.note_fresh(piece);
         self.announce_piece(piece);
     }

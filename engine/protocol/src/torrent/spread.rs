@@ -68,6 +68,7 @@ impl Torrent {
         if !self.picker.have().has(piece) {
             return;
         }
+        self.restless = true;
         if self.news.satellite {
             self.picker.lost_elsewhere(piece);
         } else {
@@ -81,12 +82,14 @@ impl Torrent {
     /// Another shard has fetched `piece`: it is ours, and our peers hear of it.
     pub fn fetched_elsewhere(&mut self, piece: PieceIndex) {
         if self.picker.fetched_elsewhere(piece) {
+            self.restless = true;
             self.announce_piece(piece);
         }
     }
 
     /// Another shard found `piece` damaged.
     pub fn lost_elsewhere(&mut self, piece: PieceIndex) {
+        self.restless = true;
         self.picker.lost_elsewhere(piece);
         self.after_loss();
     }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::{Torrent, peer_of};
+use super::{KEY_INDEX_BITS, Torrent, key_index, peer_of};
+use crate::choker::Candidate;
 use crate::peer::PeerFault;
 use crate::picker::PeerKey;
 use crate::wire::message::Message;
@@ -16,19 +17,60 @@ const KEEP_ALIVE: Duration = Duration::from_secs(100);
 /// Others must say something at least this often; a little grace for their timers.
 const SILENCE: Duration = Duration::from_secs(150);
 
+/// How often a peer is looked at with which something is going on.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Torrent {
-    /// To be called about once a second.
+    /// When [`Torrent::tick`] has something to do even if nothing happens until then; `None`: it has nothing. May be in
+    /// the past.
+    pub fn next_tick(&self, now: Instant) -> Option<Instant> {
+        if self.restless && self.live > 0 {
+            return Some(now);
+        }
+        let round = (self.live > 0 && !self.choker_rests).then(|| self.choke_due.unwrap_or(now));
+        self.due.next().into_iter().chain(round).min()
+    }
+
+    /// To be called when [`Torrent::next_tick`] says so, once a second at most. Looks at the peers that are due, and at
+    /// all of them when what is wanted has changed.
     pub fn tick(&mut self, now: Instant, rng: &mut impl Rng) {
-        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        let due = self.due.pop_all(now);
+        let keys: Vec<PeerKey> = match std::mem::take(&mut self.restless) {
+            true => self.peer_keys().collect(),
+            false => due.into_iter().map(|at| self.key_at(at)).collect(),
+        };
         for key in keys {
             self.tick_peer(now, key);
+            let next = self.next_look(now, key);
+            self.due.set(key_index(key), Some(next));
         }
         self.choke_round(now, rng);
     }
 
+    fn key_at(&self, at: usize) -> PeerKey {
+        PeerKey(self.slots[at].generation << KEY_INDEX_BITS | at as u32)
+    }
+
+    /// When time brings something for a peer of which nothing is heard until then.
+    fn next_look(&self, now: Instant, key: PeerKey) -> Instant {
+        let peer = self.peer(key);
+        let offences = peer.strikes > 0 || peer.overflow > 0;
+        // One that may be asked, and is not, waits for memory.
+        let in_use = !peer.outstanding.is_empty() || peer.am_interested && !peer.peer_choking;
+        if offences || in_use {
+            return now + LOOK;
+        }
+        (peer.last_received + SILENCE).min(peer.last_sent + KEEP_ALIVE).max(now + LOOK)
+    }
+
+    /// Something happened with a peer: the next tick looks at it.
+    pub(super) fn stir(&mut self, now: Instant, key: PeerKey) {
+        self.due.at_most(key_index(key), now);
+    }
+
     /// Runs the choker when its round is due, or early when somebody became interested or left a place.
     pub fn choke_round(&mut self, now: Instant, rng: &mut impl Rng) {
-        if self.choke_due.is_none_or(|due| due <= now) {
+        if !self.choker_rests && self.choke_due.is_none_or(|due| due <= now) {
             self.choke_due = Some(now + CHOKE_ROUND);
             self.run_choker(now, rng);
         }
@@ -39,14 +81,50 @@ impl Torrent {
         self.choke_due.is_none() && self.live > 0
     }
 
+    /// Draws whom to serve now.
+    fn run_choker(&mut self, now: Instant, rng: &mut impl Rng) {
+        let seeding = self.picker.is_finished();
+        let mut candidates = Vec::with_capacity(self.live);
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(peer) = &mut slot.peer else { continue };
+            let key = PeerKey(slot.generation << KEY_INDEX_BITS | at as u32);
+            candidates.push(Candidate {
+                key,
+                interested: peer.peer_interested,
+                unchoked: !peer.am_choking,
+                down_rate: peer.down.rate(now),
+                up_rate: peer.up.rate(now),
+                uploaded: peer.uploaded,
+                snubbed: peer.snubbed,
+                upload_only: peer.upload_only || peer.is_seed(),
+                connected_at: peer.connected,
+            });
+        }
+        self.choker_rests = !candidates.iter().any(|peer| peer.interested || peer.unchoked);
+        let decisions = self.choker.run(now, &candidates, seeding, rng).to_vec();
+        for decision in decisions {
+            let peer = peer_of(&mut self.slots, decision.key);
+            if decision.unchoke != peer.am_choking {
+                continue;
+            }
+            if decision.unchoke {
+                peer.am_choking = false;
+                peer.push(&Message::Unchoke);
+            } else {
+                peer.choke();
+            }
+            self.mark(decision.key);
+        }
+    }
+
     fn tick_peer(&mut self, now: Instant, key: PeerKey) {
         let peer = peer_of(&mut self.slots, key);
-        if now.saturating_duration_since(peer.last_received) > SILENCE {
+        if now.saturating_duration_since(peer.last_received) >= SILENCE {
             return self.fault(key, PeerFault::Silent);
         }
         peer.forgive(now);
         // Not while something waits to be sent anyway, or a socket that is stuck would collect them.
-        if peer.out.is_empty() && now.saturating_duration_since(peer.last_sent) > KEEP_ALIVE {
+        if peer.out.is_empty() && now.saturating_duration_since(peer.last_sent) >= KEEP_ALIVE {
             peer.push(&Message::KeepAlive);
             self.mark(key);
         }

@@ -15,7 +15,7 @@
 //!   otherwise, and a plan's segments are never empty.
 //! * A scratch segment before the plan's last one is never longer than up to the end of a first PIECE header in it.
 //!   So no payload is written while bytes in block places still wait to be copied out.
-//! * Scratch stays at one address while the receiver lives, even if the receiver moves.
+//! * Scratch stays at one address until [`Receiver::resize_scratch`], even if the receiver moves.
 //!
 //! What the shard, which owns a receiver per connection, has to keep:
 //! * A receiver must outlive the receive that its plan was handed to; exactly one [`Receiver::commit`] follows each
@@ -88,7 +88,7 @@ impl Receiver {
         Self { scratch: vec![0; scratch_len], planned: Vec::new(), stream: Stream::new(max_message_len) }
     }
 
-    /// Where scratch segments count from. The address never changes.
+    /// Where scratch segments count from. The address changes by [`Receiver::resize_scratch`] only.
     pub fn scratch_ptr(&mut self) -> *mut u8 {
         self.scratch.as_mut_ptr()
     }
@@ -96,6 +96,20 @@ impl Receiver {
     /// The first `len` bytes of scratch, after a receive that went there without a plan: a handshake.
     pub fn scratch(&self, len: usize) -> &[u8] {
         &self.scratch[..len]
+    }
+
+    /// Bytes of scratch.
+    pub fn scratch_len(&self) -> usize {
+        self.scratch.len()
+    }
+
+    /// Changes the bytes of scratch, and gives back what plans have taken: between a commit and the next plan only, for
+    /// the address changes. What was received is in the stream, not in scratch.
+    pub fn resize_scratch(&mut self, len: usize) {
+        assert!(self.planned.is_empty(), "a plan waits for its commit");
+        assert!(len >= MIN_SCRATCH_LEN, "{len} bytes of scratch");
+        self.scratch = vec![0; len];
+        self.planned = Vec::new();
     }
 
     /// What became of the payloads so far.
