@@ -3,16 +3,18 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
-use ccbt_tests::process::wait_until;
+use ccbt_tests::process::{Process, wait_until};
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::{PATIENCE, SOON};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 const MIB: usize = 1 << 20;
 /// At [`SLOW`] this takes half an hour, which no test waits for: whatever finishes had its limit changed.
@@ -108,6 +110,48 @@ fn sighup_reads_again_and_does_not_stop() {
     running.ours.wait_event("config");
     running.ours.signal(Signal::HUP);
     running.finishes();
+}
+
+/// A process that is no child of ours; gone with this at the latest.
+struct Stray(Pid);
+
+impl Stray {
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.as_raw_nonzero())).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+#[test]
+fn a_terminal_that_goes_stops_what_sighup_alone_does_not() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("file", MIB), TorrentSpec::pieces_of(MIB / 4));
+    let pid_file = lab.path().join("pid");
+    let line = format!(
+        "echo $$ > {}; exec {} seed {} --output {} --json --no-config --bind 127.0.0.1 --port 0 --no-tracker",
+        pid_file.display(),
+        ccbt_fast().display(),
+        made.torrent_path.display(),
+        made.data.display()
+    );
+    // `script` gives the command a terminal of its own.
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--flush", "--command", &line, "/dev/null"]);
+    let mut terminal = Process::start("script", &mut command);
+    terminal.wait_line(PATIENCE, "seeding", |line| line.contains("\"seeding\"").then_some(()));
+    let pid = fs::read_to_string(&pid_file).expect("written").trim().parse().expect("a number");
+    let ours = Stray(Pid::from_raw(pid).expect("a process"));
+    kill_process(ours.0, Signal::HUP).expect("it runs");
+    terminal.wait_line(PATIENCE, "reloading", |line| line.contains("has not changed").then_some(()));
+    assert!(!ours.has_ended());
+    terminal.signal(Signal::KILL);
+    wait_until(SOON, "its end without a terminal", || ours.has_ended().then_some(()));
 }
 
 #[test]
