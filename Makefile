@@ -8,7 +8,8 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 FUZZ_SECONDS ?= 60
 DEMO_ARGS ?=
-BENCH_ARGS ?= transfer
+BENCH_PUBLISH := --report bench/results --readme README.md
+BENCH_ARGS ?= transfer $(BENCH_PUBLISH)
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -38,9 +39,13 @@ format: setup-demo ## Format all code
 	cargo fmt --all
 
 .PHONY: bench
-bench: setup ## Compare throughput with other clients (BENCH_ARGS="transfer --help")
-	cargo build --release --package ccbt-fast
+bench: setup-bench ## Compare with other clients, 6 minutes: bench/results (BENCH_ARGS="transfer --help")
 	cargo run --release --package ccbt-bench -- $(BENCH_ARGS)
+
+.PHONY: bench-full
+bench-full: setup-bench ## The same with more runs and a real disk, 20 minutes: what is published
+	mkdir -p .cache/bench-disk
+	cargo run --release --package ccbt-bench -- transfer --full --disk .cache/bench-disk $(BENCH_PUBLISH)
 
 .PHONY: fuzz
 fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
@@ -70,3 +75,8 @@ setup:
 .PHONY: setup-demo
 setup-demo:
 	@.ci/setup.sh demo
+
+.PHONY: setup-bench
+setup-bench: setup-demo
+	@bench/setup.sh
+	cargo build --release --package ccbt-fast

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Installs the programs that ccbt-bench compares with: aria2, transmission, mktorrent and fio from the distribution,
-# libtorrent's Python binding into .cache/venv. Does nothing, quickly, where they are there already. Prints their versions.
+# the newest libtorrent from PyPI into .cache/bench-venv, rqbit from crates.io into .cache/rqbit (minutes, once). Does
+# nothing, quickly, where they are there already. Prints their versions.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-venv="$root/.cache/venv"
+venv="$root/.cache/bench-venv"
+rqbit="$root/.cache/rqbit"
+RQBIT_VERSION="9.1.0"
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
@@ -41,12 +44,23 @@ if [ "${#packages[@]}" -gt 0 ]; then
     fi
 fi
 
+# Not the virtual environment of the tests, which pins an older one.
 if ! "$venv/bin/python" -c 'import libtorrent' 2>/dev/null; then
     echo "installing libtorrent into $venv" >&2
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check libtorrent >&2
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: libtorrent >&2
+fi
+
+# Without its web UI and database, which a transfer does not use; with TLS in Rust it needs no OpenSSL to build.
+if ! "$rqbit/bin/rqbit" --version 2>/dev/null | grep -qF "$RQBIT_VERSION"; then
+    echo "building rqbit $RQBIT_VERSION into $rqbit: some minutes" >&2
+    CARGO_TARGET_DIR="$rqbit/target" cargo install --quiet rqbit --version "$RQBIT_VERSION" --locked \
+        --no-default-features --features rust-tls --root "$rqbit" >&2 ||
+        echo "rqbit could not be built: it will be left out" >&2
+    rm -rf "$rqbit/target"
 fi
 
 "$venv/bin/python" -c 'import libtorrent; print("libtorrent", libtorrent.__version__)'
 aria2c --version | head -n 1
 transmission-daemon --version 2>&1 | head -n 1
+"$rqbit/bin/rqbit" --version 2>/dev/null || echo "rqbit: not there"

@@ -19,6 +19,8 @@ use crate::error::BenchError;
 const NO_RESULTS: [&str; 4] = ["runs", "clients", "programs", "missing"];
 /// Numbers that count runs: neither figures nor settings.
 const COUNTS: [&str; 4] = ["runs", "round", "rounds", "count"];
+/// What a row moved: chosen by the time there was, so neither a figure nor part of its name; a difference is told.
+const PAYLOAD: &str = "payload_mib";
 /// Smaller values than these are noise however much they change: a microsecond, a thousandth of a second.
 const NOISE: f64 = 1e-3;
 
@@ -82,6 +84,8 @@ type Rows = BTreeMap<String, BTreeMap<String, f64>>;
 #[derive(Debug, Default)]
 struct Results {
     rows: Rows,
+    /// Payloads of rows that have one.
+    payloads: BTreeMap<String, u64>,
     better: BTreeMap<String, Better>,
 }
 
@@ -120,7 +124,8 @@ impl Results {
     fn add(&mut self, list: &str, row: &Map<String, Value>) {
         let mut name = vec![list.to_owned()];
         let mut figures = BTreeMap::new();
-        for (key, value) in row {
+        let payload = row.get(PAYLOAD).and_then(Value::as_u64);
+        for (key, value) in row.iter().filter(|(key, _)| *key != PAYLOAD) {
             match value {
                 Value::String(text) => name.push(text.clone()),
                 Value::Bool(flag) => name.push(format!("{key}={flag}")),
@@ -134,7 +139,9 @@ impl Results {
             }
         }
         if !figures.is_empty() {
-            self.rows.entry(name.join(" ")).or_default().extend(figures);
+            let name = name.join(" ");
+            self.payloads.extend(payload.map(|mib| (name.clone(), mib)));
+            self.rows.entry(name).or_default().extend(figures);
         }
     }
 
@@ -197,6 +204,16 @@ fn compare(old: &Results, new: &Results, figures: &[String]) -> (Vec<Change>, Ve
     (changes, gone)
 }
 
+/// Rows that moved another amount than before, with both in MiB.
+fn other_payloads<'a>(old: &'a Results, new: &Results) -> Vec<(&'a str, u64, u64)> {
+    let payload = |row: &String| new.payloads.get(row).copied();
+    old.payloads
+        .iter()
+        .filter_map(|(row, &was)| Some((row.as_str(), was, payload(row)?)))
+        .filter(|(_, was, is)| was != is)
+        .collect()
+}
+
 /// Prints what changed; false when a figure is worse than the tolerance.
 ///
 /// Errors: a file that cannot be read or has no results, or two files that share no figure.
@@ -217,6 +234,9 @@ pub fn run(args: &CompareArgs) -> Result<bool, BenchError> {
         println!("{word:<6} {:>7.1} %  {row}: {figure} {old:.3} -> {new:.3}", worse.abs());
     }
     gone.iter().for_each(|name| println!("gone              {name}"));
+    for (row, was, is) in other_payloads(&old, &new) {
+        println!("note              {row}: payload {was} -> {is} MiB; short transfers are slower");
+    }
     let worse = changes.iter().filter(|change| change.worse > args.tolerance).count();
     println!("{} figures, {worse} worse by more than {} %", changes.len(), args.tolerance);
     Ok(worse == 0)
@@ -267,6 +287,27 @@ mod tests {
         assert_eq!((changes[0].figure.as_str(), changes[0].worse), ("medians.mb_per_s", 25.0));
         assert_eq!(gone, ["summary piece_kib=16 x"]);
         assert!(compare(&old, &new, &["rss".into()]).0.is_empty());
+    }
+
+    #[test]
+    fn rows_of_a_matrix_are_told_apart_but_not_by_their_payload() {
+        let row = |connections: u32, payload: u32, rate: u32| {
+            format!(
+                r#"{{"client": "a", "mode": "seed", "connections": {connections}, "file_system": "tmpfs",
+                    "payload_mib": {payload}, "runs": 5, "failed": 0, "medians": {{"mb_per_s": {rate}}}}}"#
+            )
+        };
+        let file = |rows: [String; 2]| results(&format!(r#"{{"summary": [{}]}}"#, rows.join(",")));
+        let old = file([row(1, 512, 100), row(200, 2048, 50)]);
+        let new = file([row(200, 2048, 50), row(1, 1024, 200)]);
+        let (changes, gone) = compare(&old, &new, &["mb_per_s".into()]);
+        assert!(gone.is_empty(), "{gone:?}");
+        let worse: Vec<_> = changes.iter().map(|change| (change.row.as_str(), change.worse)).collect();
+        assert_eq!(
+            worse,
+            [("summary a connections=1 tmpfs seed", -50.0), ("summary a connections=200 tmpfs seed", 0.0)]
+        );
+        assert_eq!(other_payloads(&old, &new), [("summary a connections=1 tmpfs seed", 512, 1024)]);
     }
 
     #[test]

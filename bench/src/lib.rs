@@ -3,20 +3,26 @@
 //! Role: `transfer` runs each client as a downloader against [`generator::serve`] (a synthetic seeder of many peers)
 //! and as a seeder against [`generator::fetch`] (a synthetic leecher), one client at a time, and reports medians.
 //! `hash` measures the engine's hash kernels against each other and other libraries.
+//! `limits` measures what rate limits come to.
 //! `storage` compares the storage service with fio.
-//! `verify` and `create` compare how fast files are hashed ([`hashing`]), `compare` two result files.
+//! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
+pub mod checking;
 pub mod clients;
 pub mod compare;
 pub mod error;
 pub mod generator;
 pub mod hash;
 pub mod hashing;
+pub mod limits;
+
+pub mod kernels;
 pub mod machine;
 pub mod payload;
 pub mod picker;
+pub mod plot;
 pub mod process;
 pub mod scale;
 pub mod stats;

@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
+use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
 use ccbt_bench::hash::{self, HashArgs};
 use ccbt_bench::hashing::{self, HashingArgs, Task};
+use ccbt_bench::kernels::{self, HashArgs};
+use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::scale::{self, ScaleArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
-use ccbt_bench::transfer::{self, TransferArgs};
+use ccbt_bench::transfer::{self, ReportArgs, TransferArgs};
 use clap::{Parser, Subcommand};
 
 /// Measures BitTorrent clients against a synthetic load on loopback.
@@ -24,6 +27,8 @@ struct Cli {
 enum Command {
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
+    /// Make the page and the charts of a result file of `transfer` again
+    Report(ReportArgs),
     /// Hash with each kernel, other libraries and sha1sum; print GB/s per core and whether the dispatch is right
     Hash(HashArgs),
     /// Write and read past the page cache with the storage service and with fio; print MB/s, CPU and latencies
@@ -35,6 +40,8 @@ enum Command {
     Verify(HashingArgs),
     /// Make a torrent with each installed program; print the same
     Create(HashingArgs),
+    /// Set rate limits from 64 KiB/s to 2 GB/s; print what was measured, the deviation and CPU seconds per GiB
+    Limits(LimitsArgs),
     /// Let connections and torrents idle; print memory, CPU time and wake-ups of each installed client
     Scale(ScaleArgs),
     /// Our engine with many torrents, for `scale`
@@ -49,13 +56,17 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Transfer(args) => transfer::run(&args),
-        Command::Hash(args) => hash::run(&args),
+        Command::Report(args) => transfer::report(&args),
+        Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
         Command::Verify(args) => hashing::run(Task::Verify, &args),
         Command::Create(args) => hashing::run(Task::Create, &args),
+        Command::Limits(args) => limits::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::ScaleChild(args) => scale::child::run(&args),
+        Command::Verify(args) => checking::run(Task::Verify, &args),
+        Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
     };

@@ -3,7 +3,7 @@
 //! Role: pure arithmetic on what the runs measured; used by `transfer::report`.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest latency told apart from longer ones, in microseconds (ten minutes).
 const LATENCY_MAX_US: u64 = 600_000_000;
@@ -57,7 +57,7 @@ impl Latencies {
 }
 
 /// Quantiles of a set of latencies, microseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LatencySummary {
     /// How many were recorded.
     pub count: u64,

@@ -40,6 +40,7 @@ mod testing;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Strategy};
+pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, Snapshot, State, TorrentStatus,
 };

@@ -6,6 +6,7 @@
 
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
+use ccbt_protocol::rate::Way;
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +41,7 @@ impl Shard {
         match event {
             Event::Accepted { listener, socket } => self.on_accepted(listener, socket),
             Event::Connected(key, result) => self.on_connected(key, result),
+            Event::Readable(key) => self.queue(key),
             Event::Received(key, result) => self.on_received(key, result),
             Event::Sent(key, result) => self.on_sent(key, result),
             Event::Closed(key) => self.on_closed(key),
@@ -320,9 +322,10 @@ impl Shard {
 
     fn on_closed(&mut self, key: SocketKey) {
         let place = self.conns.get_mut(key.index()).and_then(Option::take);
-        let conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
+        let mut conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
         self.connections.fetch_sub(1, Ordering::Relaxed);
         let Some(index) = conn.home else { return };
+        self.give_back(key, index, Way::Down, conn.limits.take_reserved());
         let now = self.now;
         let home = &mut self.homes[index];
         home.conns -= 1;

@@ -12,7 +12,7 @@ use crate::shard::Shard;
 
 /// Empty waits in the ring before the loop parks in the executor.
 const SPINS: u32 = 4;
-/// How long each of them lasts, and how often rate limits are looked at.
+/// How long each of them lasts, and how often a full inbox is tried again.
 const SPIN: Duration = Duration::from_millis(1);
 /// The longest rest: nothing is due.
 const REST: Duration = Duration::from_secs(3600);
@@ -129,10 +129,16 @@ impl Shard {
 
     /// When something must happen even if nothing arrives.
     fn next_deadline(&self) -> Duration {
-        let due = [self.next_tick(), self.next_report(), self.timers.gathers.next(), self.stopping];
+        let due = [
+            self.next_tick(),
+            self.next_report(),
+            self.timers.gathers.next(),
+            self.stopping,
+            self.limits.due,
+        ];
         let first = due.into_iter().flatten().min();
         let mut wait = first.map_or(REST, |at| at.saturating_duration_since(self.now));
-        if !self.throttled.is_empty() || !self.up_throttled.is_empty() || self.has_outbox() {
+        if self.has_outbox() {
             wait = wait.min(SPIN);
         }
         wait.max(Duration::from_micros(50))

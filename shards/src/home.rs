@@ -21,6 +21,7 @@ use ccbt_storage::messages::{OpenedFile, Preallocate};
 use crate::announce::{Announces, Totals};
 use crate::checking::Check;
 use crate::faults::{Failure, ReadFaults};
+use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
@@ -73,6 +74,8 @@ pub(crate) struct Home {
     pub candidates: Candidates,
     pub announces: Option<Announces>,
     pub max_peers: usize,
+    /// Rate limits, when it has any of its own.
+    pub limits: Option<Box<TorrentGates>>,
     /// Connections, half-open ones included.
     pub conns: usize,
     /// On the shard's list of this turn.
@@ -147,6 +150,7 @@ impl Home {
             candidates: Candidates::default(),
             announces: None,
             max_peers,
+            limits: None,
             conns: 0,
             touched: false,
             is_changed: false,

@@ -14,6 +14,7 @@ mod faults;
 mod home;
 pub mod inbox;
 pub mod known;
+mod limits;
 pub mod messages;
 mod pieces;
 mod relocating;

@@ -13,6 +13,7 @@ use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::rate::{TorrentLimits, Way};
 use ccbt_protocol::torrent::Stats;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::Preallocate;
@@ -48,6 +49,8 @@ pub struct AddTorrent {
     pub seed_only: bool,
     /// Connections of this torrent at most.
     pub max_peers: usize,
+    /// Rate limits of its own.
+    pub limits: TorrentLimits,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }
@@ -112,12 +115,23 @@ pub enum ToShard {
     CheckTurn(TorrentKey),
     /// Addresses somebody found.
     AddPeers(TorrentKey, Vec<SocketAddr>, Source),
-    /// Bytes per second for all torrents of this shard together; 0 = unlimited.
+    /// Bytes per second for all torrents of all shards together; 0 = unlimited.
     Limits {
         /// Receiving.
         down: u64,
         /// Sending.
         up: u64,
+    },
+    /// Other rate limits for a torrent.
+    TorrentLimits(TorrentKey, TorrentLimits),
+    /// About the tokens of a limit that several shards share.
+    Tokens {
+        /// Whose limit; `None`: that of all torrents.
+        torrent: Option<TorrentKey>,
+        /// In which direction.
+        way: Way,
+        /// What is said.
+        word: TokenWord,
     },
     /// `shard` is the home of a torrent: connections for it go there. `None`: nobody's any more.
     Route(InfoHash, Option<usize>),
@@ -195,6 +209,23 @@ pub enum ToShard {
     },
     /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
     Shutdown,
+}
+
+/// What shards say about tokens: bytes that may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenWord {
+    /// `shard` wants some; to the shard that keeps the limit.
+    Ask {
+        /// Who asks.
+        shard: usize,
+        /// How many.
+        bytes: u64,
+    },
+    /// The answer.
+    Grant {
+        /// How many; perhaps fewer than it wants.
+        bytes: u64,
+    },
 }
 
 /// From a shard.

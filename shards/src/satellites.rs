@@ -17,6 +17,7 @@ use ccbt_protocol::lease::{Borrower, FromSatellite, Lender, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::{PickerConfig, Priority};
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
 use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::layout::LayoutSpec;
@@ -45,6 +46,8 @@ pub struct AddSatellite {
     pub picker: PickerConfig,
     /// Connections of this part at most.
     pub max_peers: usize,
+    /// As at home; its home keeps those of all peers together.
+    pub limits: TorrentLimits,
     /// The home's shard.
     pub home: usize,
 }
@@ -138,6 +141,7 @@ impl Shard {
             return;
         }
         let shards: Vec<usize> = (0..self.others.len()).filter(|shard| *shard != self.config.index).collect();
+        let limits = self.torrent_limits(index);
         for shard in &shards {
             let home = &mut self.homes[index];
             let Part::Home { lender, satellites } = &mut home.part else { return };
@@ -157,6 +161,7 @@ impl Shard {
                     .collect(),
                 picker: home.picker.clone(),
                 max_peers: home.max_peers.div_ceil(self.others.len()),
+                limits,
                 home: self.config.index,
             };
             self.post(*shard, ToShard::AddSatellite(Box::new(message)));
@@ -167,10 +172,17 @@ impl Shard {
     /// at [`Part::satellites`] and are touched by [`Self::on_satellite_gone`].
     pub(crate) fn stop_satellites(&mut self, index: usize) {
         let key = self.homes[index].key;
-        let Part::Home { satellites, .. } = &self.homes[index].part else { return };
         // One that is told twice has ended by then, and does not listen.
-        for shard in satellites.keys().copied().collect::<Vec<_>>() {
+        for shard in self.satellite_shards(index) {
             self.post(shard, ToShard::StopSatellite(key));
+        }
+    }
+
+    /// The shards that help with a torrent.
+    pub(crate) fn satellite_shards(&self, index: usize) -> Vec<usize> {
+        match &self.homes[index].part {
+            Part::Home { satellites, .. } => satellites.keys().copied().collect(),
+            Part::Satellite { .. } => Vec::new(),
         }
     }
 
@@ -212,6 +224,7 @@ impl Shard {
         lender.leave(torrent, shard);
         let last = satellites.remove(&shard).expect("a satellite says once that it is gone");
         home.past += last.stats;
+        self.forget_asking(index, shard);
         self.spread(index);
         self.touch(index);
     }
@@ -308,7 +321,7 @@ impl Shard {
     // ---- on a satellite
 
     pub(crate) fn add_satellite(&mut self, add: AddSatellite) {
-        let AddSatellite { key, metainfo, spec, have, priorities, picker, max_peers, home } = add;
+        let AddSatellite { key, metainfo, spec, have, priorities, picker, max_peers, limits, home } = add;
         if self.stopping.is_some() {
             return self.post(home, ToShard::SatelliteGone { key, shard: self.config.index });
         }
@@ -332,6 +345,7 @@ impl Shard {
         let index = self.homes.insert(satellite);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
+        self.set_torrent_limits(key, limits);
         self.touch(index);
     }
 

@@ -68,6 +68,8 @@ pub struct ServiceConfig {
     pub down_limit: u64,
     /// As `down_limit`, for sending.
     pub up_limit: u64,
+    /// Limits count the headers of IP and TCP and acknowledgements, too, as far as they can be guessed.
+    pub count_overhead: bool,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
 }
@@ -102,6 +104,8 @@ pub struct Service {
     homes: Mutex<HashMap<TorrentKey, usize>>,
     hashes: Mutex<HashMap<TorrentKey, InfoHash>>,
     next_home: AtomicUsize,
+    /// Held while all shards are told of limits, so that they hear of changes in the same order.
+    changing_limits: Mutex<()>,
     port: u16,
 }
 
@@ -155,6 +159,7 @@ impl Service {
             homes: Mutex::default(),
             hashes: Mutex::default(),
             next_home: AtomicUsize::new(0),
+            changing_limits: Mutex::default(),
             port,
         };
         this.set_limits(config.down_limit, config.up_limit);
@@ -218,11 +223,9 @@ impl Service {
 
     /// Bytes per second for all torrents together; 0 = unlimited.
     pub fn set_limits(&self, down: u64, up: u64) {
-        // Split evenly; a limit stays a limit however many shards there are.
-        let count = self.shards.len() as u64;
-        let share = |rate: u64| if rate == 0 { 0 } else { (rate / count).max(1) };
+        let _changing = self.changing_limits.lock().expect("no holder panics");
         for shard in &self.shards {
-            shard.inbox.send(ToShard::Limits { down: share(down), up: share(up) });
+            shard.inbox.send(ToShard::Limits { down, up });
         }
     }
 
@@ -284,6 +287,7 @@ fn shard_config(
             listen_port: port,
             metadata_size: 0,
         },
+        count_overhead: config.count_overhead,
         tracker: config.tracker.clone(),
         sync: config.sync,
     }

@@ -18,7 +18,6 @@ use ccbt_protocol::cache::ReadAhead;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::picker::PeerKey;
-use ccbt_protocol::rate::TokenBucket;
 use ccbt_protocol::torrent::TorrentConfig;
 use ccbt_protocol::wire::handshake::HandshakeReader;
 use ccbt_storage::arena::Partition;
@@ -35,6 +34,7 @@ use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::inbox::Inbox;
+use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
@@ -75,6 +75,8 @@ pub struct ShardConfig {
     pub handshake_timeout: Duration,
     /// What every torrent is built with, but for its own picker.
     pub torrent: TorrentConfig,
+    /// Limits count the headers of IP and TCP, too.
+    pub count_overhead: bool,
     /// How trackers are asked.
     pub tracker: crate::control::TrackerClientConfig,
     /// When written pieces are made durable.
@@ -128,10 +130,7 @@ pub(crate) struct Conn {
     pub releases: Vec<(Block, bool)>,
     /// In this turn's work list.
     pub queued: bool,
-    /// A receive waits for the rate limit.
-    pub throttled: bool,
-    /// Blocks wait for the upload limit.
-    pub up_throttled: bool,
+    pub limits: ConnLimits,
     /// Blocks of the send in flight.
     pub sending: Vec<Block>,
     /// What it reads, and will read.
@@ -165,8 +164,7 @@ impl Conn {
             aside: None,
             releases: Vec::new(),
             queued: false,
-            throttled: false,
-            up_throttled: false,
+            limits: ConnLimits::default(),
             sending: Vec::new(),
             reader: ReadAhead::default(),
             waiting_for: None,
@@ -200,8 +198,7 @@ pub struct Shard {
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
-    pub(crate) down: TokenBucket,
-    pub(crate) up: TokenBucket,
+    pub(crate) limits: ShardLimits,
     pub(crate) tracker: Rc<TrackerClient>,
     pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
@@ -216,10 +213,6 @@ pub struct Shard {
     pub(crate) backlog: VecDeque<StorageCmd>,
     /// Jobs that wait for room at the mover thread: one per torrent at most.
     pub(crate) moves: VecDeque<RelocateJob>,
-    /// Receives that wait for the download limit.
-    pub(crate) throttled: VecDeque<SocketKey>,
-    /// Sends that wait for the upload limit.
-    pub(crate) up_throttled: VecDeque<SocketKey>,
     /// Bytes went to or from peers in the last second: checks make way.
     pub(crate) transferring: bool,
     /// What was told of the read cache.
@@ -265,16 +258,13 @@ impl Shard {
             conns: Vec::new(),
             connections: links.connections,
             rng: rand::make_rng(),
-            down: TokenBucket::new(now, 0, 0),
-            up: TokenBucket::new(now, 0, 0),
+            limits: ShardLimits::default(),
             work: Vec::new(),
             touched: Vec::new(),
             starved: Vec::new(),
             pieces: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),
-            throttled: VecDeque::new(),
-            up_throttled: VecDeque::new(),
             transferring: false,
             told_cache: CacheStats::default(),
             dirty: Vec::new(),
@@ -283,14 +273,6 @@ impl Shard {
             spill: Vec::new(),
             now,
         })
-    }
-
-    /// Sets the limits, in bytes per second.
-    pub(crate) fn set_limits(&mut self, down: u64, up: u64) {
-        // A tenth of a second's worth may pass at once, and never less than a block with its header.
-        let burst = |rate: u64| (rate / 10).max(32 * 1024);
-        self.down.set_rate(self.now, down, burst(down));
-        self.up.set_rate(self.now, up, burst(up));
     }
 
     /// Tells the control thread. Status is dropped when it is behind; everything else waits for room there, which it

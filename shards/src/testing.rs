@@ -11,6 +11,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::metainfo::build::{Builder, InputFile};
 use ccbt_protocol::peer::PeerInfo;
 use ccbt_protocol::picker::{PickerConfig, Slots};
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::torrent::{TorrentConfig, TorrentEvent};
 use ccbt_protocol::wire::handshake::Reserved;
@@ -60,6 +61,7 @@ fn config() -> ShardConfig {
             listen_port: 0,
             metadata_size: 0,
         },
+        count_overhead: false,
         tracker: TrackerClientConfig::default(),
         sync: SyncConfig::default(),
     }
@@ -91,6 +93,7 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         use_trackers: false,
         seed_only: false,
         max_peers: 10,
+        limits: TorrentLimits::default(),
         known: None,
         renames: Vec::new(),
         paused: false,

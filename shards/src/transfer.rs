@@ -9,6 +9,7 @@ use std::time::Instant;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::peer::PeerFault;
 use ccbt_protocol::picker::PeerKey;
+use ccbt_protocol::rate::Way;
 use ccbt_protocol::torrent::{BlockPlace, Torrent, TorrentEvent};
 use ccbt_protocol::wire::message::{Message, PIECE_HEADER_LEN};
 use ccbt_protocol::wire::receiver::Sink;
@@ -17,9 +18,6 @@ use crate::conns::End;
 use crate::ring::{SocketKey, was_cancelled};
 use crate::shard::{Shard, Stage};
 use crate::torrents::{Aside, LivePieces, SlotSource};
-
-/// Most bytes that one receive takes while a rate limit is set: small, so that peers share the tokens evenly.
-const LIMITED_RECV: u64 = 64 * 1024;
 
 /// Takes what one peer sent.
 struct PeerSink<'a> {
@@ -89,9 +87,14 @@ impl Shard {
         let n = match result {
             Ok(0) => return self.end(key, End::Broken),
             Ok(n) => n,
-            Err(error) if was_cancelled(&error) => 0,
+            Err(error) if was_cancelled(&error) || error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return self.end(key, End::Broken),
         };
+        let (reserved, home) = (conn.limits.take_reserved(), conn.home);
+        if let (true, Some(index)) = (reserved > 0 || self.config.count_overhead, home) {
+            self.settle_receive(key, index, reserved, n as u64);
+        }
+        let Some(conn) = self.conn(key) else { return };
         match conn.stage {
             Stage::Handshake(_) if n == 0 => self.ring.recv_plain(key),
             Stage::Handshake(_) => {
@@ -105,7 +108,6 @@ impl Shard {
 
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
-        self.down.consume(n as u64);
         let Some((index, result)) =
             self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
         else {
@@ -290,47 +292,20 @@ impl Shard {
             self.fill_batch(key, index, peer);
             self.ring.send(key);
         }
-        if !self.ring.is_receiving(key) {
+        if !self.ring.is_reading(key) {
             self.receive(key, index, peer);
         }
     }
 
     fn receive(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
-        let mut max = usize::MAX;
-        if !self.down.is_unlimited() {
-            let tokens = self.down.available(self.now);
-            if tokens == 0 {
-                let conn = self.conn(key).expect("called for a connection that lives");
-                if !std::mem::replace(&mut conn.throttled, true) {
-                    self.throttled.push_back(key);
-                }
-                return;
-            }
-            max = tokens.min(LIMITED_RECV) as usize;
+        let limited = self.is_limited(index, Way::Down);
+        let max = if limited { self.reserve_receive(key, index) } else { usize::MAX };
+        if max == 0 {
+            return;
         }
         let home = &self.homes[index];
         let torrent = home.torrent.as_ref().expect("open connections belong to running torrents");
-        self.ring.recv(key, torrent.peer(peer).expected(), &home.live, max);
-    }
-
-    /// Lets connections go on that waited for the rate limits.
-    pub(crate) fn release_throttled(&mut self) {
-        if !self.throttled.is_empty() && self.down.available(self.now) > 0 {
-            for key in std::mem::take(&mut self.throttled) {
-                if let Some(conn) = self.conn(key) {
-                    conn.throttled = false;
-                    self.queue(key);
-                }
-            }
-        }
-        if !self.up_throttled.is_empty() && self.up.available(self.now) > 0 {
-            for key in std::mem::take(&mut self.up_throttled) {
-                if let Some(conn) = self.conn(key) {
-                    conn.up_throttled = false;
-                    self.queue(key);
-                }
-            }
-        }
+        self.ring.recv(key, torrent.peer(peer).expected(), &home.live, max, limited);
     }
 
     pub(crate) fn on_sent(&mut self, key: SocketKey, result: io::Result<usize>) {

@@ -64,6 +64,8 @@ impl Shard {
                 }
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
+            ToShard::TorrentLimits(key, limits) => self.set_torrent_limits(key, limits),
+            ToShard::Tokens { torrent, way, word } => self.on_tokens(torrent, way, &word),
             ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
             ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
             ToShard::HandOff(hand_off) => self.on_hand_off(*hand_off),

@@ -8,6 +8,7 @@ use ccbt_protocol::cache::WINDOW_MAX;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::picker::PeerKey;
+use ccbt_protocol::rate::Way;
 use ccbt_protocol::wire::message::piece_header;
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::{ErrorKind, StorageError};
@@ -24,8 +25,6 @@ const QUEUE_AHEAD: usize = 4;
 const LOOK_AHEAD: usize = 128;
 /// Bytes of one send at most: what a socket buffer takes at once on a fast link.
 const BATCH: usize = 512 * 1024;
-/// The same while an upload limit is set, so that peers share the tokens evenly.
-const LIMITED_BATCH: u64 = 64 * 1024;
 
 /// A piece just written is kept when it takes one part in so many of the cache at most.
 const ADMITTED_PART: usize = 8;
@@ -37,43 +36,45 @@ impl Shard {
         let torrent =
             self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
         let out = torrent.out(now, peer);
+        let messages = out.len() as u64;
         if !out.is_empty() {
             self.ring.batch(key).bytes(out);
             out.clear();
         }
+        let limited = self.is_limited(index, Way::Up);
+        if limited && messages > 0 {
+            self.count(key, index, Way::Up, messages);
+        }
         let mut room = BATCH as u64;
-        while room > 0 && !self.ring.batch(key).is_full() {
+        // Tokens that this batch may spend, once it was asked.
+        let mut tokens = None;
+        while room > 0 && !self.ring.batch(key).is_full() && !(limited && self.is_held(key, Way::Up)) {
             let torrent = self.homes[index].torrent.as_mut().expect("checked above");
             let Some(block) = torrent.next_upload(peer) else { break };
             if !torrent.picker().have().has(block.piece) {
                 torrent.refuse(peer, block);
                 continue;
             }
-            if !self.up.is_unlimited() {
-                room = room.min(LIMITED_BATCH);
-                if self.up.available(now) == 0 {
-                    torrent.postpone(peer, block);
-                    self.throttle_up(key);
+            if limited {
+                let cost = self.cost(key, message_len(block));
+                let left = *tokens.get_or_insert_with(|| self.admit(key, index, Way::Up, cost));
+                if left < cost {
+                    self.homes[index].torrent.as_mut().expect("checked above").postpone(peer, block);
                     break;
                 }
+                tokens = Some(left - cost);
             }
             if !self.append_block(key, index, block) {
                 self.homes[index].torrent.as_mut().expect("checked above").postpone(peer, block);
                 break;
             }
-            self.up.consume(message_len(block));
+            if limited {
+                self.count(key, index, Way::Up, message_len(block));
+            }
             room = room.saturating_sub(message_len(block));
         }
         self.read_queue(key, index, peer);
         self.read_ahead(key, index, peer);
-    }
-
-    fn throttle_up(&mut self, key: SocketKey) {
-        if let Some(conn) = self.conn(key)
-            && !std::mem::replace(&mut conn.up_throttled, true)
-        {
-            self.up_throttled.push_back(key);
-        }
     }
 
     /// Appends a PIECE message to the batch; `false` when its bytes are not in memory yet.

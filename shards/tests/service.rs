@@ -125,6 +125,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         tracker: TrackerClientConfig::default(),
         down_limit: 0,
         up_limit: 0,
+        count_overhead: false,
         sync: SyncConfig::default(),
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();

@@ -74,6 +74,12 @@ impl CcbtCommand {
         self
     }
 
+    /// An option without a value.
+    pub fn flag(mut self, name: &str) -> Self {
+        self.command.arg(name);
+        self
+    }
+
     /// Announces to the torrent's trackers instead of passing `--no-tracker`.
     pub fn trackers(mut self) -> Self {
         self.use_trackers = true;

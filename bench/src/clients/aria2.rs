@@ -45,6 +45,11 @@ impl Client for Aria2 {
         first_line(Path::new("aria2c"), &["--version"])
     }
 
+    fn settings(&self) -> &'static str {
+        "--bt-max-peers=0 --bt-request-peer-speed-limit=2000M --file-allocation=none --disk-cache=64M; its seeding side \
+         unchokes a few peers at a time, whatever the options"
+    }
+
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
         let tracker = Tracker::start(job.peers)?;
         let mut command = Command::new("aria2c");

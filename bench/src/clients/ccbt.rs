@@ -40,6 +40,10 @@ impl Client for Ccbt {
         first_line(&self.program, &["--version"])
     }
 
+    fn settings(&self) -> &'static str {
+        "its defaults"
+    }
+
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
         let process = Process::spawn(
             // Not as an option: programs of before there was a configuration are compared, too.

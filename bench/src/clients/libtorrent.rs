@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Client, Direction, Done, Job, Running, first_line};
+use super::{Client, Direction, Done, Job, Running, find_cached, first_line};
 use crate::error::BenchError;
 use crate::process::Process;
 
@@ -19,12 +19,10 @@ pub(super) struct Libtorrent {
 }
 
 impl Libtorrent {
-    /// Takes the virtual environment of `bench/setup.sh`, if one is found upwards from here or from the program.
+    /// Takes the virtual environment of `bench/setup.sh` (the newest libtorrent), else that of the tests, if one is found
+    /// upwards from here or from this program.
     pub(super) fn find() -> Self {
-        let starts = [std::env::current_dir().ok(), std::env::current_exe().ok()];
-        let venv = starts.iter().flatten().find_map(|start| {
-            start.ancestors().map(|dir| dir.join(".cache/venv/bin/python")).find(|python| python.exists())
-        });
+        let venv = ["bench-venv", "venv"].iter().find_map(|venv| find_cached(&format!("{venv}/bin/python")));
         Self { python: venv.unwrap_or_else(|| "python3".into()) }
     }
 
@@ -42,6 +40,11 @@ impl Client for Libtorrent {
     fn version(&self) -> Option<String> {
         let version = first_line(&self.python, &["-c", "import libtorrent; print(libtorrent.__version__)"])?;
         Some(format!("libtorrent {version}"))
+    }
+
+    fn settings(&self) -> &'static str {
+        "high_performance_seed() and, as bench/src/clients/libtorrent.py lists, deeper request queues, larger send \
+         buffers, 64 MiB of queued writes, 4 disk threads and one hash thread per CPU"
     }
 
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {

@@ -15,20 +15,30 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
 use crate::process::Process;
 use crate::tracker::Tracker;
 
 /// Which way the bytes go, seen from the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// The client downloads from the synthetic seeder.
     Download,
     /// The client seeds to the synthetic leecher.
     Seed,
+}
+
+impl Direction {
+    /// As in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Download => "download",
+            Self::Seed => "seed",
+        }
+    }
 }
 
 /// One run of a client.
@@ -72,6 +82,16 @@ pub trait Client {
     /// Whether it connects to the peers it is told; if not, they connect to it.
     fn dials(&self) -> bool {
         true
+    }
+    /// What it is told beyond the torrent, its peers and "no encryption, no discovery, no limits", for the report.
+    fn settings(&self) -> &'static str;
+    /// Requests that each of so many leechers keeps outstanding for it to seed at its best.
+    fn window(&self, _connections: u32) -> u32 {
+        64
+    }
+    /// MiB below which a run would only show it getting faster.
+    fn least_mib(&self, _direction: Direction, _connections: u32) -> u64 {
+        0
     }
     /// Starts it; returns when it has been told everything, not when it is ready to serve.
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError>;
@@ -138,7 +158,7 @@ pub fn all(ccbt: &Path) -> Vec<Box<dyn Client>> {
         Box::new(libtorrent::Libtorrent::find()),
         Box::new(aria2::Aria2),
         Box::new(transmission::Transmission),
-        Box::new(rqbit::Rqbit),
+        Box::new(rqbit::Rqbit::find()),
     ]
 }
 
@@ -170,6 +190,13 @@ pub(crate) fn transmission_daemon(
 
 /// The options that aria2 is measured with.
 pub(crate) const ARIA2_OPTIONS: &[&str] = &aria2::OPTIONS;
+
+/// A file that `bench/setup.sh` put below `.cache`, looked for upwards from the working folder and from this program.
+fn find_cached(file: &str) -> Option<PathBuf> {
+    let starts = [std::env::current_dir().ok(), std::env::current_exe().ok()];
+    let in_cache = |dir: &Path| dir.join(".cache").join(file);
+    starts.iter().flatten().find_map(|start| start.ancestors().map(in_cache).find(|path| path.exists()))
+}
 
 /// First line that `program args` prints, or `None` if it cannot be run or fails.
 pub(crate) fn first_line(program: &Path, args: &[&str]) -> Option<String> {

@@ -76,6 +76,22 @@ impl Client for Transmission {
         false
     }
 
+    fn settings(&self) -> &'static str {
+        "cache-size-mb 64, preallocation 1, peer limits and upload slots above the number of peers; it answers requests \
+         twice a second, so its leechers keep up to 500 outstanding instead of 64"
+    }
+
+    /// It serves what has been asked for every 500 ms: a peer gets at most its window that often. 512 is what it announces as
+    /// `reqq`; all peers together ask for no more than a second's worth of a fast client.
+    fn window(&self, connections: u32) -> u32 {
+        (10_000 / connections.max(1)).clamp(64, 500)
+    }
+
+    /// Its send buffers hold 15 s of the speed so far, which takes seconds to grow; a single peer is limited by its window.
+    fn least_mib(&self, direction: Direction, connections: u32) -> u64 {
+        if direction == Direction::Seed && connections > 4 { 1024 } else { 0 }
+    }
+
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
         let (process, mut rpc) = daemon(job.scratch, job.output, job.port, job.number_of_peers())?;
         let added =

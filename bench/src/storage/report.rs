@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use rustix::fs::statfs;
+use crate::machine::file_system;
 use serde::Serialize;
 
 use super::{Case, Measured, StorageArgs, Tool, Way, name};
@@ -253,19 +253,6 @@ impl Setting {
             kernel: kernel.trim().to_owned(),
             fio,
         }
-    }
-}
-
-/// The kind of file system below a folder.
-fn file_system(dir: &std::path::Path) -> String {
-    #[allow(clippy::unnecessary_cast)] // `f_type` has other widths on other targets.
-    match statfs(dir).map(|stat| stat.f_type as i64) {
-        Ok(0xef53) => "ext4".into(),
-        Ok(0x5846_5342) => "xfs".into(),
-        Ok(0x9123_683e) => "btrfs".into(),
-        Ok(0x0102_1994) => "tmpfs".into(),
-        Ok(other) => format!("{other:#x}"),
-        Err(error) => error.to_string(),
     }
 }
 

@@ -1,35 +1,33 @@
-//! From single runs to medians, the table for people and the JSON for programs.
+//! From single runs to medians, and the JSON that holds both.
 //!
-//! Role: pure formatting of what `transfer::run` measured. MB are 10^6 bytes, GiB 2^30, latencies microseconds.
+//! Role: pure arithmetic on what `transfer::run` measured; `table` and `publish` show it. Invariant: what is shown comes from
+//! the JSON's `summary`, so that pages can be made again from the file. MB are 10^6 bytes, GiB 2^30.
 
-use std::fmt::Write;
+use serde::{Deserialize, Serialize};
 
-use serde::Serialize;
-
-use super::TransferArgs;
+use super::plan::middle;
 use crate::clients::Direction;
 use crate::error::BenchError;
+use crate::machine::Machine;
 use crate::process::{Cpu, PeakMemory};
 use crate::stats::{Latencies, LatencySummary, median};
 
+/// Version of the JSON's layout.
+const SCHEMA: u32 = 2;
 /// A generator busier than this share of one core's time per thread was probably the limit.
 const BUSY_LIMIT: f64 = 0.9;
 
 /// A client of the comparison.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ClientInfo {
-    name: String,
-    version: String,
-}
-
-impl ClientInfo {
-    pub(super) fn new(name: &str, version: &str) -> Self {
-        Self { name: name.to_owned(), version: version.to_owned() }
-    }
+    pub(super) name: String,
+    pub(super) version: String,
+    /// What it was told beyond what any user must tell it.
+    pub(super) settings: String,
 }
 
 /// The load generator's side of a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Generator {
     /// CPU seconds of its threads.
     pub(super) cpu_s: f64,
@@ -41,14 +39,31 @@ pub(super) struct Generator {
     pub(super) pipeline_depth_max: Option<u64>,
 }
 
+/// What a run is made of, before any division.
+pub(super) struct Raw {
+    pub(super) bytes: u64,
+    pub(super) seconds: f64,
+    /// Seconds until everything was on the disk; `None` in memory and for seeds.
+    pub(super) durable_s: Option<f64>,
+    pub(super) cpu: Cpu,
+    /// CPU seconds of the whole machine but the generator, to the end of the client.
+    pub(super) machine_cpu_s: f64,
+    pub(super) peak: PeakMemory,
+    pub(super) generator: Generator,
+    pub(super) latencies: Latencies,
+}
+
 /// What one successful run gave.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Measured {
-    seconds: f64,
+    pub(super) seconds: f64,
     mb_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durable_mb_per_s: Option<f64>,
     cpu_user_s: f64,
     cpu_system_s: f64,
     cpu_s_per_gib: f64,
+    machine_cpu_s_per_gib: f64,
     peak_rss_mib: f64,
     peak_anon_mib: f64,
     generator: Generator,
@@ -61,63 +76,75 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Derives the rates from `bytes` moved in `seconds`.
-    pub(super) fn new(
-        bytes: u64,
-        seconds: f64,
-        cpu: Cpu,
-        peak: PeakMemory,
-        generator: Generator,
-        histogram: Latencies,
-    ) -> Self {
-        let gib = bytes as f64 / f64::from(1 << 30);
+    /// Derives the rates.
+    pub(super) fn new(raw: Raw) -> Self {
+        let Raw { bytes, seconds, durable_s, cpu, machine_cpu_s, peak, generator, latencies } = raw;
+        let (gib, megabytes) = (bytes as f64 / f64::from(1 << 30), bytes as f64 / 1e6);
         Self {
             seconds,
-            mb_per_s: bytes as f64 / 1e6 / seconds,
+            mb_per_s: megabytes / seconds,
+            durable_mb_per_s: durable_s.map(|seconds| megabytes / seconds),
             cpu_user_s: cpu.user,
             cpu_system_s: cpu.system,
             cpu_s_per_gib: cpu.total() / gib,
+            machine_cpu_s_per_gib: machine_cpu_s / gib,
             peak_rss_mib: peak.rss_kib as f64 / 1024.0,
             peak_anon_mib: peak.anon_kib as f64 / 1024.0,
             generator_cpu_s_per_gib: generator.cpu_s / gib,
             generator_busy: generator.cpu_s / seconds,
             generator,
-            latency: histogram.summary(),
-            histogram,
+            latency: latencies.summary(),
+            histogram: latencies,
         }
     }
 }
 
+/// What a run was to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Task {
+    pub(super) client: String,
+    pub(super) mode: Direction,
+    pub(super) connections: u32,
+    /// Where downloads went, or seeds read from.
+    pub(super) file_system: String,
+    pub(super) payload_mib: u64,
+}
+
+impl Task {
+    fn is_row(&self, other: &Self) -> bool {
+        // A warm-up that failed moved another payload.
+        (&self.client, self.mode, self.connections, &self.file_system)
+            == (&other.client, other.mode, other.connections, &other.file_system)
+    }
+}
+
 /// One run of one client.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct RunResult {
-    client: String,
-    mode: Direction,
+    #[serde(flatten)]
+    pub(super) task: Task,
     round: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    measured: Option<Measured>,
+    pub(super) measured: Option<Measured>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 impl RunResult {
     /// Keeps a failure as its message.
-    pub(super) fn new(
-        client: &str,
-        mode: Direction,
-        round: u32,
-        outcome: Result<Measured, BenchError>,
-    ) -> Self {
+    pub(super) fn new(task: Task, round: u32, outcome: Result<Measured, BenchError>) -> Self {
         let (measured, error) = match outcome {
             Ok(measured) => (Some(measured), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Self { client: client.to_owned(), mode, round, measured, error }
+        Self { task, round, measured, error }
     }
 
     /// One line of progress.
     pub(super) fn line(&self) -> String {
-        let start = format!("{} {} run {}:", mode_name(self.mode), self.client, self.round + 1);
+        let Task { client, mode, connections, file_system, payload_mib } = &self.task;
+        let mode = mode.name();
+        let start = format!("{mode} {client}, {connections} connections, {file_system}, {payload_mib} MiB:");
         match (&self.measured, &self.error) {
             (Some(run), _) => format!("{start} {:.0} MB/s, {:.2} CPU s/GiB", run.mb_per_s, run.cpu_s_per_gib),
             (None, error) => format!("{start} FAILED: {}", error.as_deref().unwrap_or_default()),
@@ -125,38 +152,42 @@ impl RunResult {
     }
 }
 
-fn mode_name(mode: Direction) -> &'static str {
-    match mode {
-        Direction::Download => "download",
-        Direction::Seed => "seed",
-    }
-}
-
-/// Medians of one client in one mode, over its successful runs.
-#[derive(Debug, Clone, Serialize)]
-struct Summary {
-    client: String,
-    mode: Direction,
-    runs: usize,
-    failed: usize,
+/// Medians of one client in one group, over its successful runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Summary {
+    #[serde(flatten)]
+    pub(super) task: Task,
+    pub(super) runs: usize,
+    pub(super) failed: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    medians: Option<Medians>,
+    pub(super) medians: Option<Medians>,
 }
 
-#[derive(Debug, Clone, Serialize)]
-struct Medians {
-    mb_per_s: f64,
-    mb_per_s_min: f64,
-    mb_per_s_max: f64,
-    cpu_s_per_gib: f64,
+/// Middle, lowest and highest value of a figure.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Medians {
+    pub(super) mb_per_s: f64,
+    pub(super) mb_per_s_min: f64,
+    pub(super) mb_per_s_max: f64,
+    /// Until everything is on the disk; only where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) durable_mb_per_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) durable_mb_per_s_min: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) durable_mb_per_s_max: Option<f64>,
+    pub(super) cpu_s_per_gib: f64,
+    pub(super) cpu_s_per_gib_min: f64,
+    pub(super) cpu_s_per_gib_max: f64,
     cpu_user_s: f64,
     cpu_system_s: f64,
-    peak_rss_mib: f64,
-    peak_anon_mib: f64,
-    generator_cpu_s_per_gib: f64,
-    generator_busy: f64,
+    pub(super) machine_cpu_s_per_gib: f64,
+    pub(super) peak_rss_mib: f64,
+    pub(super) peak_anon_mib: f64,
+    pub(super) generator_cpu_s_per_gib: f64,
+    pub(super) generator_busy: f64,
     /// Of all runs together.
-    latency: LatencySummary,
+    pub(super) latency: LatencySummary,
 }
 
 impl Medians {
@@ -164,15 +195,24 @@ impl Medians {
     fn of(runs: &[&Measured]) -> Option<Self> {
         let all = |pick: fn(&Measured) -> f64| runs.iter().map(|run| pick(run)).collect::<Vec<_>>();
         let middle = |pick| median(&all(pick));
+        let least = |pick| all(pick).into_iter().reduce(f64::min);
+        let most = |pick| all(pick).into_iter().reduce(f64::max);
+        let durable: Vec<f64> = runs.iter().filter_map(|run| run.durable_mb_per_s).collect();
         let mut latencies = Latencies::default();
         runs.iter().for_each(|run| latencies.merge(&run.histogram));
         Some(Self {
             mb_per_s: middle(|run| run.mb_per_s)?,
-            mb_per_s_min: all(|run| run.mb_per_s).into_iter().reduce(f64::min)?,
-            mb_per_s_max: all(|run| run.mb_per_s).into_iter().reduce(f64::max)?,
+            mb_per_s_min: least(|run| run.mb_per_s)?,
+            mb_per_s_max: most(|run| run.mb_per_s)?,
+            durable_mb_per_s: median(&durable),
+            durable_mb_per_s_min: durable.iter().copied().reduce(f64::min),
+            durable_mb_per_s_max: durable.iter().copied().reduce(f64::max),
             cpu_s_per_gib: middle(|run| run.cpu_s_per_gib)?,
+            cpu_s_per_gib_min: least(|run| run.cpu_s_per_gib)?,
+            cpu_s_per_gib_max: most(|run| run.cpu_s_per_gib)?,
             cpu_user_s: middle(|run| run.cpu_user_s)?,
             cpu_system_s: middle(|run| run.cpu_system_s)?,
+            machine_cpu_s_per_gib: middle(|run| run.machine_cpu_s_per_gib)?,
             peak_rss_mib: middle(|run| run.peak_rss_mib)?,
             peak_anon_mib: middle(|run| run.peak_anon_mib)?,
             generator_cpu_s_per_gib: middle(|run| run.generator_cpu_s_per_gib)?,
@@ -183,80 +223,71 @@ impl Medians {
 }
 
 /// The machine and the load, for whoever reads the JSON later.
-#[derive(Debug, Clone, Serialize)]
-struct Setting {
-    size_mib: u32,
-    connections: u32,
-    piece_kib: u32,
-    runs: u32,
-    window: u32,
-    generator_threads: u32,
-    cpus: usize,
-    cpu_model: String,
-    kernel: String,
-}
-
-impl Setting {
-    fn new(args: &TransferArgs) -> Self {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Self {
-            size_mib: args.size_mib,
-            connections: args.connections,
-            piece_kib: args.piece_kib,
-            runs: args.runs,
-            window: args.window,
-            generator_threads: args.generator_threads,
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            cpu_model: model.map(|(_, name)| name.to_owned()).unwrap_or_default(),
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
-        }
-    }
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Setting {
+    /// UTC.
+    pub(super) date: String,
+    pub(super) size_mib: u32,
+    pub(super) connections: Vec<u32>,
+    pub(super) piece_kib: u32,
+    pub(super) runs: u32,
+    pub(super) generator_threads: u32,
+    pub(super) elapsed_s: f64,
+    #[serde(flatten)]
+    pub(super) machine: Machine,
 }
 
 /// Everything one call of `transfer` found out.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Report {
-    /// Version of this JSON's layout.
     schema: u32,
-    setting: Setting,
-    clients: Vec<ClientInfo>,
+    pub(super) setting: Setting,
+    pub(super) clients: Vec<ClientInfo>,
     /// Asked for, but not installed.
-    missing: Vec<String>,
-    summary: Vec<Summary>,
-    runs: Vec<RunResult>,
+    pub(super) missing: Vec<String>,
+    pub(super) summary: Vec<Summary>,
+    pub(super) runs: Vec<RunResult>,
+}
+
+/// Rows that are compared with each other: one per client, in the clients' order.
+pub(super) struct Rows<'a> {
+    pub(super) mode: Direction,
+    pub(super) connections: u32,
+    pub(super) file_system: &'a str,
+    pub(super) rows: Vec<&'a Summary>,
 }
 
 impl Report {
-    /// Groups `runs` by mode and client, in the order of `clients`.
+    /// Groups `runs` by what they were to do. `tasks` gives the order: groups, and clients in them.
     pub(super) fn new(
-        args: &TransferArgs,
+        setting: Setting,
         clients: Vec<ClientInfo>,
         missing: Vec<String>,
+        tasks: &[Task],
         runs: Vec<RunResult>,
     ) -> Self {
-        let mut summary = Vec::new();
-        for mode in [Direction::Download, Direction::Seed] {
-            for client in &clients {
-                let own: Vec<_> =
-                    runs.iter().filter(|run| run.mode == mode && run.client == client.name).collect();
-                let good: Vec<_> = own.iter().filter_map(|run| run.measured.as_ref()).collect();
-                if !own.is_empty() {
-                    let (client, medians) = (client.name.clone(), Medians::of(&good));
-                    summary.push(Summary {
-                        client,
-                        mode,
-                        runs: own.len(),
-                        failed: own.len() - good.len(),
-                        medians,
-                    });
-                }
-            }
+        let summarise = |task: &Task| {
+            let own: Vec<_> = runs.iter().filter(|run| run.task.is_row(task)).collect();
+            let good: Vec<_> = own.iter().filter_map(|run| run.measured.as_ref()).collect();
+            let task = own.first()?.task.clone();
+            Some(Summary {
+                task,
+                runs: own.len(),
+                failed: own.len() - good.len(),
+                medians: Medians::of(&good),
+            })
+        };
+        let summary = tasks.iter().filter_map(summarise).collect();
+        Self { schema: SCHEMA, setting, clients, missing, summary, runs }
+    }
+
+    /// Reads a file that [`Report::json`] made.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let report: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        match report.schema {
+            SCHEMA => Ok(report),
+            other => Err(format!("layout {other} instead of {SCHEMA}: measure again")),
         }
-        Self { schema: 1, setting: Setting::new(args), clients, missing, summary, runs }
     }
 
     /// No failed run, and every client that was asked for was there.
@@ -269,153 +300,155 @@ impl Report {
         serde_json::to_string_pretty(self).expect("plain data serialises") + "\n"
     }
 
-    /// The table for a terminal, with what it was measured on and what failed.
-    pub(super) fn table(&self) -> String {
-        let (mut out, setting) = (String::new(), &self.setting);
-        let mut line = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").expect("strings take all");
-        line(format_args!(
-            "\n{} MiB in pieces of {} KiB, {} connections, {} runs; {} CPUs, Linux {}",
-            setting.size_mib,
-            setting.piece_kib,
-            setting.connections,
-            setting.runs,
-            setting.cpus,
-            setting.kernel
-        ));
-        for client in &self.clients {
-            line(format_args!("{}: {}", client.name, client.version));
-        }
-        for mode in [Direction::Download, Direction::Seed] {
-            let rows: Vec<_> = self.summary.iter().filter(|row| row.mode == mode).collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let latency = match mode {
-                Direction::Download => "us between requests",
-                Direction::Seed => "us request to block",
+    /// The rows in groups of what is compared.
+    pub(super) fn groups(&self) -> Vec<Rows<'_>> {
+        let mut groups: Vec<Rows<'_>> = Vec::new();
+        for row in &self.summary {
+            let (mode, connections) = (row.task.mode, row.task.connections);
+            let file_system = row.task.file_system.as_str();
+            let is_same = |group: &&mut Rows<'_>| {
+                (group.mode, group.connections, group.file_system) == (mode, connections, file_system)
             };
-            line(format_args!(
-                "\n{:<13} {:>5} {:>7} {:>15} {:>9} {:>9} {:>9} {:>8}   {latency}",
-                mode_name(mode),
-                "ok",
-                "MB/s",
-                "min..max",
-                "CPU s/GiB",
-                "RSS MiB",
-                "gen s/GiB",
-                "gen busy"
-            ));
-            rows.iter().for_each(|row| line(format_args!("{}", self.row(row))));
+            match groups.iter_mut().find(is_same) {
+                Some(group) => group.rows.push(row),
+                None => groups.push(Rows { mode, connections, file_system, rows: vec![row] }),
+            }
         }
-        self.missing.iter().for_each(|name| line(format_args!("{name}: not installed")));
-        for run in self.runs.iter().filter(|run| run.error.is_some()) {
-            line(format_args!("{}", run.line()));
-        }
-        if self.summary.iter().filter_map(|row| row.medians.as_ref()).any(|row| self.generator_bound(row)) {
-            line(format_args!("* the load generator was busy: it may be the limit; try --generator-threads"));
-        }
-        out
+        groups
     }
 
-    fn generator_bound(&self, medians: &Medians) -> bool {
+    /// Number of connections of the headline.
+    pub(super) fn headline_connections(&self) -> u32 {
+        middle(&self.setting.connections)
+    }
+
+    /// Whether the generator was probably the limit.
+    pub(super) fn generator_bound(&self, medians: &Medians) -> bool {
         medians.generator_busy > BUSY_LIMIT * f64::from(self.setting.generator_threads)
-    }
-
-    fn row(&self, row: &Summary) -> String {
-        let ok = format!("{}/{}", row.runs - row.failed, row.runs);
-        let start = format!("{:<13} {ok:>5}", row.client);
-        let Some(medians) = &row.medians else { return format!("{start} {:>7}", "FAILED") };
-        let range = format!("{:.0}..{:.0}", medians.mb_per_s_min, medians.mb_per_s_max);
-        let star = if self.generator_bound(medians) { "*" } else { " " };
-        let latency = &medians.latency;
-        format!(
-            "{start} {:>7.0} {range:>15} {:>9.2} {:>9.0} {:>9.2} {:>7.0}%{star}  p50 {} p99 {} p99.9 {} max {}",
-            medians.mb_per_s,
-            medians.cpu_s_per_gib,
-            medians.peak_rss_mib,
-            medians.generator_cpu_s_per_gib,
-            medians.generator_busy * 100.0,
-            latency.p50_us,
-            latency.p99_us,
-            latency.p999_us,
-            latency.max_us
-        )
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
-
-    use clap::Parser;
 
     use super::*;
 
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: TransferArgs,
-    }
-
-    fn measured(seconds: f64) -> Measured {
+    /// A run over `mib` MiB.
+    pub(crate) fn measured(mib: u64, seconds: f64, durable_s: Option<f64>) -> Measured {
         let generator =
-            Generator { cpu_s: 0.95, handshakes: 20, protocol_errors: 0, pipeline_depth_max: None };
+            Generator { cpu_s: 0.1 * seconds, handshakes: 20, protocol_errors: 0, pipeline_depth_max: None };
         let mut latencies = Latencies::default();
-        latencies.record(Duration::from_micros(700));
-        let cpu = Cpu { user: 1.0, system: 2.0 };
-        let peak = PeakMemory { rss_kib: 10 * 1024, anon_kib: 1024 };
-        Measured::new(2 << 30, seconds, cpu, peak, generator, latencies)
+        (1..=1_000).for_each(|nth| latencies.record(Duration::from_micros(nth * 7)));
+        Measured::new(Raw {
+            bytes: mib << 20,
+            seconds,
+            durable_s,
+            cpu: Cpu { user: 1.0, system: 2.0 },
+            machine_cpu_s: 3.5,
+            peak: PeakMemory { rss_kib: 10 * 1024, anon_kib: 1024 },
+            generator,
+            latencies,
+        })
     }
 
-    fn report() -> Report {
-        let args = Cli::parse_from(["x", "--size-mib", "2048"]).args;
-        let failed = Err(BenchError::Client("no luck".into()));
-        let runs = vec![
-            RunResult::new("a", Direction::Download, 0, Ok(measured(4.0))),
-            RunResult::new("a", Direction::Download, 1, Ok(measured(1.0))),
-            RunResult::new("a", Direction::Download, 2, Ok(measured(2.0))),
-            RunResult::new("b", Direction::Download, 0, failed),
-        ];
-        let clients = ["b", "a"].map(|name| ClientInfo::new(name, "1")).to_vec();
-        Report::new(&args, clients, vec!["c".into()], runs)
+    pub(crate) fn task(client: &str, mode: Direction, connections: u32, file_system: &str) -> Task {
+        let (client, file_system) = (client.to_owned(), file_system.to_owned());
+        Task { client, mode, connections, file_system, payload_mib: 2048 }
+    }
+
+    /// Two clients (one fails once), one and twenty connections, both directions and a disk.
+    pub(crate) fn report() -> Report {
+        let machine = Machine {
+            cpus: 2,
+            ram_mib: 24_105,
+            hash_features: vec!["sha_ni".into()],
+            cpu_model: "Some CPU".into(),
+            kernel: "6.18.1".into(),
+        };
+        let setting = Setting {
+            date: "2026-01-31".into(),
+            size_mib: 2048,
+            connections: vec![1, 20, 200],
+            piece_kib: 1024,
+            runs: 3,
+            generator_threads: 1,
+            elapsed_s: 61.0,
+            machine,
+        };
+        let clients = ["ccbt", "other"].map(|name| ClientInfo {
+            name: name.into(),
+            version: format!("{name} 1.0"),
+            settings: "as it comes".into(),
+        });
+        let mut tasks = Vec::new();
+        for (mode, file_system) in
+            [(Direction::Download, "tmpfs"), (Direction::Seed, "tmpfs"), (Direction::Download, "ext4")]
+        {
+            for connections in [1, 20].into_iter().filter(|&number| file_system == "tmpfs" || number == 20) {
+                tasks.extend(["ccbt", "other"].map(|client| task(client, mode, connections, file_system)));
+            }
+        }
+        let mut runs = Vec::new();
+        for (nth, task) in tasks.iter().enumerate() {
+            for (round, seconds) in [4.0, 1.0, 2.0].into_iter().enumerate() {
+                let durable = (task.file_system == "ext4").then_some(seconds * 2.0);
+                let outcome = match (nth, round) {
+                    (1, _) => Err(BenchError::Client("no luck".into())),
+                    _ => Ok(measured(2048, seconds * (1.0 + nth as f64), durable)),
+                };
+                runs.push(RunResult::new(task.clone(), round as u32, outcome));
+            }
+        }
+        Report::new(setting, clients.to_vec(), vec!["third".into()], &tasks, runs)
     }
 
     #[test]
     fn rates_and_medians() {
         let report = report();
-        let names: Vec<_> = report.summary.iter().map(|row| row.client.as_str()).collect();
-        assert_eq!(names, ["b", "a"], "order of the clients, no empty seed rows");
-        let medians = report.summary[1].medians.as_ref().expect("has good runs");
+        let medians = report.summary[0].medians.as_ref().expect("has good runs");
         assert_eq!(medians.mb_per_s, (2u64 << 30) as f64 / 2e6);
-        assert_eq!(medians.mb_per_s_max, (2u64 << 30) as f64 / 1e6);
-        assert_eq!(medians.cpu_s_per_gib, 1.5);
-        assert_eq!(medians.latency.count, 3, "latencies of all runs together");
-        assert!(!report.all_succeeded());
-    }
-
-    #[test]
-    fn json_has_summary_runs_and_errors() {
-        let value: serde_json::Value = serde_json::from_str(&report().json()).expect("valid JSON");
-        assert_eq!(value["schema"], 1);
-        assert_eq!(value["summary"][1]["medians"]["peak_rss_mib"], 10.0);
-        assert_eq!(value["runs"][0]["measured"]["latency"]["count"], 1);
-        assert_eq!(value["runs"][3]["error"], "no luck");
-        assert_eq!(value["runs"][3]["mode"], "download");
-        assert_eq!(value["missing"][0], "c");
-        assert!(value["summary"][0].get("medians").is_none());
-    }
-
-    #[test]
-    fn table_shows_failures_and_a_busy_generator() {
-        let mut report = report();
-        let table = report.table();
-        assert!(
-            table.contains("FAILED: no luck") && table.contains("0/1") && table.contains("3/3"),
-            "{table}"
+        assert_eq!(
+            (medians.mb_per_s_min, medians.mb_per_s_max),
+            ((2u64 << 30) as f64 / 4e6, (2u64 << 30) as f64 / 1e6)
         );
-        assert!(table.contains("c: not installed") && !table.contains('*'), "{table}");
-        let medians = report.summary[1].medians.as_mut().expect("has good runs");
-        medians.generator_busy = 0.97;
-        assert!(report.table().contains("97%*"));
+        assert_eq!((medians.cpu_s_per_gib, medians.cpu_s_per_gib_max), (1.5, 1.5));
+        assert_eq!(medians.latency.count, 3_000, "latencies of all runs together");
+        assert!(medians.durable_mb_per_s.is_none());
+        assert!(!report.all_succeeded());
+        assert!((report.summary[1].medians.is_none(), report.summary[1].failed) == (true, 3));
+        let disk = report.summary[8].medians.as_ref().expect("has good runs");
+        assert_eq!(disk.durable_mb_per_s, Some((2u64 << 30) as f64 / 4e6));
+    }
+
+    #[test]
+    fn groups_are_what_is_compared() {
+        let report = report();
+        let groups = report.groups();
+        let names: Vec<_> = groups
+            .iter()
+            .map(|group| format!("{} {} {}", group.mode.name(), group.connections, group.file_system))
+            .collect();
+        assert_eq!(
+            names,
+            ["download 1 tmpfs", "download 20 tmpfs", "seed 1 tmpfs", "seed 20 tmpfs", "download 20 ext4"]
+        );
+        assert!(groups.iter().all(|group| group.rows.len() == 2));
+        assert_eq!(report.headline_connections(), 20);
+    }
+
+    #[test]
+    fn json_is_read_back_as_it_was_written() {
+        let report = report();
+        let text = report.json();
+        let again = Report::parse(&text).expect("our own file");
+        assert_eq!(again.json(), text);
+        let value: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
+        assert_eq!(value["summary"][0]["medians"]["peak_rss_mib"], 10.0);
+        assert_eq!(value["summary"][0]["connections"], 1);
+        assert_eq!(value["runs"][3]["error"], "no luck");
+        assert!(value["summary"][1].get("medians").is_none());
+        let old = text.replacen("\"schema\": 2", "\"schema\": 1", 1);
+        assert!(Report::parse(&old).is_err_and(|error| error.contains("measure again")));
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use ccbt_protocol::rate::TorrentLimits;
+
 use crate::session::{AddOptions, Settings};
 
 /// Connections of all torrents together when nobody says how many.
@@ -22,6 +24,8 @@ pub struct Effect {
     pub settings: Settings,
     /// For [`crate::Session::add_torrent`].
     pub torrent: AddOptions,
+    /// See `limits.per_torrent_down_kib` and what follows; ends up in `torrent`.
+    pub(super) limits: TorrentLimits,
     /// See `network.max_global_peers`; ends up in `settings`.
     pub(super) max_global_peers: Option<usize>,
     /// Folder that a finished download moves to.
@@ -43,6 +47,7 @@ impl Default for Effect {
         Self {
             settings: Settings::default(),
             torrent: AddOptions::new("."),
+            limits: TorrentLimits::default(),
             max_global_peers: None,
             move_completed: None,
             seed_time: None,
@@ -57,6 +62,7 @@ impl Default for Effect {
 impl Effect {
     /// Called once all keys are applied.
     pub(super) fn finish(mut self) -> Self {
+        self.torrent.limits = Some(self.limits);
         let wanted = GLOBAL_PEERS.max(self.torrent.max_peers + HANDSHAKES);
         self.settings.max_connections = self.max_global_peers.unwrap_or(wanted);
         self

@@ -32,6 +32,11 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("discovery.enable_trackers", "false", "use_trackers: false"),
     ("limits.global_down_kib", "20", "down_limit: 20480"),
     ("limits.global_up_kib", "1MiB/s", "up_limit: 1048576"),
+    ("limits.per_torrent_down_kib", "21", "limits: Some(TorrentLimits { down: 21504"),
+    ("limits.per_torrent_up_kib", "22", "up: 22528"),
+    ("limits.per_peer_down_kib", "23", "peer_down: 23552"),
+    ("limits.per_peer_up_kib", "24", "peer_up: 24576"),
+    ("limits.count_overhead", "true", "count_overhead: true"),
     ("limits.seed_time", "2", "seed_time: Some(120s)"),
     ("limits.seed_ratio", "1.5", "seed_ratio: Some(1.5)"),
     ("observability.log_level", "DEBUG", "log_level: LevelFilter::DEBUG"),
@@ -78,10 +83,9 @@ fn without_a_configuration_the_library_has_its_own_defaults() {
     assert_eq!(shown(&Config::default().effect(None)), shown(&Effect::default().finish()));
     let settings = crate::Settings::default();
     assert_eq!(format!("{:#?}", Config::default().effect(None).settings), format!("{settings:#?}"));
-    assert_eq!(
-        format!("{:#?}", Config::default().effect(None).torrent),
-        format!("{:#?}", crate::AddOptions::new("."))
-    );
+    // Limits are those of the configuration, so that none of the session's are put in their place.
+    let options = crate::AddOptions { limits: Some(Default::default()), ..crate::AddOptions::new(".") };
+    assert_eq!(format!("{:#?}", Config::default().effect(None).torrent), format!("{options:#?}"));
 }
 
 #[test]

@@ -329,6 +329,59 @@ pub static KEYS: &[Key] = &[
     .flag("up-limit"),
     key(
         "limits",
+        "per_torrent_down_kib",
+        LIMIT,
+        "0",
+        "What each torrent receives per second at most.",
+        |effect, value| effect.limits.down = value.number().expect("a rate"),
+    )
+    .at_once()
+    .per_torrent()
+    .flag("torrent-down-limit"),
+    key(
+        "limits",
+        "per_torrent_up_kib",
+        LIMIT,
+        "0",
+        "What each torrent sends per second at most.",
+        |effect, value| effect.limits.up = value.number().expect("a rate"),
+    )
+    .at_once()
+    .per_torrent()
+    .flag("torrent-up-limit"),
+    key(
+        "limits",
+        "per_peer_down_kib",
+        LIMIT,
+        "0",
+        "What is received per second at most from each peer.",
+        |effect, value| effect.limits.peer_down = value.number().expect("a rate"),
+    )
+    .at_once()
+    .per_torrent()
+    .flag("peer-down-limit"),
+    key(
+        "limits",
+        "per_peer_up_kib",
+        LIMIT,
+        "0",
+        "What is sent per second at most to each peer.",
+        |effect, value| effect.limits.peer_up = value.number().expect("a rate"),
+    )
+    .at_once()
+    .per_torrent()
+    .flag("peer-up-limit"),
+    key(
+        "limits",
+        "count_overhead",
+        Kind::Bool,
+        "false",
+        "Limits count the headers of IP and TCP and acknowledgements, too, as estimated.",
+        |effect, value| effect.settings.count_overhead = *value == Value::Bool(true),
+    )
+    .switch("count-overhead", true),
+    key(
+        "limits",
         "seed_time",
         Kind::Time { bare: MINUTE, min: Duration::ZERO, max: YEAR },
         "off",

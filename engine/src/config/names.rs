@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 20] = [
+pub const ELSEWHERE: [(&str, &str); 19] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
@@ -24,7 +24,6 @@ pub const ELSEWHERE: [(&str, &str); 20] = [
     ("discovery.enable_http_trackers", NOT_YET),
     ("network.enable_utp", NOT_YET),
     ("network.enable_encryption", NOT_YET),
-    ("limits.per_peer_up_kib", NOT_YET),
     ("observability.enable_metrics", NOT_YET),
     ("observability.metrics_port", NOT_YET),
     ("observability.enable_peer_tracing", NOT_YET),
@@ -48,11 +47,16 @@ pub fn find_per_torrent(name: &str) -> Option<usize> {
     KEYS.iter().position(|key| key.per_torrent && key.name == name)
 }
 
+/// Why a name of the Python client is no key.
+pub fn reason(section: &str, name: &str) -> Option<&'static str> {
+    let is_it = |(path, _): &&(&str, &str)| path.split_once('.') == Some((section, name));
+    ELSEWHERE.iter().find(is_it).map(|(_, reason)| *reason)
+}
+
 /// What is wrong with a name that is no key of `section`; `more` are names that are allowed there besides keys.
 pub fn unknown_key(section: &str, name: &str, more: &[&str]) -> String {
-    let path = format!("{section}.{name}");
-    if let Some((_, reason)) = ELSEWHERE.iter().find(|(known, _)| *known == path) {
-        return (*reason).to_owned();
+    if let Some(reason) = reason(section, name) {
+        return reason.to_owned();
     }
     let elsewhere = KEYS.iter().find(|key| key.name == name);
     if let Some(key) = elsewhere {

@@ -114,7 +114,7 @@ fn clocks_are_put_forward_and_back() {
 #[test]
 fn what_is_wrong_with_a_rule_is_told_with_its_line() {
     let text = "[limits]\nglobal_down_kib = 5\n\
-                [[limits.schedule]]\ndays = [\"mon\", \"teu\"]\nfrom = \"25:00\"\nto = \"08:60\"\ndown_kib = -1\nupkib = 3\n\
+                [[limits.schedule]]\ndays = [\"mon\", \"tuue\"]\nfrom = \"25:00\"\nto = \"08:60\"\ndown_kib = -1\nupkib = 3\n\
                 [[limits.schedule]]\nfrom = \"24:00\"\nto = 8\nup_kib = \"fast\"\n\
                 [[limits.schedule]]\ndays = []\nto = \"08:00:01\"\n";
     let (file, problems) = parse(text, Path::new("f"), Trust::Full);

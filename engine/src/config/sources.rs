@@ -227,7 +227,9 @@ fn unknown_variable(name: &str) -> Option<String> {
     let rest = name.strip_prefix("CCBT_")?;
     if let Some((section, key)) = rest.split_once("__") {
         let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
-        return Some(match names::nearest(name, long.iter().map(String::as_str)) {
+        let reason = names::reason(&section, &key);
+        let nearest = names::nearest(name, long.iter().map(String::as_str)).filter(|_| reason.is_none());
+        return Some(match nearest {
             Some(right) => format!("unknown variable; did you mean {right}?"),
             None => names::unknown_key(&section, &key, &[]),
         });

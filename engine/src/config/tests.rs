@@ -260,6 +260,10 @@ fn changes_are_told_with_what_they_need() {
     let expected = [
         "limits.global_down_kib",
         "limits.global_up_kib",
+        "limits.per_torrent_down_kib",
+        "limits.per_torrent_up_kib",
+        "limits.per_peer_down_kib",
+        "limits.per_peer_up_kib",
         "limits.seed_time",
         "limits.seed_ratio",
         "observability.log_level",

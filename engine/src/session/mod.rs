@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ccbt_protocol::ids::PeerId;
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_shards::messages::{CacheStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_storage::stats::{StorageStats, WorkerStats};
@@ -45,6 +46,8 @@ pub struct Session {
     /// Hangs up when the control thread has ended.
     ended: Receiver<()>,
     port: u16,
+    /// Of torrents that bring none.
+    torrent_limits: TorrentLimits,
 }
 
 impl Session {
@@ -73,7 +76,8 @@ impl Session {
             service.shutdown();
             return Err(ServiceError::Resources(error).into());
         }
-        Ok(Self { port: service.port(), service: Some(service), registry, ended })
+        let (port, torrent_limits) = (service.port(), settings.torrent_limits);
+        Ok(Self { port, service: Some(service), registry, ended, torrent_limits })
     }
 
     /// The port listened on; 0 when there is none.
@@ -90,11 +94,12 @@ impl Session {
     pub fn add_torrent(
         &self,
         source: impl Into<TorrentSource>,
-        options: AddOptions,
+        mut options: AddOptions,
     ) -> Result<TorrentHandle, AddError> {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
+        options.limits.get_or_insert(self.torrent_limits);
         let home = self.service().add(options.into_message(handle.key(), metainfo));
         handle.shared.set_home(home);
         Ok(handle)
@@ -105,7 +110,8 @@ impl Session {
         self.service().add_peers(torrent.key(), peers);
     }
 
-    /// Changes the limits of all torrents together, in bytes per second; 0 = unlimited.
+    /// Changes the limits of all torrents together, in bytes per second; 0 = unlimited. Connections stay. Those of one
+    /// torrent: [`TorrentHandle::set_limits`].
     pub fn set_limits(&self, down: u64, up: u64) {
         self.service().set_limits(down, up);
     }

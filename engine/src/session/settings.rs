@@ -11,6 +11,7 @@ use ccbt_protocol::choker::ChokerConfig;
 use ccbt_protocol::ids::{PeerId, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Known};
@@ -53,6 +54,12 @@ pub struct Settings {
     pub down_limit: u64,
     /// As `down_limit`, for sending.
     pub up_limit: u64,
+    /// Limits of each torrent that is added without limits of its own ([`AddOptions::limits`]).
+    pub torrent_limits: TorrentLimits,
+    /// What limits count. `false`: the bytes of the TCP streams, blocks and all other messages, from the end of the
+    /// handshake on. `true`: also the headers of IP and TCP and acknowledgements, as estimated from packets of 1500 bytes.
+    /// No address is exempt, loopback and local networks neither.
+    pub count_overhead: bool,
     /// Whom to serve.
     pub choker: ChokerConfig,
     /// How many requests are kept on the way.
@@ -76,6 +83,8 @@ impl Default for Settings {
             disk_write_bytes: None,
             down_limit: 0,
             up_limit: 0,
+            torrent_limits: TorrentLimits::default(),
+            count_overhead: false,
             choker: ChokerConfig::default(),
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
@@ -138,6 +147,7 @@ impl Settings {
             },
             down_limit: self.down_limit,
             up_limit: self.up_limit,
+            count_overhead: self.count_overhead,
             sync: self.sync,
         }
     }
@@ -180,6 +190,9 @@ pub struct AddOptions {
     pub seed_only: bool,
     /// Connections of this torrent at most.
     pub max_peers: usize,
+    /// Rate limits of the torrent and of each of its peers, below those of all torrents together. `None`: those of
+    /// [`Settings::torrent_limits`].
+    pub limits: Option<TorrentLimits>,
     /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`], or
     /// [`crate::linking::LinkReport::known`]): only what is doubtful, or
     /// has changed since, is hashed again. `None`: everything is.
@@ -199,6 +212,7 @@ impl AddOptions {
             use_trackers: true,
             seed_only: false,
             max_peers: 100,
+            limits: None,
             known: None,
         }
     }
@@ -216,6 +230,7 @@ impl AddOptions {
             use_trackers: self.use_trackers,
             seed_only: self.seed_only,
             max_peers: self.max_peers,
+            limits: self.limits.unwrap_or_default(),
             known: self.known,
         }
     }
@@ -270,6 +285,7 @@ mod tests {
             disk_write_bytes: Some(1 << 18),
             down_limit: 11,
             up_limit: 13,
+            count_overhead: true,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
             tracker_roots_pem: vec![vec![3]],
             ..Settings::default()
@@ -283,7 +299,7 @@ mod tests {
         assert_eq!(config.listen, ["127.0.0.1:5".parse().unwrap()]);
         assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
-        assert_eq!((config.down_limit, config.up_limit), (11, 13));
+        assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
         assert_eq!(config.sync, settings.sync);
         assert_eq!(config.tracker.extra_roots_pem, [[3]]);
     }

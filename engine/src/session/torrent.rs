@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_shards::inbox::Inbox;
 use ccbt_shards::messages::{Event, Snapshot, ToShard, TorrentStatus};
 use crossbeam_channel::bounded;
@@ -123,6 +124,11 @@ impl TorrentHandle {
         self.shared.send(ToShard::Recheck(self.key()))
     }
 
+    /// Changes its rate limits and those of each of its peers. Connections stay; what is under way is not taken back.
+    pub fn set_limits(&self, limits: TorrentLimits) -> Result<(), GoneError> {
+        self.shared.send(ToShard::TorrentLimits(self.key(), limits))
+    }
+
     /// Goes on after [`Self::pause`], or after a failure, at once: then [`crate::TorrentEvent::Recovered`] follows, or
     /// the failure again.
     pub fn resume(&self) -> Result<(), GoneError> {
@@ -197,6 +203,7 @@ mod tests {
         let torrent = handle();
         assert_eq!(torrent.recheck(), Err(GoneError));
         assert_eq!(torrent.resume(), Err(GoneError));
+        assert_eq!(torrent.set_limits(TorrentLimits::default()), Err(GoneError));
         assert!(torrent.snapshot().is_err());
     }
 

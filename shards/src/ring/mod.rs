@@ -52,6 +52,8 @@ pub enum Event {
     },
     /// A connect ended.
     Connected(SocketKey, io::Result<()>),
+    /// A [`SocketRing::watch`] has ended: there are bytes, an end or an error to receive.
+    Readable(SocketKey),
     /// Bytes arrived along the last plan; 0 = the peer closed. `nonempty`: more is waiting in the socket.
     Received(SocketKey, io::Result<usize>),
     /// The whole batch went out (bytes), or the connection broke.
@@ -214,7 +216,7 @@ impl SocketRing {
             let data = UserData::unpack(data);
             let event = match data.op {
                 Op::Accept => self.accept_done(data.index, result, flags),
-                Op::Connect | Op::Recv | Op::Send => self.socket_done(data, result, flags),
+                Op::Connect | Op::Recv | Op::Send | Op::Watch => self.socket_done(data, result, flags),
                 Op::Bell => {
                     if !io_uring::cqueue::more(flags) {
                         self.arm_bell();
@@ -250,6 +252,10 @@ impl SocketRing {
                 Some(Event::Connected(key, result.map(drop)))
             }
             Op::Recv => Some(Event::Received(key, socket.recv_done(result, flags))),
+            Op::Watch => {
+                socket.recv.watched();
+                Some(Event::Readable(key))
+            }
             Op::Send => match socket.send_done(result) {
                 Some(done) => Some(Event::Sent(key, done)),
                 None => {
@@ -315,10 +321,11 @@ impl SocketRing {
     }
 
     fn cancel_ops(&mut self, key: SocketKey) {
-        for op in [Op::Connect, Op::Recv, Op::Send] {
+        for op in [Op::Connect, Op::Recv, Op::Watch, Op::Send] {
             let busy = match op {
                 Op::Connect => self.socket(key).connecting.is_some(),
                 Op::Recv => self.socket(key).recv.in_flight,
+                Op::Watch => self.socket(key).recv.watching,
                 _ => self.socket(key).send.in_flight,
             };
             if busy {

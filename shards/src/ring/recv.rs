@@ -30,6 +30,8 @@ pub trait Places {
 /// The receive of one socket.
 pub struct RecvOp {
     pub in_flight: bool,
+    /// It waits for something to receive.
+    pub watching: bool,
     /// The socket was drained by the last receive: polling first saves a call that would find nothing.
     drained: bool,
     /// The last receive filled its scratch.
@@ -49,6 +51,7 @@ impl RecvOp {
         let header = unsafe { std::mem::zeroed() };
         Self {
             in_flight: false,
+            watching: false,
             drained: true,
             filled: false,
             quiet: 0,
@@ -67,6 +70,11 @@ impl RecvOp {
         self.quiet = if n <= IDLE_SCRATCH_LEN / 2 { (self.quiet + 1).min(QUIET) } else { 0 };
         self.drained = !cqueue::sock_nonempty(flags);
         self.pins.clear();
+    }
+
+    pub fn watched(&mut self) {
+        self.watching = false;
+        self.drained = false;
     }
 
     /// Gives the next receive as much memory as it will need: a thousand connections that idle need little.
@@ -117,13 +125,15 @@ impl RecvOp {
 
 impl SocketRing {
     /// Starts a receive of at most `max_bytes`, planned from the blocks `expected` next, oldest request first; each of
-    /// them must have its place and be expected in place from this socket alone.
+    /// them must have its place and be expected in place from this socket alone. With `at_once` it ends at once, with
+    /// `EAGAIN` when there is nothing to receive.
     pub fn recv(
         &mut self,
         key: SocketKey,
         expected: impl Iterator<Item = Block>,
         places: &impl Places,
         max_bytes: usize,
+        at_once: bool,
     ) {
         let recv = &mut self.socket(key).recv;
         assert!(!recv.in_flight, "two receives on one socket");
@@ -132,7 +142,24 @@ impl SocketRing {
         recv.segments.clear();
         recv.segments.extend_from_slice(recv.receiver.plan(expected, MAX_SEGMENTS));
         recv.scatter(places, max_bytes);
-        self.submit_recv(key);
+        self.submit_recv(key, at_once);
+    }
+
+    /// Waits for something to receive; [`super::Event::Readable`] comes then. Not while a receive is in flight.
+    pub fn watch(&mut self, key: SocketKey) {
+        let socket = self.socket(key);
+        assert!(
+            !socket.closing && !socket.recv.in_flight && !socket.recv.watching,
+            "a second look at a socket"
+        );
+        socket.recv.watching = true;
+        let entry = opcode::PollAdd::new(types::Fd(socket.raw_fd()), libc::POLLIN as u32).build();
+        self.push(entry, UserData::new(Op::Watch, key.generation, key.index));
+    }
+
+    /// Whether the socket was not empty when it was last looked at.
+    pub fn has_bytes(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| !socket.recv.drained)
     }
 
     /// Starts a receive of plain bytes: a handshake.
@@ -147,22 +174,28 @@ impl SocketRing {
         recv.iovecs.push(iovec);
         recv.header.msg_iov = recv.iovecs.as_mut_ptr();
         recv.header.msg_iovlen = 1;
-        self.submit_recv(key);
+        self.submit_recv(key, false);
     }
 
-    fn submit_recv(&mut self, key: SocketKey) {
+    fn submit_recv(&mut self, key: SocketKey, at_once: bool) {
         let socket = self.socket(key);
         assert!(!socket.closing, "a receive on a closing socket");
         socket.recv.in_flight = true;
-        let ioprio = if socket.recv.drained { POLL_FIRST } else { 0 };
+        let ioprio = if socket.recv.drained && !at_once { POLL_FIRST } else { 0 };
+        let flags = if at_once { libc::MSG_DONTWAIT as u32 } else { 0 };
         let fd = types::Fd(socket.raw_fd());
-        let entry = opcode::RecvMsg::new(fd, &raw mut socket.recv.header).ioprio(ioprio).build();
+        let entry = opcode::RecvMsg::new(fd, &raw mut socket.recv.header).ioprio(ioprio).flags(flags).build();
         self.push(entry, UserData::new(Op::Recv, key.generation, key.index));
     }
 
     /// Whether a receive is in flight; `false` for a socket that is gone.
     pub fn is_receiving(&self, key: SocketKey) -> bool {
         self.get(key).is_some_and(|socket| socket.recv.in_flight)
+    }
+
+    /// Whether a receive is in flight or waited for; `false` for a socket that is gone.
+    pub fn is_reading(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| socket.recv.in_flight || socket.recv.watching)
     }
 
     /// Whether the receive in flight may write into `block`'s place; `false` for a socket that is gone.

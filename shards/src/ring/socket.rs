@@ -51,7 +51,7 @@ impl Socket {
     }
 
     pub fn busy(&self) -> bool {
-        self.recv.in_flight || self.send.in_flight || self.connecting.is_some()
+        self.recv.in_flight || self.recv.watching || self.send.in_flight || self.connecting.is_some()
     }
 
     /// Makes receives and sends in flight end soon.

@@ -147,7 +147,7 @@ fn scatters_blocks_to_their_places_and_sends_from_slots() {
     let mut spill = Vec::new();
     let mut messages = 0;
     while !outstanding.is_empty() {
-        ring.recv(key, outstanding.iter().copied(), &table, usize::MAX);
+        ring.recv(key, outstanding.iter().copied(), &table, usize::MAX, false);
         assert!(ring.is_receiving(key));
         let Event::Received(of, Ok(n)) = next(&mut ring) else { panic!("no bytes") };
         assert!(of == key && n > 0);
@@ -198,7 +198,7 @@ fn a_piece_stays_pinned_until_its_receive_is_over() {
     let (key, theirs) = pair(&mut ring);
     let (_partition, mut table) = table(1, 2);
     let expected = blocks(0, 2);
-    ring.recv(key, expected.iter().copied(), &table, usize::MAX);
+    ring.recv(key, expected.iter().copied(), &table, usize::MAX, false);
     ring.flush().unwrap();
     assert!(ring.may_write(key, expected[1]) && !ring.may_write(key, blocks(1, 1)[0]));
     let live = table.0.remove(&PieceIndex(0)).unwrap();
@@ -319,4 +319,52 @@ fn parking_again_and_again_loses_no_wake_up() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     ringer.join().unwrap();
+}
+
+#[test]
+fn a_watch_ends_when_there_is_something_and_a_receive_at_once_does_not_wait() {
+    let mut ring = ring();
+    let (key, mut peer) = pair(&mut ring);
+    let table = Table(HashMap::new());
+    ring.recv(key, std::iter::empty(), &table, usize::MAX, true);
+    match next(&mut ring) {
+        Event::Received(_, Err(error)) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        other => panic!("{other:?}"),
+    }
+    assert!(!ring.has_bytes(key));
+    ring.watch(key);
+    assert!(ring.is_reading(key) && !ring.is_receiving(key));
+    ring.wait(Duration::from_millis(20)).unwrap();
+    assert!(ring.next_event().is_none(), "nothing has come");
+    peer.write_all(&[0; 9]).unwrap();
+    assert!(matches!(next(&mut ring), Event::Readable(readable) if readable == key));
+    assert!(ring.has_bytes(key) && !ring.is_reading(key));
+    // No more than asked, and the rest is known to be there.
+    ring.recv(key, std::iter::empty(), &table, 4, true);
+    assert!(matches!(next(&mut ring), Event::Received(_, Ok(4))));
+    assert!(ring.has_bytes(key));
+    ring.watch(key);
+    assert!(matches!(next(&mut ring), Event::Readable(_)));
+    ring.recv(key, std::iter::empty(), &table, 5, true);
+    assert!(matches!(next(&mut ring), Event::Received(_, Ok(5))));
+    ring.watch(key);
+    ring.close(key);
+    assert!(
+        matches!(next(&mut ring), Event::Closed(closed) if closed == key),
+        "a watch does not keep a socket"
+    );
+}
+
+#[test]
+fn an_earlier_timeout_moves_the_one_in_flight() {
+    let mut ring = ring();
+    ring.arm_timeout(Duration::from_secs(3600));
+    ring.flush().unwrap();
+    ring.arm_timeout(Duration::from_millis(5));
+    let end = Instant::now() + PATIENCE;
+    while ring.timeout_at.is_some() {
+        assert!(Instant::now() < end, "it still ends in an hour");
+        ring.wait(Duration::from_millis(50)).unwrap();
+        while ring.next_event().is_some() {}
+    }
 }

@@ -15,6 +15,7 @@ pub enum Op {
     Bell,
     Timeout,
     Cancel,
+    Watch,
 }
 
 /// Unpacked user data.
@@ -43,6 +44,7 @@ impl UserData {
             5 => Op::Bell,
             6 => Op::Timeout,
             7 => Op::Cancel,
+            8 => Op::Watch,
             other => unreachable!("user data of kind {other}"),
         };
         Self { op, generation: (data >> 32) as u32 & GENERATION_MASK, index: data as u32 }
@@ -55,7 +57,8 @@ mod tests {
 
     #[test]
     fn packs_and_unpacks() {
-        for op in [Op::Accept, Op::Connect, Op::Recv, Op::Send, Op::Bell, Op::Timeout, Op::Cancel] {
+        for op in [Op::Accept, Op::Connect, Op::Recv, Op::Send, Op::Bell, Op::Timeout, Op::Cancel, Op::Watch]
+        {
             let data = UserData::new(op, 0xabcd_ef01, 0xffff_fffe);
             assert_eq!(UserData::unpack(data.pack()), data);
         }

@@ -11,6 +11,7 @@ use ccbt_protocol::ids::{PeerId, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::metainfo::build::{Builder, InputFile};
 use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Event, FromShard};
@@ -41,6 +42,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         tracker: TrackerClientConfig::default(),
         down_limit: 0,
         up_limit: 0,
+        count_overhead: false,
         sync: SyncConfig::default(),
     };
     change(&mut config);
@@ -96,6 +98,7 @@ pub fn add_with(
         use_trackers: false,
         seed_only: false,
         max_peers: 50,
+        limits: TorrentLimits::default(),
         known: None,
         renames: Vec::new(),
         paused: false,

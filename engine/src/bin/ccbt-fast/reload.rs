@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ccbt_fast::config::{Applies, Config, Limits, Sources, Watcher, diff};
-use ccbt_fast::{InfoHash, Metainfo, Session};
+use ccbt_fast::{Session, TorrentHandle};
 use jiff::Zoned;
 
 use crate::console::Console;
@@ -24,24 +24,20 @@ pub struct Reloader {
     config: Config,
     watcher: Option<Watcher>,
     log: Log,
-    info_hash: InfoHash,
-    name: String,
+    torrent: TorrentHandle,
     /// What the session has.
     limits: Limits,
     scheduled: Instant,
 }
 
 impl Reloader {
-    /// For a session that runs `metainfo` with `config`, which was read from `sources`, and has the limits of
-    /// [`limits_now`].
-    pub fn new(sources: Sources, config: Config, metainfo: &Metainfo, limits: Limits, log: Log) -> Self {
+    /// For a session that runs `torrent` with `config`, which was read from `sources`, and has `limits`.
+    pub fn new(sources: Sources, config: Config, torrent: TorrentHandle, limits: Limits, log: Log) -> Self {
         let watcher = Watcher::new(sources.files());
         let watcher = watcher.inspect_err(|error| {
             tracing::warn!("changed configuration files are noticed on SIGHUP only: {error}");
         });
-        let (info_hash, name) = (metainfo.info_hash, metainfo.name.clone());
-        let scheduled = Instant::now();
-        Self { sources, config, watcher: watcher.ok(), log, info_hash, name, limits, scheduled }
+        Self { sources, config, watcher: watcher.ok(), log, torrent, limits, scheduled: Instant::now() }
     }
 
     /// Called ten times a second; `asked` by SIGHUP. Gives the new goal of seeding when the configuration was read again.
@@ -88,8 +84,13 @@ impl Reloader {
             console.line(&Line::Note { message: "the configuration has not changed" });
         }
         self.config = config;
-        let effect = self.config.effect(Some((&self.info_hash, &self.name)));
+        let metainfo = self.torrent.metainfo();
+        let effect = self.config.effect(Some((&metainfo.info_hash, &metainfo.name)));
         self.log.set_level(effect.log_level);
+        if let Some(limits) = effect.torrent.limits {
+            // A shard that is gone is noticed by its silence.
+            let _ = self.torrent.set_limits(limits);
+        }
         Some(Goal { time: effect.seed_time, ratio: effect.seed_ratio })
     }
 }

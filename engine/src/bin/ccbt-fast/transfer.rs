@@ -144,7 +144,6 @@ fn run_session(
     let goal = plan.goal();
     let Plan { metainfo, sources, config, effect: Effect { torrent: options, .. } } = plan;
     let limits = Limits { down: settings.down_limit, up: settings.up_limit };
-    let mut reloader = Reloader::new(sources, config, &metainfo, limits, log);
     let session = Session::start(settings)?;
     let info_hash = metainfo.info_hash.to_string();
     console.line(&Line::Listening { port: session.port(), info_hash, name: &metainfo.name });
@@ -152,6 +151,7 @@ fn run_session(
     let mut course = Course::new(kind, goal, Instant::now());
     course.complete = options.known.as_ref().is_some_and(|known| known.have.is_full());
     let torrent = session.add_torrent(metainfo, options)?;
+    let mut reloader = Reloader::new(sources, config, torrent.clone(), limits, log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
             // A shard that is gone is noticed below.

@@ -1,75 +1,11 @@
-//! Rate meters and token buckets.
+//! How much may pass.
 //!
-//! Role: [`RateMeter`] measures what passed, [`TokenBucket`] limits what may pass. Owner: a meter belongs to one peer or
-//! torrent and is fed once per block; a bucket belongs to a shard, which asks it before receives and sends.
-//! Invariants: a meter's `total` is the sum of its buckets; a bucket's arithmetic is exact, so that no rate drifts
-//! however often it is asked. Time comes in; time that runs backwards counts as standing still.
+//! Owner: [`super::SharedBucket`], or one connection with a limit of its own. Invariant: the arithmetic is exact, so that no
+//! rate drifts however often it is asked.
 
 use std::time::{Duration, Instant};
 
-const NANOS: u64 = 1_000_000_000;
-/// One bucket per second of the window, the current one included.
-const BUCKETS: usize = 20;
-
-/// Bytes per second over the last 20 s.
-#[derive(Clone, Debug)]
-pub struct RateMeter {
-    start: Instant,
-    /// Whole seconds from `start` to the current bucket.
-    second: u64,
-    /// Position of the current bucket.
-    at: usize,
-    total: u64,
-    /// From the first byte until the window is empty: most of the time most connections are silent.
-    buckets: Option<Box<[u64; BUCKETS]>>,
-}
-
-impl RateMeter {
-    /// A meter that has seen nothing; its time begins at `now`.
-    pub fn new(now: Instant) -> Self {
-        Self { start: now, second: 0, at: 0, total: 0, buckets: None }
-    }
-
-    /// Counts `bytes` that passed at `now`. Cheap enough to be called for every block.
-    #[inline]
-    pub fn add(&mut self, now: Instant, bytes: u64) {
-        let second = now.saturating_duration_since(self.start).as_secs();
-        if second > self.second {
-            self.advance(second);
-        }
-        self.buckets.get_or_insert_with(|| Box::new([0; BUCKETS]))[self.at] += bytes;
-        self.total += bytes;
-    }
-
-    /// Bytes per second over the last 19 to 20 s, or since the meter began if that is less; a meter younger than a
-    /// second is taken to be one second old, so that a first burst does not look like a rate.
-    pub fn rate(&mut self, now: Instant) -> u64 {
-        let elapsed = now.saturating_duration_since(self.start);
-        if elapsed.as_secs() > self.second {
-            self.advance(elapsed.as_secs());
-        }
-        // All buckets but the current one are whole seconds of the past.
-        let covered =
-            Duration::from_secs(BUCKETS as u64 - 1) + Duration::from_nanos(elapsed.subsec_nanos().into());
-        let nanos = elapsed.min(covered).max(Duration::from_secs(1)).as_nanos();
-        u64::try_from(u128::from(self.total) * u128::from(NANOS) / nanos).unwrap_or(u64::MAX)
-    }
-
-    /// Moves on to the bucket of `second`, forgetting what is older than the window.
-    #[cold]
-    fn advance(&mut self, second: u64) {
-        if let Some(buckets) = &mut self.buckets {
-            for _ in 0..(second - self.second).min(BUCKETS as u64) {
-                self.at = (self.at + 1) % BUCKETS;
-                self.total -= std::mem::take(&mut buckets[self.at]);
-            }
-        }
-        if self.total == 0 {
-            self.buckets = None;
-        }
-        self.second = second;
-    }
-}
+use super::NANOS;
 
 /// A rate limit; rate 0 = unlimited.
 ///
@@ -87,20 +23,24 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A full bucket: `rate` bytes per second (0 = unlimited), at most `burst` bytes at once (0 counts as 1).
+    /// An empty bucket: `rate` bytes per second (0 = unlimited), at most `burst` bytes at once (0 counts as 1).
     pub fn new(now: Instant, rate: u64, burst: u64) -> Self {
-        let burst = burst_of(burst);
-        Self { rate, burst, tokens: burst, carry: 0, refilled: now }
+        Self { rate, burst: burst_of(burst), tokens: 0, carry: 0, refilled: now }
+    }
+
+    /// Bytes per second; 0 = unlimited.
+    pub fn rate(&self) -> u64 {
+        self.rate
     }
 
     /// Changes the limit. Tokens and debt stay, as far as the new burst allows: a debt made at a high rate is not
-    /// paid off at a low one for minutes. A bucket that was unlimited starts full.
+    /// paid off at a low one for minutes. A bucket that was unlimited starts empty.
     pub fn set_rate(&mut self, now: Instant, rate: u64, burst: u64) {
         self.refill(now);
         let was_unlimited = self.is_unlimited();
         self.rate = rate;
         self.burst = burst_of(burst);
-        self.tokens = if was_unlimited { self.burst } else { self.tokens.clamp(-self.burst, self.burst) };
+        self.tokens = if was_unlimited { 0 } else { self.tokens.clamp(-self.burst, self.burst) };
         self.carry = 0;
     }
 
@@ -123,6 +63,11 @@ impl TokenBucket {
         if !self.is_unlimited() {
             self.tokens = self.tokens.saturating_sub_unsigned(bytes);
         }
+    }
+
+    /// Takes back bytes that were counted and did not pass.
+    pub fn give_back(&mut self, bytes: u64) {
+        self.tokens = self.tokens.saturating_add_unsigned(bytes).min(self.burst);
     }
 
     /// Time until `bytes` (at most the burst) may pass; zero when they may now.
@@ -173,50 +118,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MS: Duration = Duration::from_millis(1);
-
-    #[test]
-    fn meter_in_its_first_seconds() {
-        let start = Instant::now();
-        let mut meter = RateMeter::new(start);
-        assert_eq!(meter.rate(start), 0);
-        meter.add(start + 100 * MS, 1000);
-        assert_eq!(meter.rate(start + 200 * MS), 1000);
-        assert_eq!(meter.rate(start + 2000 * MS), 500);
-        meter.add(start + 3000 * MS, 2000);
-        assert_eq!(meter.rate(start + 3000 * MS), 1000);
-    }
-
-    #[test]
-    fn meter_forgets_and_survives_a_clock_that_runs_backwards() {
-        let start = Instant::now() + Duration::from_secs(1000);
-        let mut meter = RateMeter::new(start);
-        meter.add(start, 19_000);
-        assert_eq!(meter.rate(start + Duration::from_secs(19)), 1000);
-        assert_eq!(meter.rate(start + Duration::from_secs(20)), 0);
-        meter.add(start + Duration::from_secs(86_400), 1900);
-        assert_eq!(meter.rate(start + Duration::from_secs(86_400)), 100);
-        meter.add(start, 1900);
-        assert_eq!(meter.rate(start - Duration::from_secs(10)), 3800);
-        assert_eq!(meter.rate(start + Duration::from_secs(86_400)), 200);
-    }
-
     proptest! {
-        #[test]
-        fn meter_agrees_with_a_list(steps in prop::collection::vec((0u64..3_000, 0u64..1_000_000), 1..100)) {
-            let start = Instant::now();
-            let (mut meter, mut list, mut now) = (RateMeter::new(start), Vec::new(), 0);
-            for (ms, bytes) in steps {
-                now += ms;
-                meter.add(start + Duration::from_millis(now), bytes);
-                list.push((now, bytes));
-                let oldest = (now / 1000).saturating_sub(19);
-                let sum: u64 = list.iter().filter(|(at, _)| at / 1000 >= oldest).map(|(_, bytes)| bytes).sum();
-                let covered = now.min(19_000 + now % 1000).max(1000);
-                prop_assert_eq!(meter.rate(start + Duration::from_millis(now)), sum * 1000 / covered);
-            }
-        }
-
         /// Whoever sends as the bucket says reaches the set rate, within 1 %, from 64 KiB/s to 2 GB/s.
         #[test]
         fn bucket_is_exact_over_time(rate in prop_oneof![65_536u64..1_000_000, 1_000_000u64..2_000_000_000],
@@ -225,7 +127,6 @@ mod tests {
             // Room for what comes while nobody looks.
             let burst = 2 * chunk + rate / 50;
             let mut bucket = TokenBucket::new(start, rate, burst);
-            bucket.consume(burst);
             let (mut now, mut sent, mut steps) = (start, 0u64, 0);
             let end = start + Duration::from_secs(60);
             while now < end && steps < 200_000 {
@@ -253,8 +154,6 @@ mod tests {
             let start = Instant::now();
             let burst = rate.saturating_mul(10);
             let (mut often, mut once) = (TokenBucket::new(start, rate, burst), TokenBucket::new(start, rate, burst));
-            often.consume(burst);
-            once.consume(burst);
             let mut now = start;
             for step in steps {
                 now += Duration::from_nanos(step);
@@ -267,7 +166,7 @@ mod tests {
     #[test]
     fn bucket_bounds() {
         let start = Instant::now();
-        let mut bucket = TokenBucket::new(start, 1000, 500);
+        let mut bucket = TokenBucket::new(start - Duration::from_secs(1), 1000, 500);
         assert_eq!(bucket.available(start), 500);
         bucket.consume(1500);
         assert_eq!(bucket.available(start), 0);
@@ -275,7 +174,7 @@ mod tests {
         // No more than the burst is ever asked for, so this ends.
         assert_eq!(bucket.wait_for(start, u64::MAX), Duration::from_millis(1500));
         assert_eq!(bucket.available(start + Duration::from_secs(1_000_000_000)), 500);
-        let mut never_full = TokenBucket::new(start, 7, 0);
+        let mut never_full = TokenBucket::new(start - Duration::from_secs(1), 7, 0);
         assert_eq!(never_full.available(start), 1);
         never_full.consume(u64::MAX);
         assert_eq!(never_full.available(start + Duration::from_secs(1)), 0);
@@ -290,7 +189,7 @@ mod tests {
         assert_eq!((bucket.available(start), bucket.wait_for(start, 9)), (u64::MAX, Duration::ZERO));
         let later = start + Duration::from_secs(5);
         bucket.set_rate(later, 100, 1000);
-        assert_eq!(bucket.available(later), 1000);
+        assert_eq!(bucket.available(later), 0);
         bucket.consume(1 << 30);
         bucket.set_rate(later, 10, 50);
         assert_eq!(bucket.wait_for(later, 50), Duration::from_secs(10));

@@ -1,6 +1,6 @@
 //! What is measured: kernels, the engine's ways to hash, other libraries, other programs.
 //!
-//! Role: a [`Subject`] hashes a small part of a [`Set`] per step, and goes round it. Owner: `hash::run`. Invariant: a
+//! Role: a [`Subject`] hashes a small part of a [`Set`] per step, and goes round it. Owner: `kernels::run`. Invariant: a
 //! step of a subject reads every byte that it counts.
 
 use std::path::PathBuf;

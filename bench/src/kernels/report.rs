@@ -1,6 +1,6 @@
 //! From single rates to medians, the table for people and the JSON for programs.
 //!
-//! Role: pure formatting of what `hash::run` measured, and the verdict on the engine's rule. GB are 10^9 bytes.
+//! Role: pure formatting of what `kernels::run` measured, and the verdict on the engine's rule. GB are 10^9 bytes.
 
 use std::fmt::Write;
 

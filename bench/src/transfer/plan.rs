@@ -1,0 +1,224 @@
+//! Which runs there are, in which order, and how much each may move within the budget.
+//!
+//! Role: pure; `transfer` gives it what the warm-up round measured and does what it says.
+//! Invariant: every client meets every group once per round, and clients of a group run one after the other, so that
+//! what is compared was measured within a minute or two.
+
+use super::Mode;
+use crate::clients::Direction;
+
+/// How many times the payload may be halved for clients that are too slow for the budget.
+const HALVINGS_MAX: u32 = 5;
+/// Bytes that no payload goes below.
+const SIZE_MIN: u64 = 4 << 20;
+/// Seconds per GiB outside of the measured time: seeds check their data, downloads are checked and removed.
+const CHECK_S_PER_GIB: f64 = 0.8;
+
+/// What clients are compared in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) direction: Direction,
+    /// Index of the folder to work in.
+    pub(super) place: usize,
+    /// Synthetic peers.
+    pub(super) connections: u32,
+}
+
+/// All groups: both directions in the first folder, and downloads with the middle number of connections in each other.
+pub(super) fn groups(mode: Mode, connections: &[u32], places: usize) -> Vec<Group> {
+    let directions: &[Direction] = match mode {
+        Mode::Download => &[Direction::Download],
+        Mode::Seed => &[Direction::Seed],
+        Mode::Both => &[Direction::Download, Direction::Seed],
+    };
+    let first = directions.iter().flat_map(|&direction| {
+        connections.iter().map(move |&connections| Group { direction, place: 0, connections })
+    });
+    let more = if mode == Mode::Seed { 1..1 } else { 1..places };
+    let middle = middle(connections);
+    let others = more.map(|place| Group { direction: Direction::Download, place, connections: middle });
+    first.chain(others).collect()
+}
+
+/// The middle one by size, the lower of two; 0 for none.
+pub(super) fn middle(connections: &[u32]) -> u32 {
+    let mut sorted = connections.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+}
+
+/// Order of one round as (group, client): rotated from round to round, and backwards in every other one, so that no
+/// client always follows the same other one.
+pub(super) fn order(groups: usize, clients: usize, round: u32) -> Vec<(usize, usize)> {
+    let round = round as usize;
+    let mut order: Vec<_> = (0..groups)
+        .flat_map(|group| {
+            let group = (group + round) % groups;
+            (0..clients).map(move |client| (group, (client + round) % clients))
+        })
+        .collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
+/// What one run of the warm-up took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Probe {
+    /// What it moved.
+    pub(super) bytes: u64,
+    /// Seconds it moved for.
+    pub(super) transfer_s: f64,
+    /// Seconds altogether: start, checks and clean-up as well.
+    pub(super) whole_s: f64,
+}
+
+impl Probe {
+    /// Seconds that a run with `bytes` will probably take.
+    fn estimate(&self, bytes: u64) -> f64 {
+        let more = bytes.saturating_sub(self.bytes) as f64 / f64::from(1 << 30);
+        let ratio = bytes as f64 / self.bytes as f64;
+        (self.whole_s - self.transfer_s).max(0.0) + CHECK_S_PER_GIB * more + self.transfer_s * ratio
+    }
+}
+
+/// One run in every round: what the warm-up found, and the least that says something about this client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    pub(super) probe: Probe,
+    /// Bytes below which the client would be shown while it still gets faster.
+    pub(super) least: u64,
+}
+
+/// What the measured rounds will be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rounds {
+    /// How many; fewer than wanted if even the smallest payloads would take too long.
+    pub(super) runs: u32,
+    /// Bytes for each candidate.
+    pub(super) bytes: Vec<u64>,
+}
+
+/// Payload sizes: half of the one before, each a whole number of MiB.
+fn sizes(largest: u64) -> impl Iterator<Item = u64> {
+    (0..=HALVINGS_MAX)
+        .map(move |halvings| largest >> halvings)
+        .take_while(move |&size| size == largest || (size >= SIZE_MIN && size.is_multiple_of(1 << 20)))
+}
+
+/// The smallest payload there can be: that of the warm-up.
+pub(super) fn smallest(largest: u64) -> u64 {
+    sizes(largest).last().unwrap_or(largest)
+}
+
+/// Gives all candidates about the same time: the largest payload with which a run stays below a limit, and the
+/// highest limit with which `runs` rounds fit into `budget_s`.
+pub(super) fn fit(candidates: &[Candidate], largest: u64, runs: u32, budget_s: f64) -> Rounds {
+    let choose = |limit: f64| -> Vec<u64> {
+        let one = |candidate: &Candidate| {
+            let fits = |size: &u64| candidate.probe.estimate(*size) <= limit;
+            let chosen = sizes(largest).find(fits).unwrap_or(smallest(largest));
+            chosen.max(candidate.least.min(largest))
+        };
+        candidates.iter().map(one).collect()
+    };
+    let round_s = |bytes: &[u64]| -> f64 {
+        candidates.iter().zip(bytes).map(|(candidate, &bytes)| candidate.probe.estimate(bytes)).sum()
+    };
+    let mut limits: Vec<f64> = candidates
+        .iter()
+        .flat_map(|candidate| sizes(largest).map(|size| candidate.probe.estimate(size)))
+        .collect();
+    limits.sort_by(f64::total_cmp);
+    let fitting = |bytes: &Vec<u64>| round_s(bytes) * f64::from(runs) <= budget_s;
+    if let Some(bytes) = limits.iter().rev().map(|&limit| choose(limit)).find(fitting) {
+        return Rounds { runs, bytes };
+    }
+    let bytes = choose(0.0);
+    let fit = (budget_s / round_s(&bytes).max(f64::MIN_POSITIVE)) as u32;
+    Rounds { runs: fit.clamp(1, runs), bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn candidate(mb_per_s: f64, least: u64) -> Candidate {
+        let bytes = 16 * MIB;
+        let transfer_s = bytes as f64 / 1e6 / mb_per_s;
+        Candidate { probe: Probe { bytes, transfer_s, whole_s: transfer_s + 0.5 }, least }
+    }
+
+    #[test]
+    fn groups_cover_the_matrix_and_one_row_on_disk() {
+        let all = groups(Mode::Both, &[1, 20, 200], 2);
+        assert_eq!(all.len(), 7);
+        assert_eq!(all[6], Group { direction: Direction::Download, place: 1, connections: 20 });
+        assert_eq!(groups(Mode::Seed, &[5], 2).len(), 1, "seeds read from memory only");
+        assert_eq!(groups(Mode::Download, &[5], 1).len(), 1);
+        assert_eq!((middle(&[200, 1, 20]), middle(&[2, 1]), middle(&[])), (20, 1, 0));
+    }
+
+    #[test]
+    fn every_round_has_every_pair_once_and_neighbours_change() {
+        let mut followers = std::collections::HashSet::new();
+        for round in 0..4 {
+            let order = order(3, 4, round);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), 12, "round {round}");
+            for part in order.chunks(4) {
+                assert!(part.iter().all(|(group, _)| *group == part[0].0), "a group stays together");
+            }
+            followers.extend(order.windows(2).filter(|pair| pair[1].1 == 2).map(|pair| pair[0].1));
+        }
+        assert!(followers.len() > 1, "always behind the same client");
+    }
+
+    #[test]
+    fn sizes_are_whole_mib_and_not_tiny() {
+        assert_eq!(smallest(2048 * MIB), 64 * MIB);
+        assert_eq!(sizes(8 * MIB).collect::<Vec<_>>(), [8 * MIB, 4 * MIB]);
+        assert_eq!(smallest(9 * MIB), 9 * MIB, "half of it is no whole number");
+        assert_eq!(smallest(MIB), MIB);
+    }
+
+    #[test]
+    fn a_large_budget_gives_everybody_everything() {
+        let candidates = [candidate(2_000.0, 0), candidate(10.0, 0)];
+        let rounds = fit(&candidates, 1024 * MIB, 5, 1e6);
+        assert_eq!(rounds, Rounds { runs: 5, bytes: vec![1024 * MIB; 2] });
+    }
+
+    #[test]
+    fn slow_clients_get_less_and_the_budget_holds() {
+        let candidates = [candidate(2_000.0, 0), candidate(400.0, 0), candidate(20.0, 0)];
+        let rounds = fit(&candidates, 2048 * MIB, 5, 60.0);
+        assert_eq!(rounds.runs, 5);
+        assert_eq!(rounds.bytes[0], 2048 * MIB, "the fast one loses nothing");
+        assert!(rounds.bytes[2] < rounds.bytes[1], "{:?}", rounds.bytes);
+        let time: f64 =
+            candidates.iter().zip(&rounds.bytes).map(|(one, &size)| one.probe.estimate(size)).sum();
+        assert!(time * 5.0 <= 60.0, "{time}");
+    }
+
+    #[test]
+    fn a_client_that_warms_up_slowly_keeps_its_least() {
+        let candidates = [candidate(2_000.0, 0), candidate(20.0, 512 * MIB)];
+        assert_eq!(fit(&candidates, 2048 * MIB, 3, 100.0).bytes[1], 512 * MIB);
+        assert_eq!(fit(&candidates, 256 * MIB, 3, 100.0).bytes[1], 256 * MIB, "no more than there is");
+    }
+
+    #[test]
+    fn too_little_time_means_fewer_rounds_but_one() {
+        let candidates = [candidate(1.0, 0)];
+        let one = candidates[0].probe.estimate(smallest(1024 * MIB));
+        assert_eq!(fit(&candidates, 1024 * MIB, 5, one * 2.5).runs, 2);
+        assert_eq!(fit(&candidates, 1024 * MIB, 5, 0.0).runs, 1);
+        assert_eq!(fit(&[], 1024 * MIB, 5, 1.0).runs, 5);
+    }
+}

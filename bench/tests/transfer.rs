@@ -1,0 +1,83 @@
+//! The whole way of `ccbt-bench transfer`, small: our own program, two numbers of connections, both directions, memory and
+//! a second folder; then `report` and `compare` on what it wrote.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ccbt-bench")).args(args).output().expect("the program starts")
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).expect("the file was written")
+}
+
+#[test]
+fn a_tiny_matrix_is_measured_and_published() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let ccbt = ccbt_tests::binary::ccbt_fast().to_string_lossy().into_owned();
+    for folder in ["memory", "disk"] {
+        fs::create_dir(dir.path().join(folder)).expect("made");
+    }
+    let marks = "<!-- bench: made by `ccbt-bench`, not edited by hand -->\n<!-- /bench -->\n";
+    fs::write(path("README.md"), format!("before\n{marks}after\n")).expect("written");
+    let output = bench(&[
+        "transfer",
+        "--clients=ccbt",
+        "--size-mib=8",
+        "--piece-kib=256",
+        "--connections=3,1",
+        "--runs=2",
+        "--budget-s=100",
+        "--verify=full",
+        &format!("--ccbt={ccbt}"),
+        &format!("--dir={}", path("memory")),
+        &format!("--disk={}", path("disk")),
+        &format!("--report={}", path("results")),
+        &format!("--readme={}", path("README.md")),
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let json: Value =
+        serde_json::from_str(&text(&dir.path().join("results/transfer.json"))).expect("valid JSON");
+    let rows = json["summary"].as_array().expect("a list");
+    let names: Vec<_> = rows.iter().map(|row| format!("{} {}", row["mode"], row["connections"])).collect();
+    let expected = ["\"download\" 1", "\"download\" 3", "\"seed\" 1", "\"seed\" 3", "\"download\" 1"];
+    assert_eq!(names, expected, "the second folder: the middle number, the lower of two");
+    for row in rows {
+        assert_eq!((row["runs"].as_u64(), row["failed"].as_u64()), (Some(2), Some(0)), "{row}");
+        assert!(row["medians"]["mb_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{row}");
+        assert!(row["medians"]["peak_rss_mib"].as_f64().is_some_and(|mib| mib > 1.0), "{row}");
+    }
+    let readme = text(&dir.path().join("README.md"));
+    assert!(
+        readme.starts_with("before\n") && readme.ends_with("after\n") && readme.contains("ccbt-fast "),
+        "{readme}"
+    );
+    for folder in ["memory", "disk"] {
+        assert_eq!(fs::read_dir(path(folder)).expect("still there").count(), 0, "{folder} is left as it was");
+    }
+
+    let page = text(&dir.path().join("results/transfer.md"));
+    fs::remove_file(dir.path().join("results/transfer.md")).expect("removed");
+    assert!(bench(&["report", &path("results/transfer.json")]).status.success());
+    assert_eq!(text(&dir.path().join("results/transfer.md")), page);
+    let same = bench(&["compare", &path("results/transfer.json"), &path("results/transfer.json")]);
+    assert!(same.status.success(), "{}", String::from_utf8_lossy(&same.stdout));
+}
+
+#[test]
+fn useless_calls_say_why() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let folder = format!("--dir={}", dir.path().display());
+    let twice = bench(&["transfer", "--clients=ccbt", &folder, &folder.replace("--dir", "--disk")]);
+    let unknown = bench(&["transfer", "--clients=nobody", &folder]);
+    for (output, word) in [(twice, "--disk"), (unknown, "nobody")] {
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(word), "{output:?}");
+    }
+}
