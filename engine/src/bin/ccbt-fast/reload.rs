@@ -4,6 +4,7 @@
 //! the schedule wants. Owner: [`crate::transfer`], which asks at every turn of its loop. Invariant: a configuration that
 //! is wrong changes nothing, and every reason is told.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::config::{Applies, Config, Limits, Sources, Watcher, diff};
@@ -31,9 +32,15 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    /// For a session that runs `torrent` with `config`, which was read from `sources`, and has `limits`.
-    pub fn new(sources: Sources, config: Config, torrent: TorrentHandle, limits: Limits, log: Log) -> Self {
-        let watcher = Watcher::new(sources.files());
+    /// For a session that has the limits and runs the torrent, with `config`, which was read from `sources` while `watcher`
+    /// was there.
+    pub fn new(
+        sources: Sources,
+        watcher: io::Result<Watcher>,
+        config: Config,
+        (torrent, limits): (TorrentHandle, Limits),
+        log: Log,
+    ) -> Self {
         let watcher = watcher.inspect_err(|error| {
             tracing::warn!("changed configuration files are noticed on SIGHUP only: {error}");
         });

@@ -1,12 +1,13 @@
 //! What `download` and `seed` have in common: start the engine, run one torrent, tell what happens, stop
 //! orderly.
 
+use std::io;
 use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ccbt_fast::config::{Config, Effect, Limits, Setting, Sources};
+use ccbt_fast::config::{Config, Effect, Limits, Setting, Sources, Watcher};
 use ccbt_fast::{
     AddOptions, CacheStats, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
     TorrentHandle, TorrentSource, TorrentStatus,
@@ -42,6 +43,8 @@ pub enum Kind {
 pub struct Plan {
     metainfo: Arc<Metainfo>,
     sources: Sources,
+    /// Since before the files were read: no change is missed.
+    watcher: io::Result<Watcher>,
     config: Config,
     /// What they lead to. Options that are no keys are in it too.
     pub effect: Effect,
@@ -52,11 +55,12 @@ impl Plan {
     pub fn new(args: &TransferArgs, settings: &[Setting]) -> Result<Self, Failure> {
         let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
         let sources = args.sources.sources(settings);
+        let watcher = Watcher::new(sources.files());
         let config = sources.load()?;
         let mut effect = config.effect(Some((&metainfo.info_hash, &metainfo.name)));
         effect.torrent.peers.clone_from(&args.peers);
         effect.torrent.renames.clone_from(&args.rename.renames);
-        Ok(Self { metainfo, sources, config, effect })
+        Ok(Self { metainfo, sources, watcher, config, effect })
     }
 
     /// What the session is started with when this process may open `descriptors` files and sockets.
@@ -142,7 +146,7 @@ fn run_session(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let goal = plan.goal();
-    let Plan { metainfo, sources, config, effect: Effect { torrent: options, .. } } = plan;
+    let Plan { metainfo, sources, watcher, config, effect: Effect { torrent: options, .. } } = plan;
     let limits = Limits { down: settings.down_limit, up: settings.up_limit };
     let session = Session::start(settings)?;
     let info_hash = metainfo.info_hash.to_string();
@@ -151,7 +155,7 @@ fn run_session(
     let mut course = Course::new(kind, goal, Instant::now());
     course.complete = options.known.as_ref().is_some_and(|known| known.have.is_full());
     let torrent = session.add_torrent(metainfo, options)?;
-    let mut reloader = Reloader::new(sources, config, torrent.clone(), limits, log);
+    let mut reloader = Reloader::new(sources, watcher, config, (torrent.clone(), limits), log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
             // A shard that is gone is noticed below.
