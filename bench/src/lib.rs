@@ -5,6 +5,8 @@
 //! `hash` measures the engine's hash kernels against each other and other libraries.
 //! `limits` measures what rate limits come to.
 //! `storage` compares the storage service with fio.
+//! `shards` measures one torrent on several shards, thread by thread.
+//! `scale` measures what connections and torrents cost that idle ([`scale`]).
 //! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
@@ -14,17 +16,15 @@ pub mod clients;
 pub mod compare;
 pub mod error;
 pub mod generator;
-pub mod hash;
-pub mod hashing;
-pub mod limits;
-
 pub mod kernels;
+pub mod limits;
 pub mod machine;
 pub mod payload;
 pub mod picker;
 pub mod plot;
 pub mod process;
 pub mod scale;
+pub mod shards;
 pub mod stats;
 pub mod storage;
 pub mod tracker;

@@ -11,6 +11,7 @@ use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::scale::{self, ScaleArgs};
+use ccbt_bench::shards::{self, ShardsArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
 use ccbt_bench::transfer::{self, ReportArgs, TransferArgs};
 use clap::{Parser, Subcommand};
@@ -51,6 +52,8 @@ enum Command {
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
     Picker(PickerArgs),
+    /// Move one torrent with 1, 2, 4 … shards; print CPU seconds per GiB of each, balance, messages and rates
+    Shards(ShardsArgs),
 }
 
 fn main() -> ExitCode {
@@ -60,8 +63,6 @@ fn main() -> ExitCode {
         Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
-        Command::Verify(args) => hashing::run(Task::Verify, &args),
-        Command::Create(args) => hashing::run(Task::Create, &args),
         Command::Limits(args) => limits::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::ScaleChild(args) => scale::child::run(&args),
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
+        Command::Shards(args) => shards::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -24,7 +24,8 @@ fn leecher_fetches_everything_from_seeder() {
             cancel: Arc::new(AtomicBool::new(false)),
         };
         let fetched = fetch(&plan).expect("all blocks arrive with the right content");
-        assert!(seeder.first_handshake().is_some());
+        let (hello, request) = (seeder.first_handshake(), seeder.first_request());
+        assert!(hello.is_some() && request > hello, "nobody asks before saying hello");
         let served = seeder.stop().expect("seeder ends");
         assert_eq!(fetched.blocks, payload.block_count());
         assert_eq!((fetched.unrequested, fetched.wrong, fetched.rejects), (0, 0, 0));
@@ -42,6 +43,7 @@ fn probe_refuses_another_torrent_and_a_closed_port() {
     let seeder = Seeder::start(payload, 1, 1).expect("listens on loopback");
     let target = seeder.peers()[0];
     assert!(!probe::is_ready(target, &other));
+    assert!(seeder.first_request().is_none());
     let served = seeder.stop().expect("seeder ends");
     assert_eq!(served.handshakes, 0);
     assert!(!probe::is_ready(target, &other), "nobody listens any more");

@@ -42,9 +42,10 @@ pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_shards::messages::{
-    CacheStats, Event as TorrentEvent, FileMark, Known, Snapshot, State, TorrentStatus,
+    CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ccbt_fast::hashing::create::{CreateOptions, create_torrent};
+use ccbt_fast::layout::Overrides;
 use ccbt_fast::{
     AddOptions, Metainfo, Received, Session, SessionEvent, Settings, State, TorrentEvent, TorrentHandle,
 };
@@ -27,12 +28,14 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn session(max_connections: usize) -> Session {
+/// With a shard per core unless said otherwise.
+fn session(max_connections: usize, shards: Option<usize>) -> Session {
     let settings = Settings {
         port: Some(0),
         bind: Some([127, 0, 0, 1].into()),
         memory_bytes: 32 << 20,
         max_connections,
+        layout: Overrides { shards, ..Overrides::default() },
         ..Settings::default()
     };
     Session::start(&settings).expect("io_uring is there")
@@ -71,7 +74,7 @@ fn one_of_three_hundred_torrents_is_downloaded() {
     let _turn = turn();
     let folder = TempDir::new().expect("a temporary folder");
     let all: Vec<_> = (0..TORRENTS).map(|nth| publish(folder.path(), nth)).collect();
-    let seeder = session(100);
+    let seeder = session(100, None);
     let events = seeder.events();
     for (metainfo, _) in &all {
         seeder.add_torrent(metainfo.clone(), seed(folder.path(), 10)).expect("new");
@@ -88,7 +91,7 @@ fn one_of_three_hundred_torrents_is_downloaded() {
         }
     }
     assert_eq!(seeder.torrents().len(), TORRENTS);
-    let leecher = session(100);
+    let leecher = session(100, None);
     let target = TempDir::new().expect("a temporary folder");
     let (metainfo, bytes) = &all[WANTED];
     let peers = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, seeder.port()))];
@@ -126,8 +129,8 @@ fn a_thousand_connections_leave_nothing_behind() {
     let _turn = turn();
     let folder = TempDir::new().expect("a temporary folder");
     let (metainfo, _) = publish(folder.path(), 1);
-    let session = session(CONNECTIONS);
-    let torrent = session.add_torrent(metainfo, seed(folder.path(), CONNECTIONS)).expect("new");
+    let session = session(CONNECTIONS, None);
+    let torrent = session.add_torrent(metainfo, seed(folder.path(), 2 * CONNECTIONS)).expect("new");
     wait_seeding(&torrent);
     let peers = || torrent.status().map_or(0, |status| status.peer_count);
     let before = descriptors();
@@ -138,6 +141,7 @@ fn a_thousand_connections_leave_nothing_behind() {
             .collect();
         wait_until("all peers in the status", || peers() == CONNECTIONS);
         assert!(descriptors() >= before + 2 * CONNECTIONS, "round {round}");
+        assert!(connect(session.port(), &torrent, CONNECTIONS).is_none(), "all shards together have no room");
         drop(all);
         wait_until("no peer in the status", || peers() == 0);
     }
@@ -149,7 +153,7 @@ fn the_sessions_and_the_torrents_limits_hold() {
     let _turn = turn();
     let folder = TempDir::new().expect("a temporary folder");
     let (first, second) = (publish(folder.path(), 1).0, publish(folder.path(), 2).0);
-    let session = session(5);
+    let session = session(5, Some(1));
     let few = session.add_torrent(first, seed(folder.path(), 2)).expect("new");
     let many = session.add_torrent(second, seed(folder.path(), 100)).expect("new");
     wait_seeding(&few);

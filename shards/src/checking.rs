@@ -19,7 +19,7 @@ use ccbt_storage::messages::{HashJob, HashVerdict, OpenReport, StorageCmd};
 use self::plan::Plan;
 use crate::messages::{Event, FromShard, ToShard};
 use crate::shard::{PIECES_MAX, Shard};
-use crate::torrents::Phase;
+use crate::torrents::{Home, Phase};
 
 /// Small pieces are read together up to so many bytes.
 const RUN_BYTES: u32 = 1 << 20;
@@ -57,6 +57,8 @@ pub(crate) struct Check {
     pub total: u32,
     /// Descriptors or kernel memory ran out: on at the next tick.
     pub paused: bool,
+    /// On the shard's list of checks that wait for memory.
+    waits: bool,
     /// The rotating device, and whether it is our turn there.
     line: Option<(u64, bool)>,
 }
@@ -76,6 +78,7 @@ impl Check {
             looked: 0,
             total,
             paused: false,
+            waits: false,
             line: device.map(|device| (device, false)),
         }
     }
@@ -98,8 +101,12 @@ impl Check {
         self.todo.push(pieces);
     }
 
+    fn has_more(&self) -> bool {
+        !self.todo.is_empty() || !self.singly.is_empty()
+    }
+
     fn is_done(&self) -> bool {
-        self.todo.is_empty() && self.singly.is_empty() && self.bytes == 0
+        !self.has_more() && self.bytes == 0
     }
 
     fn took(&mut self, piece: PieceIndex, ok: bool) {
@@ -154,8 +161,12 @@ impl Shard {
         let room = bytes_max.saturating_sub(check.bytes) as u32 / piece_len;
         // One piece always fits, or a check beside transfers with large pieces would never end.
         let most = if check.bytes == 0 { room.max(1) } else { room };
+        if check.reads >= reads_max || most == 0 || !check.has_more() {
+            return false;
+        }
         let most = most.min((PIECES_MAX - self.pieces) as u32);
-        if check.reads >= reads_max || most == 0 {
+        if most == 0 {
+            self.wait_to_check(index);
             return false;
         }
         let Some(pieces) = check.next(most.min((RUN_BYTES / piece_len).max(1))) else {
@@ -167,9 +178,7 @@ impl Shard {
         let Some(mut buf) = self.partition.alloc(len, home.spec.phase(first)) else {
             // Other torrents hold the memory: again when some is given back.
             check.put_back(pieces);
-            if !std::mem::replace(&mut home.starved, true) {
-                self.starved.push(index);
-            }
+            self.wait_to_check(index);
             return false;
         };
         buf.set_len(len);
@@ -180,6 +189,26 @@ impl Shard {
         let command = StorageCmd::Read { torrent: home.key, tag: u64::from(first.0), start, buf };
         self.command(command);
         true
+    }
+
+    /// Others hold the memory: on when it is this check's turn. Thousands may wait, so not all are woken at once.
+    fn wait_to_check(&mut self, index: usize) {
+        let Phase::Checking(check) = &mut self.homes[index].phase else { return };
+        if !std::mem::replace(&mut check.waits, true) {
+            self.checks.push_back(index);
+        }
+    }
+
+    /// Some memory is free: the check that has waited longest goes on.
+    pub(crate) fn wake_check(&mut self) {
+        while let Some(index) = self.checks.pop_front() {
+            // One that is gone, or looks at its files anew, waits no more.
+            if let Some(Home { phase: Phase::Checking(check), .. }) = self.homes.get_mut(index)
+                && std::mem::take(&mut check.waits)
+            {
+                return self.touch(index);
+            }
+        }
     }
 
     pub(crate) fn on_check_read(

@@ -4,7 +4,7 @@
 //! the torrent is known until [`Event::Closed`]; the torrent's decisions hear of its end only then, when nothing of it
 //! is in flight any more.
 
-use ccbt_protocol::ids::InfoHash;
+use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::rate::Way;
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
@@ -15,6 +15,8 @@ use std::sync::atomic::Ordering;
 
 use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
 use crate::ring::{Event, SocketKey};
+use crate::satellites::Part;
+use crate::satellites::peers::GivenBack;
 use crate::shard::{Conn, Shard, Stage};
 use crate::torrents::Phase;
 
@@ -45,6 +47,7 @@ impl Shard {
             Event::Received(key, result) => self.on_received(key, result),
             Event::Sent(key, result) => self.on_sent(key, result),
             Event::Closed(key) => self.on_closed(key),
+            Event::Released => self.wake_hungry(),
             Event::Bell => self.bell.drain(),
         }
     }
@@ -52,6 +55,7 @@ impl Shard {
     fn on_accepted(&mut self, listener: u32, socket: io::Result<(OwnedFd, SocketAddr)>) {
         match socket {
             Ok((fd, addr)) if self.stopping.is_none() && self.has_room() => {
+                self.stats.accepted += 1;
                 self.add_conn(fd, addr, HandshakeReader::default());
             }
             // Dropping the descriptor closes it: the peer tries again later.
@@ -88,7 +92,7 @@ impl Shard {
             _ => self.config.handshake_timeout,
         };
         self.timers.conns.set(index, Some(self.now + limit));
-        let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home, self.now));
+        let before = self.conns[index].replace(Conn::new(key, addr, incoming, stage, home));
         assert!(before.is_none(), "two connections in one place");
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
@@ -101,12 +105,18 @@ impl Shard {
 
     /// A connection for a torrent of ours that another shard accepted.
     pub(crate) fn on_hand_off(&mut self, hand_off: HandOff) {
+        let place = hand_off.placed.and_then(|key| self.by_key.get(&key).copied());
         if self.stopping.is_some() || !self.has_room() {
+            if let Some(index) = place {
+                let back = GivenBack { addr: hand_off.addr, incoming: true, id: None, useful: false };
+                self.give_peer_back(index, back);
+            }
             return;
         }
         let _ = socket2::SockRef::from(&hand_off.socket).set_tcp_nodelay(true);
         let key = self.ring.add(hand_off.socket);
         self.insert_conn(key, hand_off.addr, true, Stage::Handshake(HandshakeReader::default()), None);
+        self.conn(key).expect("just inserted").placed = hand_off.placed.is_some();
         self.on_handshake_bytes(key, hand_off.bytes);
     }
 
@@ -121,7 +131,7 @@ impl Shard {
             let home = &mut self.homes[index];
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
             let key = home.key;
-            match self.satellite_for_dial(index) {
+            match self.satellite_for_peer(index) {
                 Some(shard) => self.post(shard, ToShard::Dial { key, addr, home: self.config.index }),
                 None if self.connect(index, addr) => {}
                 None => self.homes[index].candidates.gone(self.now, addr, false),
@@ -200,7 +210,7 @@ impl Shard {
         }
     }
 
-    /// The torrent runs now: answers the connections that came before.
+    /// The torrent runs now: answers the connections that came before, or leaves them to its satellites.
     pub(crate) fn answer_waiting(&mut self, index: usize) {
         if self.homes[index].conns == 0 {
             return;
@@ -211,8 +221,17 @@ impl Shard {
         let info_hash = self.homes[index].meta.info_hash;
         for key in keys {
             let rest = self.conn(key).and_then(|conn| conn.waiting.take());
-            let alive = self.conn(key).is_some_and(|conn| matches!(conn.stage, Stage::Handshake(_)));
-            if let (Some(rest), true) = (rest, alive) {
+            let seen = self.conn(key).and_then(|conn| match &conn.stage {
+                Stage::Handshake(reader) => Some(reader.as_bytes().to_vec()),
+                _ => None,
+            });
+            let (Some(rest), Some(seen)) = (rest, seen) else { continue };
+            if let Some(shard) = self.satellite_for_peer(index) {
+                let home = &mut self.homes[index];
+                home.conns -= 1;
+                let torrent = home.key;
+                self.hand_off(key, shard, [seen, rest].concat(), Some(torrent));
+            } else {
                 self.send_handshake(key, info_hash);
                 self.continue_handshake(key, &rest);
             }
@@ -224,12 +243,25 @@ impl Shard {
         if let Some(&index) = self.by_hash.get(&info_hash) {
             let home = &mut self.homes[index];
             let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
-            let stays = !matches!(home.phase, Phase::Ending { .. }) && !home.paused;
-            let welcome = stays && home.all_conns() < home.max_peers;
-            if !welcome || home.candidates.is_banned(conn.addr.ip()) {
-                self.end(key, End::Refused("the torrent takes no connection from it now"));
+            let (addr, placed) = (conn.addr, conn.placed);
+            if let (&Part::Satellite { home: shard, .. }, false) = (&home.part, placed) {
+                self.hand_off(key, shard, bytes, None);
                 return false;
             }
+            let stays = !matches!(home.phase, Phase::Ending { .. }) && !home.paused;
+            let welcome = stays && home.all_conns() < home.max_peers;
+            if !welcome || home.candidates.is_banned(addr.ip()) {
+                self.end(key, End::Refused("the torrent takes no connection from it now"));
+                self.give_peer_back(index, GivenBack { addr, incoming: true, id: None, useful: false });
+                return false;
+            }
+            let torrent = home.key;
+            if let (true, Some(shard)) = (home.is_running(), self.satellite_for_peer(index)) {
+                self.hand_off(key, shard, bytes, Some(torrent));
+                return false;
+            }
+            let home = &mut self.homes[index];
+            let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
             home.conns += 1;
             conn.home = Some(index);
             if home.is_running() {
@@ -237,20 +269,29 @@ impl Shard {
             }
             return true;
         }
-        if let Some(&shard) = self.routes.get(&info_hash).filter(|shard| **shard != self.config.index) {
-            self.hand_off(key, shard, bytes);
+        let placed = self.conn(key).is_some_and(|conn| conn.placed);
+        let elsewhere = self.routes.get(&info_hash).filter(|shard| **shard != self.config.index);
+        if let (Some(&shard), false) = (elsewhere, placed) {
+            self.hand_off(key, shard, bytes, None);
         } else {
             self.end(key, End::Refused("it asks for a torrent that we do not run"));
         }
         false
     }
 
-    fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>) {
+    /// Gives a connection to another shard: to the torrent's home, or from there to the part that is `placed` there.
+    fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>, placed: Option<TorrentKey>) {
         let socket = self.ring.take(key).expect("nothing is in flight between receive and answer");
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");
         self.timers.conns.set(key.index(), None);
         self.connections.fetch_sub(1, Ordering::Relaxed);
-        let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes }));
+        self.stats.handed_over += 1;
+        let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes, placed }));
+        if placed.is_some() {
+            // Counted as that part's, and not before the message that makes it one.
+            return self.post(shard, message);
+        }
+        self.stats.messages += 1;
         if self.others[shard].try_send(message).is_err() {
             tracing::debug!(addr = %conn.addr, shard, "the other shard is too far behind; the connection is dropped");
         }
@@ -273,7 +314,7 @@ impl Shard {
             }
             return self.end(key, End::Refused("it is ourselves"));
         }
-        if torrent.has_id(handshake.peer_id) {
+        if torrent.has_id(handshake.peer_id) || home.part.has_guest(handshake.peer_id) {
             return self.end(key, End::Refused("it is connected already"));
         }
         let info = PeerInfo {
@@ -290,6 +331,8 @@ impl Shard {
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
         self.timers.conns.set(key.index(), None);
+        self.stats.peers += 1;
+        self.report_met(index, handshake.peer_id);
         self.feed(key, rest);
         self.touch(index);
         self.queue(key);
@@ -329,21 +372,21 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         home.conns -= 1;
-        let mut useful = false;
+        let (mut useful, mut id) = (false, None);
         if let (Some(peer), Some(torrent)) = (conn.peer, &mut home.torrent) {
             for (block, release) in &conn.releases {
                 if *release {
                     torrent.released(peer, *block);
                 }
             }
+            id = Some(torrent.peer(peer).info().id);
             useful = torrent.gone(peer);
             home.sockets.remove(&peer);
         }
         let useful = useful && !conn.hostile;
         if home.part.is_satellite() {
-            if !conn.incoming {
-                self.report_gone(index, conn.addr, useful);
-            }
+            let back = GivenBack { addr: conn.addr, incoming: conn.incoming, id, useful };
+            self.give_peer_back(index, back);
         } else {
             home.candidates.gone(now, conn.addr, useful);
         }

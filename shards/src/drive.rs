@@ -93,7 +93,11 @@ impl Shard {
         if self.next_report().is_some_and(is_due) {
             self.send_statuses();
         }
+        if self.behind_until.is_some_and(|until| until <= self.now) {
+            self.end_backlog_waits(true);
+        }
         progress |= self.settle();
+        self.hash_gathered();
         progress
     }
 
@@ -135,6 +139,8 @@ impl Shard {
             self.timers.gathers.next(),
             self.stopping,
             self.limits.due,
+            self.gathered.due(),
+            self.behind_until,
         ];
         let first = due.into_iter().flatten().min();
         let mut wait = first.map_or(REST, |at| at.saturating_duration_since(self.now));
@@ -154,6 +160,8 @@ impl Shard {
         let index = self.config.index;
         let control = self.control.clone();
         let _ = control.send(crate::messages::FromShard::Cache(index, self.cache.stats()));
+        let _ = control.send(crate::messages::FromShard::Work(index, self.stats));
+        self.ring.log_zero_copy();
         // The ring waits here for what is in flight; only then the memory goes.
         drop(self);
         let _ = control.send(crate::messages::FromShard::Stopped { shard: index });

@@ -147,6 +147,7 @@ impl Shard {
         if !told {
             self.tell(FromShard::Event(key, Event::Failed { message, retry }));
         }
+        self.touch(index);
     }
 
     /// Stops a torrent until the user resumes it: files are closed, peers go, memory is given back.

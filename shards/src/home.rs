@@ -23,6 +23,7 @@ use crate::checking::Check;
 use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
+use crate::pacing::Backlog;
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
 use crate::satellites::Part;
@@ -91,6 +92,8 @@ pub(crate) struct Home {
     pub unwritten: Vec<(PieceIndex, PieceBuf)>,
     /// Hash jobs and storage commands of pieces under way.
     pub busy: usize,
+    /// Of these, pieces that were fetched and wait for hash or disk.
+    pub backlog: Backlog,
     pub durability: Durability,
     /// Reads that failed.
     pub reads: ReadFaults,
@@ -159,6 +162,7 @@ impl Home {
             failure: None,
             unwritten: Vec::new(),
             busy: 0,
+            backlog: Backlog::default(),
             durability: Durability::new(meta.geometry.piece_count()),
             reads: ReadFaults::default(),
             known: None,
@@ -213,7 +217,7 @@ impl Home {
     pub fn all_stats(&self) -> Stats {
         let mut stats = self.torrent.as_ref().map_or(self.stats, Torrent::stats);
         stats += self.past;
-        self.part.satellites().for_each(|satellite| stats += satellite.stats);
+        self.part.satellites().for_each(|satellite| stats += satellite.status.stats);
         stats
     }
 

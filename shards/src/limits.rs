@@ -1,14 +1,15 @@
 //! Rate limits: who may move how many bytes now, and who is next.
 //!
-//! Role: before bytes of a connection move, its own limit, its torrent's and that of all torrents are asked, and each that
-//! is set counts them. A receive takes its tokens when it starts, as long as it would be, and gives back what it did not
-//! need when it ends; so it starts only when there is something to receive. What is counted are the bytes of the TCP
-//! stream from the end of the handshake on, and with `count_overhead` the headers around them ([`Overhead`]). Messages
-//! other than blocks are sent at once and counted afterwards.
+//! Role: before bytes of a connection move, its own limit, its torrent's and that of all torrents are asked, and each
+//! that is set counts them. A receive takes its tokens when it starts, as long as it would be, and gives back what it
+//! did not need when it ends; so it starts only when there is something to receive. What is counted are the bytes of
+//! the TCP stream from the end of the handshake on, and with `count_overhead` the headers around them ([`Overhead`]).
+//! Messages other than blocks are sent at once and counted afterwards.
 //!
 //! Owner: the shard; called by `transfer` and `uploads` before bytes move, and once a turn to let go on who waited.
-//! Invariants: without any limit nothing here is called but [`Shard::is_limited`]; a connection that is held stands in
-//! one queue for each direction, and whoever comes to a limit where others wait stands behind them.
+//! Invariants: without any limit a receive or a batch costs one branch ([`Shard::is_limited`]) and no clock is read; a
+//! connection that is held stands in one queue for each direction, and whoever comes to a limit where others wait
+//! stands behind them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
@@ -221,8 +222,8 @@ impl Shard {
         self.conns[key.index()].as_ref().is_some_and(|conn| conn.limits.held[way as usize])
     }
 
-    /// Tokens that a connection may spend now: `least` or more, and as many as are worth a call where that is 0. When it
-    /// may not, it is held and put on the work list when it may: the answer is 0.
+    /// Tokens that a connection may spend now: `least` or more, and as many as are worth a call where that is 0. When
+    /// it may not, it is held and put on the work list when it may: the answer is 0.
     pub(crate) fn admit(&mut self, key: SocketKey, index: usize, way: Way, least: u64) -> u64 {
         let (now, at) = (self.now, way as usize);
         let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
@@ -330,8 +331,8 @@ impl Shard {
         self.overhead(key).affordable(tokens) as usize
     }
 
-    /// A receive that had taken `reserved` tokens has brought `bytes`. One that began before there was a limit has taken
-    /// none, and is not counted.
+    /// A receive that had taken `reserved` tokens has brought `bytes`. One that began before there was a limit has
+    /// taken none, and is not counted.
     pub(crate) fn settle_receive(&mut self, key: SocketKey, index: usize, reserved: u64, bytes: u64) {
         let overhead = self.overhead(key);
         if reserved > 0 {

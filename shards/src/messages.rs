@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ccbt_protocol::candidates::Source;
-use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
@@ -20,8 +20,10 @@ use ccbt_storage::messages::Preallocate;
 use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
+pub use crate::counters::ShardStats;
 pub use crate::known::{FileMark, Known, Snapshot};
 
+use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
 
 /// A torrent to run.
@@ -55,7 +57,7 @@ pub struct AddTorrent {
     pub known: Option<Known>,
 }
 
-/// An accepted connection on its way to the shard that owns its torrent.
+/// An accepted connection on its way to its torrent's home, or from there to the part that is to have it.
 #[derive(Debug)]
 pub struct HandOff {
     /// The connected socket.
@@ -64,6 +66,8 @@ pub struct HandOff {
     pub addr: SocketAddr,
     /// What has been received of its handshake and behind it.
     pub bytes: Vec<u8>,
+    /// The home of this torrent has chosen the shard: it is not handed on.
+    pub placed: Option<TorrentKey>,
 }
 
 /// To a shard.
@@ -166,14 +170,30 @@ pub enum ToShard {
         /// The home's shard.
         home: usize,
     },
-    /// A connection that a satellite was asked to make is over.
+    /// A connection that a satellite was given, to dial or to go on with, is over.
     SatellitePeer {
         /// The torrent.
         key: TorrentKey,
-        /// The address.
-        addr: SocketAddr,
-        /// Whether payload went over it, and nothing was wrong.
-        useful: bool,
+        /// The satellite.
+        shard: usize,
+        /// The connection.
+        back: GivenBack,
+    },
+    /// A peer is through its handshake at a satellite; answered by [`Self::Duplicate`] when another part has it.
+    SatelliteMet {
+        /// The torrent.
+        key: TorrentKey,
+        /// The satellite.
+        shard: usize,
+        /// What the peer calls itself.
+        id: PeerId,
+    },
+    /// To a satellite: another part had this peer before.
+    Duplicate {
+        /// The torrent.
+        key: TorrentKey,
+        /// What the peer calls itself.
+        id: PeerId,
     },
     /// An address lied to one part of a torrent.
     Ban {
@@ -237,6 +257,8 @@ pub enum FromShard {
     Status(Box<TorrentStatus>),
     /// How a shard's read cache does; about four times a second while something changes.
     Cache(usize, CacheStats),
+    /// What a shard did; about four times a second while something changes.
+    Work(usize, ShardStats),
     /// The shard is done.
     Stopped {
         /// Its number.

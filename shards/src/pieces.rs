@@ -20,9 +20,9 @@ const UNWRITTEN_PART: usize = 4;
 impl Shard {
     /// Hands complete pieces to the hash pool as soon as no receive can write to them any more.
     pub(crate) fn hash_complete(&mut self, index: usize) {
-        let home = &mut self.homes[index];
         let mut at = 0;
-        while at < home.completing.len() {
+        while at < self.homes[index].completing.len() {
+            let home = &mut self.homes[index];
             let piece = home.completing[at];
             let held = home.asides.iter().any(|aside| aside.block.piece == piece);
             let live = home.live.0.remove(&piece).expect("a complete piece has memory");
@@ -33,7 +33,7 @@ impl Shard {
                     home.busy += 1;
                     let expected = home.meta.piece_hash(piece);
                     let job = HashJob { torrent: home.key, piece, expected, buf };
-                    self.storage.hash(job);
+                    self.gather(index, job);
                 }
                 Err(live) => {
                     home.live.0.insert(piece, live);
@@ -50,6 +50,7 @@ impl Shard {
         }
         let home = &mut self.homes[index];
         home.busy -= 1;
+        home.backlog.pieces -= 1;
         let geometry = home.meta.geometry;
         let (piece, buf) = (verdict.piece, verdict.buf);
         let digests = || {
@@ -76,6 +77,7 @@ impl Shard {
             return home.unwritten.push((piece, buf));
         }
         home.busy += 1;
+        home.backlog.pieces += 1;
         let torrent = home.key;
         self.storage.submit(StorageCmd::Write { torrent, piece, buf });
     }
@@ -89,8 +91,10 @@ impl Shard {
     ) {
         let home = &mut self.homes[index];
         home.busy -= 1;
+        home.backlog.pieces -= 1;
         match result {
             Ok(()) => {
+                home.backlog.written = Some(self.now);
                 self.take_written(index, piece);
                 self.admit_piece(index, piece, &buf);
                 self.free_piece(buf);
@@ -115,21 +119,22 @@ impl Shard {
     pub(crate) fn free_piece(&mut self, buf: PieceBuf) {
         self.partition.free(buf);
         self.pieces -= 1;
+        self.end_backlog_waits(false);
         for index in std::mem::take(&mut self.starved) {
             if let Some(home) = self.homes.get_mut(index) {
                 home.starved = false;
                 if let Some(torrent) = &mut home.torrent {
                     torrent.mark_hungry();
                 }
-                // A check that found no memory goes on when the torrent settles.
                 self.touch(index);
             }
         }
+        self.wake_check();
     }
 
     /// Some torrent found no memory: others give up what they cannot go on with.
     pub(crate) fn reclaim(&mut self) {
-        if self.starved.is_empty() {
+        if self.starved.is_empty() && self.checks.is_empty() {
             return;
         }
         let mut freed = Vec::new();
@@ -179,7 +184,7 @@ impl Shard {
         let failed: Vec<usize> =
             self.homes.iter().filter(|(_, home)| home.failure.is_some()).map(|(i, _)| i).collect();
         for index in failed {
-            if self.starved.iter().all(|starved| *starved == index) {
+            if self.starved.iter().chain(&self.checks).all(|starved| *starved == index) {
                 continue;
             }
             let home = &mut self.homes[index];

@@ -6,13 +6,14 @@
 //! home closes the files only when every satellite has said [`ToShard::SatelliteGone`]; a satellite's pieces count as
 //! durable only by a sync of the home's that was asked for after they were reported.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+pub mod peers;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ccbt_protocol::bitfield::Bitfield;
-use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_protocol::ids::{PeerId, PieceIndex, TorrentKey};
 use ccbt_protocol::lease::{Borrower, FromSatellite, Lender, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
@@ -61,36 +62,56 @@ pub struct SatelliteStatus {
     pub rates: (u64, u64),
     /// Connections through their handshake.
     pub peer_count: usize,
-    /// Connections, half-open ones included.
-    pub conns: usize,
     /// Some of its peers.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What the home knows of a satellite.
+#[derive(Debug, Default)]
+pub(crate) struct Satellite {
+    /// As it told last.
+    pub status: SatelliteStatus,
+    /// Connections that it was given and that are not over.
+    pub conns: usize,
+    /// It was told to end: it gets nothing any more.
+    pub stopping: bool,
 }
 
 /// Which part of a torrent a [`Home`] is.
 #[derive(Debug)]
 pub(crate) enum Part {
-    /// Its home, with what is known of each satellite by its shard.
-    Home { lender: Lender, satellites: BTreeMap<usize, SatelliteStatus> },
+    /// Its home.
+    Home {
+        lender: Lender,
+        /// By shard.
+        satellites: BTreeMap<usize, Satellite>,
+        /// Peers that are connected to satellites, with the shard of each.
+        guests: HashMap<PeerId, usize>,
+    },
     /// A satellite of the home on this shard.
     Satellite { home: usize, borrower: Borrower },
 }
 
 impl Part {
     pub fn home(now: Instant) -> Self {
-        Self::Home { lender: Lender::new(now), satellites: BTreeMap::new() }
+        Self::Home { lender: Lender::new(now), satellites: BTreeMap::new(), guests: HashMap::new() }
     }
 
     pub fn is_satellite(&self) -> bool {
         matches!(self, Self::Satellite { .. })
     }
 
-    pub fn satellites(&self) -> impl Iterator<Item = &SatelliteStatus> {
+    pub fn satellites(&self) -> impl Iterator<Item = &Satellite> {
         let map = match self {
             Self::Home { satellites, .. } => Some(satellites),
             Self::Satellite { .. } => None,
         };
         map.into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Whether a satellite is connected to the peer that calls itself so.
+    pub fn has_guest(&self, id: PeerId) -> bool {
+        matches!(self, Self::Home { guests, .. } if guests.contains_key(&id))
     }
 
     /// When the next news has to be told even if nothing happens.
@@ -110,6 +131,13 @@ pub(crate) struct Outbox(VecDeque<(usize, ToShard)>);
 impl Shard {
     /// Sends to another shard, in order, now or when there is room. A shard that has stopped needs no messages.
     pub(crate) fn post(&mut self, shard: usize, message: ToShard) {
+        self.stats.messages += 1;
+        let of_leases = matches!(message, ToShard::ToSatellite { .. } | ToShard::FromSatellite { .. });
+        self.stats.lease_messages += u64::from(of_leases);
+        self.enqueue(shard, message);
+    }
+
+    fn enqueue(&mut self, shard: usize, message: ToShard) {
         if self.outbox.0.iter().any(|(other, _)| *other == shard) {
             return self.outbox.0.push_back((shard, message));
         }
@@ -121,7 +149,7 @@ impl Shard {
     /// Sends what had to wait.
     pub(crate) fn empty_outbox(&mut self) {
         for (shard, message) in std::mem::take(&mut self.outbox.0) {
-            self.post(shard, message);
+            self.enqueue(shard, message);
         }
     }
 
@@ -144,10 +172,10 @@ impl Shard {
         let limits = self.torrent_limits(index);
         for shard in &shards {
             let home = &mut self.homes[index];
-            let Part::Home { lender, satellites } = &mut home.part else { return };
+            let Part::Home { lender, satellites, .. } = &mut home.part else { return };
             let torrent = home.torrent.as_mut().expect("a torrent that runs");
             lender.join(torrent, *shard);
-            satellites.insert(*shard, SatelliteStatus::default());
+            satellites.insert(*shard, Satellite::default());
             let pieces = home.meta.geometry.pieces();
             let priority = |piece: PieceIndex| (piece, torrent.picker().priority(piece));
             let message = AddSatellite {
@@ -172,8 +200,11 @@ impl Shard {
     /// at [`Part::satellites`] and are touched by [`Self::on_satellite_gone`].
     pub(crate) fn stop_satellites(&mut self, index: usize) {
         let key = self.homes[index].key;
-        // One that is told twice has ended by then, and does not listen.
-        for shard in self.satellite_shards(index) {
+        let Part::Home { satellites, .. } = &mut self.homes[index].part else { return };
+        let told = |(shard, satellite): (&usize, &mut Satellite)| {
+            (!std::mem::replace(&mut satellite.stopping, true)).then_some(*shard)
+        };
+        for shard in satellites.iter_mut().filter_map(told).collect::<Vec<_>>() {
             self.post(shard, ToShard::StopSatellite(key));
         }
     }
@@ -218,12 +249,14 @@ impl Shard {
     pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize) {
         let Some(&index) = self.by_key.get(&key) else { return };
         let home = &mut self.homes[index];
-        let (Part::Home { lender, satellites }, Some(torrent)) = (&mut home.part, &mut home.torrent) else {
+        let (Part::Home { lender, satellites, guests }, Some(torrent)) = (&mut home.part, &mut home.torrent)
+        else {
             return;
         };
         lender.leave(torrent, shard);
         let last = satellites.remove(&shard).expect("a satellite says once that it is gone");
-        home.past += last.stats;
+        guests.retain(|_, at| *at != shard);
+        home.past += last.status.stats;
         self.forget_asking(index, shard);
         self.spread(index);
         self.touch(index);
@@ -234,7 +267,7 @@ impl Shard {
         if let Part::Home { satellites, .. } = &mut self.homes[index].part
             && let Some(known) = satellites.get_mut(&shard)
         {
-            *known = status;
+            known.status = status;
             self.note_change(index);
         }
     }
@@ -254,50 +287,6 @@ impl Shard {
         }
         self.stop_satellites(index);
         self.touch(index);
-    }
-
-    /// An address that a satellite was given is free again, or has to be avoided.
-    pub(crate) fn on_satellite_peer(&mut self, key: TorrentKey, addr: SocketAddr, useful: bool) {
-        let now = self.now;
-        if let Some(&index) = self.by_key.get(&key) {
-            self.homes[index].candidates.gone(now, addr, useful);
-            self.touch(index);
-        }
-    }
-
-    /// A liar was found on one shard: all shards avoid it.
-    pub(crate) fn spread_ban(&mut self, index: usize, ip: IpAddr, from: Option<usize>) {
-        let (key, own) = (self.homes[index].key, self.config.index);
-        let to: Vec<usize> = match &self.homes[index].part {
-            Part::Home { satellites, .. } => {
-                satellites.keys().copied().filter(|shard| Some(*shard) != from).collect()
-            }
-            Part::Satellite { home, .. } if from.is_none() => vec![*home],
-            Part::Satellite { .. } => Vec::new(),
-        };
-        for shard in to {
-            self.post(shard, ToShard::Ban { key, ip, from: own });
-        }
-    }
-
-    pub(crate) fn on_ban(&mut self, key: TorrentKey, ip: IpAddr, from: usize) {
-        if let Some(&index) = self.by_key.get(&key) {
-            self.ban(index, ip, Some(from));
-        }
-    }
-
-    /// Which satellite a new address goes to; `None`: we dial it ourselves. The part with the fewest connections.
-    pub(crate) fn satellite_for_dial(&mut self, index: usize) -> Option<usize> {
-        let home = &mut self.homes[index];
-        let conns = home.conns;
-        let Part::Home { satellites, .. } = &mut home.part else { return None };
-        let (shard, status) = satellites.iter_mut().min_by_key(|(_, status)| status.conns)?;
-        if status.conns >= conns {
-            return None;
-        }
-        // Until its next status tells.
-        status.conns += 1;
-        Some(*shard)
     }
 
     /// Once a second: a part that gets nowhere makes way for others.
@@ -341,7 +330,7 @@ impl Shard {
         let mut satellite = Home::new(now, key, metainfo, spec, picker, max_peers);
         satellite.phase = Phase::Running;
         satellite.torrent = Some(torrent);
-        satellite.part = Part::Satellite { home, borrower: Borrower::new(now) };
+        satellite.part = Part::Satellite { home, borrower: Borrower::new(now, self.others.len()) };
         let index = self.homes.insert(satellite);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
@@ -372,27 +361,6 @@ impl Shard {
         if !told {
             self.post(shard, ToShard::SatelliteFailed { key, error: error.clone() });
         }
-    }
-
-    /// Addresses from home.
-    pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr, home: usize) {
-        let room = self.has_room();
-        let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
-        // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
-        if !index.is_some_and(|index| self.connect(index, addr)) {
-            // The home has counted on it.
-            if let Some(index) = index {
-                self.note_change(index);
-            }
-            self.post(home, ToShard::SatellitePeer { key, addr, useful: false });
-        }
-    }
-
-    /// Tells the home that a connection which it gave us the address of is over.
-    pub(crate) fn report_gone(&mut self, index: usize, addr: SocketAddr, useful: bool) {
-        let home = &self.homes[index];
-        let (Part::Satellite { home: shard, .. }, key) = (&home.part, home.key) else { return };
-        self.post(*shard, ToShard::SatellitePeer { key, addr, useful });
     }
 
     /// The last part of a satellite's end.
@@ -456,3 +424,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
 
 /// Events and statuses waiting for the control thread at most; it empties them at once.
@@ -72,6 +73,8 @@ pub struct ServiceConfig {
     pub count_overhead: bool,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 /// Why the engine does not start.
@@ -290,6 +293,7 @@ fn shard_config(
         count_overhead: config.count_overhead,
         tracker: config.tracker.clone(),
         sync: config.sync,
+        zero_copy_send: config.zero_copy_send,
     }
 }
 

@@ -33,14 +33,17 @@ use crate::announce::DoneQueue;
 use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
+use crate::counters::ShardStats;
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
+use crate::pacing::Gathering;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
 use crate::timers::Timers;
 use crate::torrents::Home;
+use crate::zero_copy::ZeroCopySend;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
 pub(crate) const PIECES_MAX: usize = 4096;
@@ -50,6 +53,9 @@ pub(crate) const READS_MAX: usize = 1024;
 pub(crate) const JOBS_MAX: usize = 2048;
 /// What is under way at the storage service at most: each piece and each read once, and the torrents' commands.
 pub(crate) const UNDER_WAY_MAX: usize = PIECES_MAX + READS_MAX + JOBS_MAX;
+
+/// Sends without a copy may hold one part in so many of the read cache until peers acknowledge.
+const HELD_PART: usize = 2;
 
 /// What a shard is built with.
 pub struct ShardConfig {
@@ -81,6 +87,8 @@ pub struct ShardConfig {
     pub tracker: crate::control::TrackerClientConfig,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 /// A shard's queues.
@@ -119,7 +127,6 @@ pub(crate) struct Conn {
     pub stage: Stage,
     /// Slab index of the torrent, once known.
     pub home: Option<usize>,
-    pub since: Instant,
     /// The peer in the torrent, until it is told that the peer is gone.
     pub peer: Option<PeerKey>,
     /// It came before its torrent runs: what followed the handshake.
@@ -141,6 +148,8 @@ pub(crate) struct Conn {
     pub hungry: bool,
     /// It ended because of what the peer did.
     pub hostile: bool,
+    /// Its torrent's home has given it to this shard.
+    pub placed: bool,
 }
 
 impl Conn {
@@ -150,7 +159,6 @@ impl Conn {
         incoming: bool,
         stage: Stage,
         home: Option<usize>,
-        now: Instant,
     ) -> Self {
         Self {
             socket,
@@ -158,7 +166,6 @@ impl Conn {
             incoming,
             stage,
             home,
-            since: now,
             peer: None,
             waiting: None,
             aside: None,
@@ -170,6 +177,7 @@ impl Conn {
             waiting_for: None,
             hungry: false,
             hostile: false,
+            placed: false,
         }
     }
 }
@@ -207,6 +215,13 @@ pub struct Shard {
     pub(crate) touched: Vec<usize>,
     /// Torrents that found no memory for another piece.
     pub(crate) starved: Vec<usize>,
+    /// Torrents whose check found no memory, in the order in which they go on.
+    pub(crate) checks: VecDeque<usize>,
+    /// Torrents that begin no piece before others are written, until then at most.
+    pub(crate) behind: Vec<usize>,
+    pub(crate) behind_until: Option<Instant>,
+    /// Complete pieces on their way to the hash pool.
+    pub(crate) gathered: Gathering,
     /// Pieces that hold download memory.
     pub(crate) pieces: usize,
     /// Commands that wait for room at the storage service.
@@ -217,6 +232,9 @@ pub struct Shard {
     pub(crate) transferring: bool,
     /// What was told of the read cache.
     pub(crate) told_cache: CacheStats,
+    pub(crate) stats: ShardStats,
+    /// What was told of them.
+    pub(crate) told_stats: ShardStats,
     /// Reused between turns.
     pub(crate) dirty: Vec<PeerKey>,
     /// Listeners whose accept failed, armed again at the next tick.
@@ -236,6 +254,12 @@ impl Shard {
         }
         let partition = Partition::new(config.download_bytes)?;
         let cache = ReadCache::new(config.upload_bytes)?;
+        let can = ring.set_zero_copy(config.zero_copy_send, cache.capacity() / HELD_PART);
+        if !can && config.zero_copy_send != ZeroCopySend::Off && config.index == 0 {
+            tracing::info!(
+                "this kernel has no zero-copy sends (they came with Linux 6.2); plain sends are used"
+            );
+        }
         Ok(Self {
             ring,
             storage: storage.client(links.bell.clone(), UNDER_WAY_MAX),
@@ -262,11 +286,17 @@ impl Shard {
             work: Vec::new(),
             touched: Vec::new(),
             starved: Vec::new(),
+            checks: VecDeque::new(),
+            behind: Vec::new(),
+            behind_until: None,
+            gathered: Gathering::default(),
             pieces: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),
             transferring: false,
             told_cache: CacheStats::default(),
+            stats: ShardStats::default(),
+            told_stats: ShardStats::default(),
             dirty: Vec::new(),
             deaf: Vec::new(),
             stopping: None,
@@ -279,7 +309,9 @@ impl Shard {
     /// makes without ever waiting for a shard.
     pub(crate) fn tell(&self, message: FromShard) {
         match message {
-            FromShard::Status(_) | FromShard::Cache(..) => drop(self.control.try_send(message)),
+            FromShard::Status(_) | FromShard::Cache(..) | FromShard::Work(..) => {
+                drop(self.control.try_send(message))
+            }
             message => drop(self.control.send(message)),
         }
     }

@@ -31,11 +31,19 @@ pub(crate) struct SlotSource<'a> {
     pub spec: &'a LayoutSpec,
     /// Pieces of all torrents of the shard that hold memory.
     pub pieces: &'a mut usize,
+    /// The torrent is too far behind to begin pieces.
+    pub behind: bool,
+    /// It was refused one for that.
+    pub held_back: bool,
     pub starved: bool,
 }
 
 impl Slots for SlotSource<'_> {
     fn acquire(&mut self, piece: PieceIndex, len: u32) -> bool {
+        if self.behind {
+            self.held_back = true;
+            return false;
+        }
         let room = *self.pieces < PIECES_MAX;
         let Some(buf) = room.then(|| self.partition.alloc(len, self.spec.phase(piece))).flatten() else {
             self.starved = true;

@@ -26,6 +26,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::zero_copy::ZeroCopySend;
 
 /// Bounds a hang; never a measure of speed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,7 +43,7 @@ pub(crate) struct Rig {
     pub folder: tempfile::TempDir,
 }
 
-fn config() -> ShardConfig {
+pub(crate) fn config() -> ShardConfig {
     ShardConfig {
         index: 0,
         download_bytes: 4 << 20,
@@ -64,6 +65,7 @@ fn config() -> ShardConfig {
         count_overhead: false,
         tracker: TrackerClientConfig::default(),
         sync: SyncConfig::default(),
+        zero_copy_send: ZeroCopySend::Off,
     }
 }
 

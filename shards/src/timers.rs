@@ -54,7 +54,11 @@ impl Timers {
 impl Shard {
     /// When the next tick is due; `None`: not before something happens.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
-        let waits = !self.deaf.is_empty() || !self.starved.is_empty() || self.cache.has_hungry();
+        let waits = !self.deaf.is_empty()
+            || !self.starved.is_empty()
+            || !self.checks.is_empty()
+            || self.cache.has_hungry()
+            || self.ring.lingers();
         let chores = (waits || self.stopping.is_some()).then_some(self.timers.ticked);
         let first = [self.timers.homes.next(), self.timers.conns.next(), chores].into_iter().flatten().min();
         first.map(|at| at.max(self.timers.ticked + TICK))
@@ -70,6 +74,7 @@ impl Shard {
         let now = self.now;
         self.timers.ticked = now;
         self.time_out_conns();
+        self.ring.reset_late();
         for listener in std::mem::take(&mut self.deaf) {
             self.ring.arm_accept(listener);
         }

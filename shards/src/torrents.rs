@@ -66,6 +66,7 @@ impl Shard {
         let index = self.homes.insert(home);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
+        self.touch(index);
         self.set_torrent_limits(key, add.limits);
         let home = &self.homes[index];
         if home.meta.geometry.piece_len() as usize + ccbt_storage::arena::PAGE > self.partition.capacity() {
@@ -304,6 +305,7 @@ impl Shard {
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);
         self.starved.retain(|starved| *starved != index);
+        self.behind.retain(|behind| *behind != index);
         self.touched.retain(|touched| *touched != index);
         self.forget_limits(index);
         if home.removed {

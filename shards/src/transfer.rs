@@ -108,6 +108,7 @@ impl Shard {
 
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
+        self.stats.received += n as u64;
         let Some((index, result)) =
             self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
         else {
@@ -253,6 +254,7 @@ impl Shard {
     fn fill(&mut self, index: usize) {
         let home = &mut self.homes[index];
         let fetch = home.may_fetch();
+        let behind = home.is_behind(self.now, self.partition.capacity());
         let torrent = home.torrent.as_mut().expect("checked by the caller");
         let mut dirty = std::mem::take(&mut self.dirty);
         torrent.take_dirty(&mut dirty);
@@ -261,6 +263,8 @@ impl Shard {
             partition: &mut self.partition,
             spec: &home.spec,
             pieces: &mut self.pieces,
+            behind,
+            held_back: false,
             starved: false,
         };
         for peer in &dirty {
@@ -278,6 +282,9 @@ impl Shard {
         }
         if slots.starved && !std::mem::replace(&mut home.starved, true) {
             self.starved.push(index);
+        }
+        if slots.held_back {
+            self.wait_for_backlog(index);
         }
         self.dirty = dirty;
     }
@@ -309,9 +316,8 @@ impl Shard {
     }
 
     pub(crate) fn on_sent(&mut self, key: SocketKey, result: io::Result<usize>) {
-        if result.is_err() {
-            return self.end(key, End::Broken);
-        }
+        let Ok(bytes) = result else { return self.end(key, End::Broken) };
+        self.stats.sent += bytes as u64;
         let now = self.now;
         let Some(conn) = self.conns.get_mut(key.index()).and_then(Option::as_mut).filter(|c| c.socket == key)
         else {

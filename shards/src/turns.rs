@@ -78,7 +78,9 @@ impl Shard {
             ToShard::ToSatellite { key, message } => self.on_to_satellite(key, message),
             ToShard::FromSatellite { key, shard, message } => self.on_from_satellite(key, shard, message),
             ToShard::Dial { key, addr, home } => self.on_dial(key, addr, home),
-            ToShard::SatellitePeer { key, addr, useful } => self.on_satellite_peer(key, addr, useful),
+            ToShard::SatellitePeer { key, shard, back } => self.on_satellite_peer(key, shard, back),
+            ToShard::SatelliteMet { key, shard, id } => self.on_satellite_met(key, shard, id),
+            ToShard::Duplicate { key, id } => self.on_duplicate(key, id),
             ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
@@ -124,7 +126,7 @@ impl Shard {
             } else if let Some(status) = self.status(index) {
                 self.tell(FromShard::Status(Box::new(status)));
             }
-            if self.is_moving(index) {
+            if self.keeps_changing(index) {
                 self.note_change(index);
             }
         }
@@ -132,10 +134,14 @@ impl Shard {
         if cache != std::mem::replace(&mut self.told_cache, cache) {
             self.tell(FromShard::Cache(self.config.index, cache));
         }
+        let stats = self.stats;
+        if stats != std::mem::replace(&mut self.told_stats, stats) {
+            self.tell(FromShard::Work(self.config.index, stats));
+        }
     }
 
     /// Whether a torrent's status changes although nothing happens to it: its rates fall, its files move.
-    fn is_moving(&mut self, index: usize) -> bool {
+    fn keeps_changing(&mut self, index: usize) -> bool {
         let now = self.now;
         let home = &mut self.homes[index];
         let rates = home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
@@ -146,16 +152,19 @@ impl Shard {
     fn report_status(&mut self, index: usize) {
         let now = self.now;
         let home = &mut self.homes[index];
+        let state = home.state();
         let Some(torrent) = &mut home.torrent else { return };
+        let (stats, rates, peer_count) = (torrent.stats(), torrent.rates(now), torrent.peer_count());
+        let moving = rates.0 + rates.1 > 0;
+        // Pieces are counted at home.
+        let picture = (state, stats, peer_count, 0, 0, moving);
+        if home.last_status == Some(picture) && !moving {
+            return;
+        }
+        home.last_status = Some(picture);
         let mut peers = torrent.peer_statuses(now);
         peers.truncate(STATUS_PEERS);
-        let status = SatelliteStatus {
-            stats: torrent.stats(),
-            rates: torrent.rates(now),
-            peer_count: torrent.peer_count(),
-            conns: home.conns,
-            peers,
-        };
+        let status = SatelliteStatus { stats, rates, peer_count, peers };
         self.tell_home(index, status);
     }
 
@@ -177,9 +186,9 @@ impl Shard {
         let (mut down_rate, mut up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
         for satellite in home.part.satellites() {
-            peer_count += satellite.peer_count;
-            down_rate += satellite.rates.0;
-            up_rate += satellite.rates.1;
+            peer_count += satellite.status.peer_count;
+            down_rate += satellite.status.rates.0;
+            up_rate += satellite.status.rates.1;
         }
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
@@ -189,7 +198,7 @@ impl Shard {
         }
         home.last_status = Some(picture);
         let mut peers = home.torrent.as_mut().map(|torrent| torrent.peer_statuses(now)).unwrap_or_default();
-        peers.extend(home.part.satellites().flat_map(|satellite| satellite.peers.iter().cloned()));
+        peers.extend(home.part.satellites().flat_map(|satellite| satellite.status.peers.iter().cloned()));
         peers.truncate(STATUS_PEERS);
         Some(TorrentStatus {
             key: home.key,

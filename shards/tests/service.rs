@@ -9,6 +9,7 @@ use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{Event, FromShard, State};
 use ccbt_shards::service::{Service, ServiceConfig};
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use common::*;
 
@@ -127,6 +128,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         up_limit: 0,
         count_overhead: false,
         sync: SyncConfig::default(),
+        zero_copy_send: ZeroCopySend::default(),
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("--port"), "{error}");

@@ -1,7 +1,9 @@
 //! Our own client as a test sees it: a command line, a stream of JSON events, an exit code.
 //!
 //! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` unless the
-//! test asks for trackers. No command reads a configuration file that the test does not name with `--config`.
+//! test asks for trackers. No command reads a configuration file that the test does not name with `--config`. With
+//! [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion: so every test is one of a torrent
+//! on several shards too.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -18,9 +20,19 @@ use crate::ports::{free_port, local};
 use crate::process::{Process, run, wait_until};
 use crate::{PATIENCE, SOON};
 
+/// Environment variable: shards of every engine that a test starts.
+pub const SHARDS: &str = "CCBT_TEST_SHARDS";
+
+/// What [`SHARDS`] says. Panics when it is no number.
+pub fn test_shards() -> Option<usize> {
+    let text = std::env::var(SHARDS).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{SHARDS}={text}: {error}")))
+}
+
 /// A command line under construction.
 pub struct CcbtCommand {
     command: Command,
+    shards: Option<usize>,
     port: u16,
     use_trackers: bool,
 }
@@ -53,7 +65,7 @@ impl CcbtCommand {
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
         command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--no-config"]);
-        Self { command, port: free_port(), use_trackers: false }
+        Self { command, shards: test_shards(), port: free_port(), use_trackers: false }
     }
 
     /// Listens at this port instead of a free one.
@@ -70,6 +82,9 @@ impl CcbtCommand {
 
     /// An option and its value.
     pub fn option(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        if name == "--shards" {
+            self.shards = None;
+        }
         self.command.arg(name).arg(value);
         self
     }
@@ -89,6 +104,9 @@ impl CcbtCommand {
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
         self.command.args(["--port", &self.port.to_string()]);
+        if let Some(shards) = self.shards {
+            self.command.args(["--shards", &shards.to_string()]);
+        }
         if !self.use_trackers {
             self.command.arg("--no-tracker");
         }

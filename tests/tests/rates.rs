@@ -1,4 +1,5 @@
-//! Rate limits of a session, a torrent and its peers, on one shard and several, set at the start and changed on the way.
+//! Rate limits of a session, a torrent and its peers, on one shard and several, set at the start and changed on the
+//! way.
 //!
 //! What is demanded holds on any machine: a limit of X lets no more than X·T and a burst through in T seconds, however
 //! fast or slow anything runs; and what is limited arrives in the end.

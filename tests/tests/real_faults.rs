@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ccbt_fast::layout::Overrides;
 use ccbt_fast::{AddOptions, Events, Preallocate, Received, Session, SessionEvent, Settings};
 use ccbt_fast::{TorrentEvent, TorrentHandle};
 use ccbt_tests::binary::ccbt_fast;
-use ccbt_tests::ccbt::{CcbtCommand, verified};
+use ccbt_tests::ccbt::{CcbtCommand, test_shards, verified};
 use ccbt_tests::confine::Confinement;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
@@ -78,8 +79,9 @@ impl Ward {
 
     fn start(&self) -> Pair {
         let bind = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let settings =
-            Settings { bind, port: Some(free_port()), memory_bytes: 64 * MIB, ..Settings::default() };
+        let layout = Overrides { shards: test_shards(), ..Overrides::default() };
+        let port = Some(free_port());
+        let settings = Settings { bind, port, layout, memory_bytes: 64 * MIB, ..Settings::default() };
         let session = Session::start(&settings).expect("io_uring works here: all other tests need it");
         let events = session.events();
         let add = |source: &Source, output: &Path, peers| {

@@ -38,7 +38,7 @@ settings.update(
         "request_queue_time": 3,
         "max_queued_disk_bytes": 64 << 20,
         "send_buffer_watermark": 8 << 20,
-        "aio_threads": 4 * cores,
+        "aio_threads": 2 * cores,
         "hashing_threads": cores,
         "max_failcount": 100,
         "min_reconnect_time": 1,

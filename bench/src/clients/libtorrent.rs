@@ -44,7 +44,7 @@ impl Client for Libtorrent {
 
     fn settings(&self) -> &'static str {
         "high_performance_seed() and, as bench/src/clients/libtorrent.py lists, deeper request queues, larger send \
-         buffers, 64 MiB of queued writes, 4 disk threads and one hash thread per CPU"
+         buffers, 64 MiB of queued writes, 2 disk threads and one hash thread per CPU"
     }
 
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {

@@ -49,6 +49,7 @@ struct Shared {
     payload: Arc<Payload>,
     stop: AtomicBool,
     first_handshake: OnceLock<Instant>,
+    first_request: OnceLock<Instant>,
     dial: OnceLock<SocketAddrV4>,
 }
 
@@ -64,8 +65,13 @@ impl Seeder {
     pub fn start(payload: Arc<Payload>, connections: usize, threads: usize) -> Result<Self, BenchError> {
         let (port, listeners) = net::listen_on_all(connections).map_err(BenchError::socket("listen"))?;
         let peers = (0..connections).map(|nth| SocketAddrV4::new(net::seeder_address(nth), port)).collect();
-        let (stop, first_handshake, dial) = (AtomicBool::new(false), OnceLock::new(), OnceLock::new());
-        let shared = Arc::new(Shared { payload, stop, first_handshake, dial });
+        let shared = Arc::new(Shared {
+            payload,
+            stop: AtomicBool::new(false),
+            first_handshake: OnceLock::new(),
+            first_request: OnceLock::new(),
+            dial: OnceLock::new(),
+        });
         let mut shares: Vec<Vec<_>> = (0..threads.clamp(1, connections.max(1))).map(|_| Vec::new()).collect();
         let count = shares.len();
         for (nth, listener) in listeners.into_iter().enumerate() {
@@ -92,9 +98,14 @@ impl Seeder {
         assert!(self.shared.dial.set(target).is_ok(), "a seeder dials one client");
     }
 
-    /// When the first client handshake arrived: the start of the transfer.
+    /// When the first client handshake arrived.
     pub fn first_handshake(&self) -> Option<Instant> {
         self.shared.first_handshake.get().copied()
+    }
+
+    /// When the first request arrived: the start of the transfer.
+    pub fn first_request(&self) -> Option<Instant> {
+        self.shared.first_request.get().copied()
     }
 
     /// Ends the threads and sums up what they saw.
@@ -203,8 +214,11 @@ impl Peer {
         if self.queue.len() >= QUEUE_MAX {
             return false;
         }
-        if let Some(before) = self.last_request.replace(now) {
-            report.inter_arrival.record(now - before);
+        match self.last_request.replace(now) {
+            Some(before) => report.inter_arrival.record(now - before),
+            None => {
+                shared.first_request.get_or_init(|| now);
+            }
         }
         self.queue.push_back(Item::Block { header: codec::piece_header(piece, begin, len), payload });
         report.depth_max = report.depth_max.max(self.queue.len());

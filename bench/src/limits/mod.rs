@@ -1,8 +1,8 @@
 //! `ccbt-bench limits`: sets rate limits and measures what they come to.
 //!
-//! Role: options, the order of runs, and the verdict. For each direction, number of shards and number of peers an unlimited
-//! run tells what the machine can do; limits above 90 % of that are not judged. Invariant: one client runs at a time; nothing
-//! is left behind, neither process nor file.
+//! Role: options, the order of runs, and the verdict. For each direction, number of shards and number of peers an
+//! unlimited run tells what the machine can do; limits above 90 % of that are not judged. Invariant: one client runs
+//! at a time; nothing is left behind, neither process nor file.
 
 mod report;
 mod run;
@@ -34,7 +34,7 @@ pub struct LimitsArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,2")]
     shards: Vec<u16>,
     /// Numbers of synthetic peers, each with an address of its own
-    #[arg(long, value_delimiter = ',', default_value = "1,50", value_parser = clap::value_parser!(u32).range(1..=MAX_PEERS as i64))]
+    #[arg(long, value_delimiter = ',', default_value = "1,50", value_parser = peer_count())]
     peers: Vec<u32>,
     /// Which way the data goes
     #[arg(long, value_enum, default_value_t = Mode::Both)]
@@ -57,6 +57,10 @@ pub struct LimitsArgs {
     /// Also write everything to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+fn peer_count() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MAX_PEERS as i64)
 }
 
 /// Measures and prints; false if a limit that the machine can reach is missed by more than the tolerance.

@@ -1,7 +1,8 @@
 //! One measurement: a client with a limit moves bytes, and the slope of its own counters is taken.
 //!
-//! The counters are those of its `progress` events, which tell payload; 0.08 % more are counted by the limit (headers of
-//! blocks). What the far end of a socket sees would not do: at low rates, buffers in the kernel hold more than is measured.
+//! The counters are those of its `progress` events, which tell payload; 0.08 % more are counted by the limit (headers
+//! of blocks). What the far end of a socket sees would not do: at low rates, buffers in the kernel hold more than is
+//! measured.
 
 use std::fs::{self, File};
 use std::io::Read;

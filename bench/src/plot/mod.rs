@@ -1,7 +1,7 @@
 //! Charts of results as SVG files: groups of marks in panels that share one vertical axis.
 //!
-//! Role: pure, from numbers to text; `transfer::charts` says what is shown. Own code, since it is little and plotting crates
-//! bring fonts and rasterisers. Invariant: the same numbers give the same file, byte for byte.
+//! Role: pure, from numbers to text; `transfer::charts` says what is shown. Own code, since it is little and plotting
+//! crates bring fonts and rasterisers. Invariant: the same numbers give the same file, byte for byte.
 
 mod axis;
 mod svg;
@@ -95,11 +95,12 @@ impl Chart {
     /// The chart as an SVG file.
     pub fn svg(&self) -> String {
         let group_width = STEP * self.series.len() as f64 + GROUP_GAP;
-        let panel_width = |panel: &Panel| group_width * panel.groups.len() as f64;
+        let title_width = |panel: &Panel| 8.2 * panel.title.len() as f64;
+        let panel_width = |panel: &Panel| (group_width * panel.groups.len() as f64).max(title_width(panel));
         let gaps = PANEL_GAP * self.panels.len().saturating_sub(1) as f64;
         let plot_width = self.panels.iter().map(panel_width).sum::<f64>() + gaps;
-        // A chart with few groups still has room for its title.
-        let width = (LEFT + plot_width + RIGHT).max(560.0);
+        // A chart with few groups still has room for its head.
+        let width = (LEFT + plot_width + RIGHT).max(780.0);
         let mut svg = Svg::new(width, TOP + PLOT_HEIGHT + BOTTOM, &self.title);
         self.draw_head(&mut svg);
         let values = self
@@ -113,8 +114,9 @@ impl Chart {
             let right = left + panel_width(panel);
             draw_grid(&mut svg, &axis, (left, right), nth == 0);
             text(&mut svg, ((left + right) / 2.0, TOP - 12.0), Anchor::Middle, 13.0, true, &panel.title);
+            let room = (right - left) / panel.groups.len().max(1) as f64;
             for (nth, group) in panel.groups.iter().enumerate() {
-                self.draw_group(&mut svg, &axis, left + group_width * nth as f64, group_width, group);
+                self.draw_group(&mut svg, &axis, left + room * (nth as f64 + 0.5), group);
             }
             left = right + PANEL_GAP;
         }
@@ -142,11 +144,12 @@ impl Chart {
         }
     }
 
-    fn draw_group(&self, svg: &mut Svg, axis: &Axis, left: f64, width: f64, group: &Group) {
+    fn draw_group(&self, svg: &mut Svg, axis: &Axis, middle: f64, group: &Group) {
         let bottom = TOP + PLOT_HEIGHT;
-        text(svg, (left + width / 2.0, bottom + 20.0), Anchor::Middle, 12.0, false, &group.label);
+        text(svg, (middle, bottom + 20.0), Anchor::Middle, 12.0, false, &group.label);
+        let left = middle - STEP * self.series.len() as f64 / 2.0;
         for (nth, (value, series)) in group.values.iter().zip(&self.series).enumerate() {
-            let x = left + GROUP_GAP / 2.0 + STEP * (nth as f64 + 0.5);
+            let x = left + STEP * (nth as f64 + 0.5);
             match (value, self.style) {
                 (None, _) => text(svg, (x, bottom - 5.0), Anchor::Middle, 10.0, false, "–"),
                 (Some(value), Style::Bars) => self.draw_bar(svg, axis, x, *value, series.colour),

@@ -32,7 +32,11 @@ impl Svg {
         let (width, height) = (Number(width), Number(height));
         let mut svg = Self { out: String::new() };
         svg.push(format_args!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" font-family="{FONTS}">"#
+            concat!(
+                r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" height="{}" "#,
+                r#"role="img" font-family="{}">"#
+            ),
+            width, height, width, height, FONTS
         ));
         svg.push(format_args!("<title>{}</title>", escaped(title)));
         svg.push(format_args!(r##"<rect width="{width}" height="{height}" fill="#ffffff"/>"##));

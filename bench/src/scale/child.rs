@@ -15,6 +15,8 @@ use crate::error::BenchError;
 
 /// Connections that must find room: more than the bench makes.
 const CONNECTIONS: usize = 12_000;
+/// Memory for pieces: little, since how much of it the checks of the start have touched is no cost of a torrent.
+const MEMORY: usize = 16 << 20;
 
 /// Options of the hidden subcommand.
 #[derive(Args, Debug, Clone)]
@@ -40,6 +42,7 @@ pub fn run(args: &ChildArgs) -> Result<bool, BenchError> {
         port: Some(args.port),
         bind: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         max_connections: CONNECTIONS,
+        memory_bytes: MEMORY,
         ..Settings::default()
     };
     let session = Session::start(&settings).map_err(|error| failed(&error))?;

@@ -69,7 +69,7 @@ pub struct TransferArgs {
     /// Measured runs of each client, mode and number of connections [default: 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
-    /// Seconds that everything may take together [default: 280]
+    /// Seconds that everything may take together [default: 320]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     budget_s: Option<u64>,
     /// Which way the clients move the data
@@ -119,8 +119,8 @@ impl TransferArgs {
     fn scale(&self) -> Scale {
         let (size_mib, runs, budget_s) = match (self.quick, self.full) {
             (true, _) => (512, 3, 50),
-            (_, true) => (2048, 5, 1_080),
-            _ => (1024, 3, 280),
+            (_, true) => (2048, 5, 1_140),
+            _ => (1024, 3, 320),
         };
         Scale {
             size_mib: self.size_mib.unwrap_or(size_mib),
@@ -160,6 +160,13 @@ pub fn run(args: &TransferArgs) -> Result<bool, BenchError> {
     };
     let places: Vec<Place> =
         [&args.dir].into_iter().chain(&args.disk).map(place).collect::<Result<_, _>>()?;
+    if let [first, other] = &places[..]
+        && first.file_system == other.file_system
+    {
+        let what =
+            format!("--disk and --dir are both {}: their rows would have the same name", first.file_system);
+        return Err(BenchError::Usage(what));
+    }
     let groups = plan::groups(args.mode, &connections, places.len());
     let runner = Runner {
         generator_threads: args.generator_threads as usize,
@@ -283,7 +290,7 @@ mod tests {
     #[test]
     fn presets_give_way_to_what_is_asked_for() {
         let full = args("--full --runs 7").scale();
-        assert_eq!((full.size_mib, full.runs, full.budget.as_secs()), (2048, 7, 1_080));
+        assert_eq!((full.size_mib, full.runs, full.budget.as_secs()), (2048, 7, 1_140));
         let quick = args("--quick --size-mib 64").scale();
         assert_eq!((quick.size_mib, quick.runs, quick.budget.as_secs()), (64, 3, 50));
         assert_eq!(args("").scale().size_mib, 1024);

@@ -50,8 +50,8 @@ fn circumstances(report: &Report) -> String {
     );
     let _ = writeln!(
         out,
-        "* Runs: one interleaved run of everything, {} rounds in rotating order after a warm-up, {:.0} minutes; medians. Clients too \
-         slow for the time got a smaller payload, as the tables say",
+        "* Runs: one interleaved run of everything, {} rounds in rotating order after a warm-up, {:.0} minutes; \
+         medians. Clients too slow for the time got a smaller payload or fewer runs, as the tables say",
         setting.runs,
         setting.elapsed_s / 60.0
     );
@@ -150,11 +150,11 @@ fn failures(report: &Report) -> String {
 
 fn explanation() -> String {
     [
-        "* MB/s: from the first handshake to the client's own word that it is done (download), from the first dial to the last block \
-         (seed).",
+        "* MB/s: from the first request to the client's own word that it is done (download), from the first dial to \
+         the last block (seed).",
         "* synced: until `syncfs` returns, so that what waits in the page cache counts.",
-        "* CPU: user and system time of the whole client process, for a download to its end. machine: of everything but the \
-         load generator, the kernel's own threads included.",
+        "* CPU: user and system time of the whole client process, for a download to its end. machine: of everything \
+         but the load generator, the kernel's own threads included.",
         "* RSS: peak of the resident memory, mapped files included; anon: its part that is no file.",
         "* Latency: from a request to the last byte of its block. At full speed it is mostly the time in the queue.",
     ]

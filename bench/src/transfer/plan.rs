@@ -12,7 +12,9 @@ const HALVINGS_MAX: u32 = 5;
 /// Bytes that no payload goes below.
 const SIZE_MIN: u64 = 4 << 20;
 /// Seconds per GiB outside of the measured time: seeds check their data, downloads are checked and removed.
-const CHECK_S_PER_GIB: f64 = 0.8;
+const CHECK_S_PER_GIB: f64 = 0.5;
+/// A client is run once only where its shortest run takes so many times its share of the budget.
+const SHARES_MAX: f64 = 4.0;
 
 /// What clients are compared in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +65,9 @@ pub(super) fn order(groups: usize, clients: usize, round: u32) -> Vec<(usize, us
     order
 }
 
-/// What one run of the warm-up took.
+/// One run of the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Probe {
+pub(super) struct WarmUp {
     /// What it moved.
     pub(super) bytes: u64,
     /// Seconds it moved for.
@@ -74,12 +76,33 @@ pub(super) struct Probe {
     pub(super) whole_s: f64,
 }
 
+/// How long runs take, from the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Probe {
+    fixed_s: f64,
+    s_per_byte: f64,
+}
+
 impl Probe {
+    /// From one run: as if the transfer took no time to get going.
+    pub(super) fn of(run: WarmUp) -> Self {
+        let s_per_byte = run.transfer_s / run.bytes as f64;
+        Self { fixed_s: (run.whole_s - run.transfer_s).max(0.0), s_per_byte }
+    }
+
+    /// From a second, longer run too, which tells what is lost at the start of each.
+    pub(super) fn of_two(short: WarmUp, long: WarmUp) -> Self {
+        let average = long.transfer_s / long.bytes as f64;
+        let slope = (long.transfer_s - short.transfer_s) / (long.bytes - short.bytes) as f64;
+        // Chance may make the longer one the shorter one.
+        let s_per_byte = slope.clamp(average / 5.0, average);
+        Self { fixed_s: (long.whole_s - s_per_byte * long.bytes as f64).max(0.0), s_per_byte }
+    }
+
     /// Seconds that a run with `bytes` will probably take.
-    fn estimate(&self, bytes: u64) -> f64 {
-        let more = bytes.saturating_sub(self.bytes) as f64 / f64::from(1 << 30);
-        let ratio = bytes as f64 / self.bytes as f64;
-        (self.whole_s - self.transfer_s).max(0.0) + CHECK_S_PER_GIB * more + self.transfer_s * ratio
+    pub(super) fn estimate(&self, bytes: u64) -> f64 {
+        let gib = bytes as f64 / f64::from(1 << 30);
+        self.fixed_s + self.s_per_byte * bytes as f64 + CHECK_S_PER_GIB * gib
     }
 }
 
@@ -94,8 +117,8 @@ pub(super) struct Candidate {
 /// What the measured rounds will be.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rounds {
-    /// How many; fewer than wanted if even the smallest payloads would take too long.
-    pub(super) runs: u32,
+    /// How many for each candidate; fewer than wanted if even the smallest payloads would take too long.
+    pub(super) runs: Vec<u32>,
     /// Bytes for each candidate.
     pub(super) bytes: Vec<u64>,
 }
@@ -107,9 +130,14 @@ fn sizes(largest: u64) -> impl Iterator<Item = u64> {
         .take_while(move |&size| size == largest || (size >= SIZE_MIN && size.is_multiple_of(1 << 20)))
 }
 
-/// The smallest payload there can be: that of the warm-up.
+/// The smallest payload there can be: that of the first warm-up.
 pub(super) fn smallest(largest: u64) -> u64 {
     sizes(largest).last().unwrap_or(largest)
+}
+
+/// The payload of the second warm-up: four times the smallest, and what the client has to move in any case.
+pub(super) fn second(largest: u64, least: u64) -> u64 {
+    (smallest(largest) * 4).max(least).min(largest)
 }
 
 /// Gives all candidates about the same time: the largest payload with which a run stays below a limit, and the
@@ -123,21 +151,30 @@ pub(super) fn fit(candidates: &[Candidate], largest: u64, runs: u32, budget_s: f
         };
         candidates.iter().map(one).collect()
     };
-    let round_s = |bytes: &[u64]| -> f64 {
-        candidates.iter().zip(bytes).map(|(candidate, &bytes)| candidate.probe.estimate(bytes)).sum()
+    let share_s = budget_s / (f64::from(runs) * candidates.len().max(1) as f64);
+    let shortest_s =
+        |candidate: &Candidate| candidate.probe.estimate(smallest(largest).max(candidate.least.min(largest)));
+    let runs_of = |candidate: &Candidate| {
+        if shortest_s(candidate) > SHARES_MAX * share_s { 1 } else { runs }
+    };
+    let repeated: Vec<u32> = candidates.iter().map(runs_of).collect();
+    let all_s = |bytes: &[u64]| -> f64 {
+        let all = candidates.iter().zip(bytes).zip(&repeated);
+        all.map(|((candidate, &bytes), &runs)| candidate.probe.estimate(bytes) * f64::from(runs)).sum()
     };
     let mut limits: Vec<f64> = candidates
         .iter()
         .flat_map(|candidate| sizes(largest).map(|size| candidate.probe.estimate(size)))
         .collect();
     limits.sort_by(f64::total_cmp);
-    let fitting = |bytes: &Vec<u64>| round_s(bytes) * f64::from(runs) <= budget_s;
+    let fitting = |bytes: &Vec<u64>| all_s(bytes) <= budget_s;
     if let Some(bytes) = limits.iter().rev().map(|&limit| choose(limit)).find(fitting) {
-        return Rounds { runs, bytes };
+        return Rounds { runs: repeated, bytes };
     }
     let bytes = choose(0.0);
-    let fit = (budget_s / round_s(&bytes).max(f64::MIN_POSITIVE)) as u32;
-    Rounds { runs: fit.clamp(1, runs), bytes }
+    let part = budget_s / all_s(&bytes).max(f64::MIN_POSITIVE);
+    let fewer = |&runs: &u32| ((f64::from(runs) * part) as u32).clamp(1, runs);
+    Rounds { runs: repeated.iter().map(fewer).collect(), bytes }
 }
 
 #[cfg(test)]
@@ -149,7 +186,7 @@ mod tests {
     fn candidate(mb_per_s: f64, least: u64) -> Candidate {
         let bytes = 16 * MIB;
         let transfer_s = bytes as f64 / 1e6 / mb_per_s;
-        Candidate { probe: Probe { bytes, transfer_s, whole_s: transfer_s + 0.5 }, least }
+        Candidate { probe: Probe::of(WarmUp { bytes, transfer_s, whole_s: transfer_s + 0.5 }), least }
     }
 
     #[test]
@@ -180,6 +217,22 @@ mod tests {
     }
 
     #[test]
+    fn two_warm_ups_tell_the_start_from_the_rate() {
+        let run =
+            |mib: u64, transfer_s: f64| WarmUp { bytes: mib * MIB, transfer_s, whole_s: transfer_s + 1.0 };
+        let is_near = |probe: Probe, mib: u64, seconds: f64| {
+            let rest = probe.estimate(mib * MIB) - CHECK_S_PER_GIB * mib as f64 / 1024.0;
+            assert!((rest - seconds).abs() < 1e-6, "{rest} instead of {seconds}");
+        };
+        // Two seconds to get going, then 100 MiB/s.
+        let (short, long) = (run(100, 3.0), run(400, 6.0));
+        is_near(Probe::of_two(short, long), 1000, 13.0);
+        is_near(Probe::of(short), 1000, 31.0);
+        // A lucky long one: not faster than five times its average.
+        is_near(Probe::of_two(run(100, 9.0), long), 1600, 7.0 - 1.2 + 4.8);
+    }
+
+    #[test]
     fn sizes_are_whole_mib_and_not_tiny() {
         assert_eq!(smallest(2048 * MIB), 64 * MIB);
         assert_eq!(sizes(8 * MIB).collect::<Vec<_>>(), [8 * MIB, 4 * MIB]);
@@ -191,14 +244,14 @@ mod tests {
     fn a_large_budget_gives_everybody_everything() {
         let candidates = [candidate(2_000.0, 0), candidate(10.0, 0)];
         let rounds = fit(&candidates, 1024 * MIB, 5, 1e6);
-        assert_eq!(rounds, Rounds { runs: 5, bytes: vec![1024 * MIB; 2] });
+        assert_eq!(rounds, Rounds { runs: vec![5; 2], bytes: vec![1024 * MIB; 2] });
     }
 
     #[test]
     fn slow_clients_get_less_and_the_budget_holds() {
         let candidates = [candidate(2_000.0, 0), candidate(400.0, 0), candidate(20.0, 0)];
         let rounds = fit(&candidates, 2048 * MIB, 5, 60.0);
-        assert_eq!(rounds.runs, 5);
+        assert_eq!(rounds.runs, [5, 5, 5]);
         assert_eq!(rounds.bytes[0], 2048 * MIB, "the fast one loses nothing");
         assert!(rounds.bytes[2] < rounds.bytes[1], "{:?}", rounds.bytes);
         let time: f64 =
@@ -217,8 +270,17 @@ mod tests {
     fn too_little_time_means_fewer_rounds_but_one() {
         let candidates = [candidate(1.0, 0)];
         let one = candidates[0].probe.estimate(smallest(1024 * MIB));
-        assert_eq!(fit(&candidates, 1024 * MIB, 5, one * 2.5).runs, 2);
-        assert_eq!(fit(&candidates, 1024 * MIB, 5, 0.0).runs, 1);
-        assert_eq!(fit(&[], 1024 * MIB, 5, 1.0).runs, 5);
+        assert_eq!(fit(&candidates, 1024 * MIB, 5, one * 2.5).runs, [2]);
+        assert_eq!(fit(&candidates, 1024 * MIB, 5, 0.0).runs, [1]);
+        assert!(fit(&[], 1024 * MIB, 5, 1.0).runs.is_empty());
+    }
+
+    #[test]
+    fn one_far_too_slow_client_is_run_once() {
+        let mut candidates = vec![candidate(2_000.0, 0); 9];
+        candidates.push(candidate(2.0, 0));
+        let rounds = fit(&candidates, 1024 * MIB, 3, 100.0);
+        assert_eq!(rounds.runs, [3, 3, 3, 3, 3, 3, 3, 3, 3, 1]);
+        assert_eq!(rounds.bytes[0], 1024 * MIB, "the others lose nothing");
     }
 }

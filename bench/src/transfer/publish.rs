@@ -142,13 +142,18 @@ mod tests {
     #[test]
     fn published_pages_are_made_from_the_published_json() {
         let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let report = read(&home.join("results/transfer.json")).expect("the published results");
+        let json = home.join("results/transfer.json");
+        let readme = fs::read_to_string(home.join("../README.md")).expect("the README");
+        if !json.exists() {
+            assert!(readme.contains(&format!("{BEGIN}\n{END}")), "README.md: a headline without results");
+            return;
+        }
+        let report = read(&json).expect("the published results");
         let again = "run: cargo run -p ccbt-bench -- report bench/results/transfer.json --readme README.md";
         for (name, text) in pages(&report) {
             let published = fs::read_to_string(home.join("results").join(&name)).unwrap_or_default();
             assert!(published == text, "{name} is not made from transfer.json; {again}");
         }
-        let readme = fs::read_to_string(home.join("../README.md")).expect("the README");
         let fresh = with_headline(&readme, &report, "bench/results").expect("the README has the marks");
         assert!(readme == fresh, "README.md's headline is not made from transfer.json; {again}");
     }

@@ -1,7 +1,7 @@
 //! From single runs to medians, and the JSON that holds both.
 //!
-//! Role: pure arithmetic on what `transfer::run` measured; `table` and `publish` show it. Invariant: what is shown comes from
-//! the JSON's `summary`, so that pages can be made again from the file. MB are 10^6 bytes, GiB 2^30.
+//! Role: pure arithmetic on what `transfer::run` measured; `table` and `publish` show it. Invariant: what is shown comes
+//! from the JSON's `summary`, so that pages can be made again from the file. MB are 10^6 bytes, GiB 2^30.
 
 use serde::{Deserialize, Serialize};
 

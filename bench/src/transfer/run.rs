@@ -1,10 +1,11 @@
 //! One run: start a client, move the whole torrent, measure, check, clean up.
 //!
-//! The clock of a download runs from the first handshake at the synthetic seeder to the client's own word that it is
-//! done; that of a seeding run from the leecher's first dial to its last block, after the client has shown that it is
-//! ready. The client's CPU time is counted from the same moment: to its end for a download (work left to do at the
-//! end is work all the same), to the last block for a seeding run. On a disk a second clock runs until `syncfs`
-//! returns: some clients are done when the page cache has everything, others when the disk has.
+//! The clock of a download runs from the first request at the synthetic seeder (transmission takes seconds from its
+//! handshakes to that, which say nothing about its speed) to the client's own word that it is done; that of a seeding
+//! run from the leecher's first dial to its last block, after the client has shown that it is ready. The client's CPU
+//! time is counted from the same moment: to its end for a download (work left to do at the end is work all the same),
+//! to the last block for a seeding run. On a disk a second clock runs until `syncfs` returns: some clients are done
+//! when the page cache has everything, others when the disk has.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -179,7 +180,7 @@ impl Runner {
         let mut before = None;
         for look in 0u32.. {
             if before.is_none()
-                && let Some(started) = seeder.first_handshake()
+                && let Some(started) = seeder.first_request()
             {
                 before = Some((started, running.process.cpu_now(), busy_of_others()));
             }
@@ -189,7 +190,9 @@ impl Runner {
             if running.is_done()? {
                 let done = Instant::now();
                 let (started, cpu_before, busy_before) = before.ok_or_else(|| {
-                    BenchError::Client("the client says it is done, but never connected to a peer".into())
+                    BenchError::Client(
+                        "the client says it is done, but never asked a peer for anything".into(),
+                    )
                 })?;
                 let seconds = (done - started).as_secs_f64();
                 return Ok(Watched { started, seconds, cpu_before, busy_before });

@@ -13,6 +13,7 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("network.pipeline_depth_max", "99", "ceiling: 99"),
     ("network.request_timeout_min", "11s", "request_timeout_min: 11s"),
     ("network.request_timeout_max", "77s", "request_timeout_max: 77s"),
+    ("network.zero_copy_send", "on", "zero_copy_send: On"),
     ("disk.output", "/srv/out", "output: \"/srv/out\""),
     ("disk.move_completed", "/srv/done", "move_completed: Some(\"/srv/done\")"),
     ("disk.preallocate", "full", "preallocate: Full"),

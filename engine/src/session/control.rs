@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
-use ccbt_shards::messages::{CacheStats, Event, FromShard, TorrentStatus};
+use ccbt_shards::messages::{CacheStats, Event, FromShard, ShardStats, TorrentStatus};
 use crossbeam_channel::Receiver;
 
 use super::error::AddError;
@@ -23,6 +23,8 @@ struct Inner {
     subscribers: Vec<Weak<Queue>>,
     /// By number of shard.
     caches: BTreeMap<usize, CacheStats>,
+    /// By number of shard.
+    shards: BTreeMap<usize, ShardStats>,
     next_key: u32,
     stopping: bool,
     ended: bool,
@@ -64,6 +66,11 @@ impl Registry {
     /// How the shards' read caches do, in the shards' order.
     pub(super) fn caches(&self) -> Vec<CacheStats> {
         self.lock().caches.values().copied().collect()
+    }
+
+    /// What the shards have done, in their order.
+    pub(super) fn shards(&self) -> Vec<ShardStats> {
+        self.lock().shards.values().copied().collect()
     }
 
     /// A new subscriber; closed at once when the session has ended.
@@ -112,6 +119,10 @@ impl Registry {
             }
             FromShard::Cache(shard, stats) => {
                 self.lock().caches.insert(shard, stats);
+                return;
+            }
+            FromShard::Work(shard, stats) => {
+                self.lock().shards.insert(shard, stats);
                 return;
             }
             FromShard::Stopped { .. } => return,

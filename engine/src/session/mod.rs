@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use ccbt_protocol::ids::PeerId;
 use ccbt_protocol::rate::TorrentLimits;
-use ccbt_shards::messages::{CacheStats, TorrentStatus};
+use ccbt_shards::messages::{CacheStats, ShardStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 use crossbeam_channel::{Receiver, bounded};
@@ -175,7 +175,7 @@ impl Session {
     }
 }
 
-/// The read caches of a session. Outlives the session, then as a record of the last numbers.
+/// The read caches and counters of a session's shards. Outlives the session, then as a record of the last numbers.
 #[derive(Clone, Debug)]
 pub struct CacheHandle {
     registry: Arc<Registry>,
@@ -185,6 +185,11 @@ impl CacheHandle {
     /// Of each shard, in their order, as told a moment ago.
     pub fn stats(&self) -> Vec<CacheStats> {
         self.registry.caches()
+    }
+
+    /// What each shard has done, in their order, as told a moment ago.
+    pub fn shards(&self) -> Vec<ShardStats> {
+        self.registry.shards()
     }
 }
 

@@ -17,6 +17,7 @@ use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
@@ -68,6 +69,8 @@ pub struct Settings {
     pub sync: SyncConfig,
     /// Certificate authorities to trust for HTTPS trackers besides the system's: contents of PEM files.
     pub tracker_roots_pem: Vec<Vec<u8>>,
+    /// When payload is sent without a copy in the kernel.
+    pub zero_copy_send: ZeroCopySend,
 }
 
 impl Default for Settings {
@@ -89,6 +92,7 @@ impl Default for Settings {
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
             tracker_roots_pem: Vec::new(),
+            zero_copy_send: ZeroCopySend::default(),
         }
     }
 }
@@ -149,6 +153,7 @@ impl Settings {
             up_limit: self.up_limit,
             count_overhead: self.count_overhead,
             sync: self.sync,
+            zero_copy_send: self.zero_copy_send,
         }
     }
 }
@@ -288,6 +293,7 @@ mod tests {
             count_overhead: true,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
             tracker_roots_pem: vec![vec![3]],
+            zero_copy_send: ZeroCopySend::On,
             ..Settings::default()
         };
         let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
@@ -301,6 +307,7 @@ mod tests {
         assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
         assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
         assert_eq!(config.sync, settings.sync);
+        assert_eq!(config.zero_copy_send, ZeroCopySend::On);
         assert_eq!(config.tracker.extra_roots_pem, [[3]]);
     }
 

@@ -178,6 +178,7 @@ fn verified_pieces_wait_for_the_disk_and_are_written_when_it_is_back() {
         buf.as_mut_slice().copy_from_slice(&whole[piece * PIECE..][..PIECE]);
         rig.shard.pieces += 1;
         rig.shard.homes[0].busy += 1;
+        rig.shard.homes[0].backlog.pieces += 1;
         rig.shard.on_written(0, PieceIndex(piece as u32), buf, Err(error(Op::Write, ENOSPC)));
     }
     assert_eq!(rig.have(), [0, 3]);
@@ -200,6 +201,7 @@ fn pieces_that_a_disk_does_not_take_leave_memory_to_others() {
         let buf = rig.shard.partition.alloc(PIECE as u32, 0).unwrap();
         rig.shard.pieces += 1;
         rig.shard.homes[0].busy += 1;
+        rig.shard.homes[0].backlog.pieces += 1;
         rig.shard.on_written(0, PieceIndex(piece), buf, Err(error(Op::Write, ENOSPC)));
     }
     rig.shard.starved.push(0);

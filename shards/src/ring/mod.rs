@@ -17,6 +17,7 @@ mod recv;
 mod send;
 mod socket;
 mod user_data;
+mod zero_copy;
 
 pub use live::{LivePiece, PiecePin};
 pub use recv::{Places, was_cancelled};
@@ -34,8 +35,10 @@ use ccbt_storage::doorbell::Doorbell;
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
-use self::socket::Socket;
+use self::socket::{Ends, Socket};
 use self::user_data::{Op, UserData};
+use self::zero_copy::ZeroCopy;
+use crate::zero_copy::ZeroCopySend;
 
 /// Submission entries; the completion queue has four times as many, and the kernel keeps what overflows (NODROP).
 const ENTRIES: u32 = 1024;
@@ -60,6 +63,8 @@ pub enum Event {
     Sent(SocketKey, io::Result<usize>),
     /// A socket that was [`SocketRing::close`]d has no operation left and is gone.
     Closed(SocketKey),
+    /// Memory that sends without a copy had held is free.
+    Released,
     /// The doorbell was rung.
     Bell,
 }
@@ -74,6 +79,7 @@ pub struct SocketRing {
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
+    zero_copy: ZeroCopy,
     /// When the timeout in flight ends the wait.
     timeout_at: Option<Instant>,
     /// Completions of any kind since the start, for metrics.
@@ -97,6 +103,7 @@ impl SocketRing {
             completions: VecDeque::new(),
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
+            zero_copy: ZeroCopy::new(ZeroCopySend::Off, 0),
             timeout_at: None,
             completed: 0,
             enters: 0,
@@ -202,7 +209,7 @@ impl SocketRing {
 
     /// Whether [`SocketRing::next_event`] has something to tell.
     pub fn has_events(&self) -> bool {
-        !self.completions.is_empty() || !self.closed.is_empty()
+        !self.completions.is_empty() || !self.closed.is_empty() || self.zero_copy.released
     }
 
     /// The next thing that happened; `None` when all is told.
@@ -211,12 +218,16 @@ impl SocketRing {
             if let Some(key) = self.closed.pop_front() {
                 return Some(Event::Closed(key));
             }
+            if std::mem::take(&mut self.zero_copy.released) {
+                return Some(Event::Released);
+            }
             let (data, result, flags) = self.completions.pop_front()?;
             self.completed += 1;
             let data = UserData::unpack(data);
             let event = match data.op {
                 Op::Accept => self.accept_done(data.index, result, flags),
                 Op::Connect | Op::Recv | Op::Send | Op::Watch => self.socket_done(data, result, flags),
+                Op::SendZc => self.zero_copy_done(data.index, result, flags),
                 Op::Bell => {
                     if !io_uring::cqueue::more(flags) {
                         self.arm_bell();
@@ -257,7 +268,10 @@ impl SocketRing {
                 Some(Event::Readable(key))
             }
             Op::Send => match socket.send_done(result) {
-                Some(done) => Some(Event::Sent(key, done)),
+                Some(done) => {
+                    self.finish_batch(key);
+                    Some(Event::Sent(key, done))
+                }
                 None => {
                     self.submit_send(key);
                     None
@@ -335,19 +349,26 @@ impl SocketRing {
     }
 
     fn cancel(&mut self, op: Op, key: SocketKey) {
-        let target = UserData::new(op, key.generation, key.index).pack();
+        let send = &self.socket(key).send;
+        let target = match send.hold {
+            Some(hold) if op == Op::Send && send.is_zero_copy => UserData::new(Op::SendZc, 0, hold),
+            _ => UserData::new(op, key.generation, key.index),
+        };
+        let target = target.pack();
         self.push(opcode::AsyncCancel::new(target).build(), UserData::new(Op::Cancel, 0, 0));
     }
 
     fn retire(&mut self, key: SocketKey) {
+        self.finish_batch(key);
         let socket = self.sockets.remove(key.index as usize);
         assert!(!socket.busy(), "a socket freed under an operation");
+        self.zero_copy.linger(key, socket.into_fd());
         self.closed.push_back(key);
     }
 
     /// The connected socket out of the ring again, to hand it to another shard; `None` while an operation is in flight.
     pub fn take(&mut self, key: SocketKey) -> Option<OwnedFd> {
-        if self.socket(key).busy() {
+        if self.socket(key).busy() || self.zero_copy.holds_for(key) {
             return None;
         }
         Some(self.sockets.remove(key.index as usize).into_fd())
@@ -361,10 +382,14 @@ impl Drop for SocketRing {
         for key in keys {
             self.close(key);
         }
-        for _ in 0..1000 {
+        for round in 0..1000 {
             while self.next_event().is_some() {}
-            if self.sockets.is_empty() {
+            if self.sockets.is_empty() && self.zero_copy.is_idle() {
                 return;
+            }
+            // Peers have a moment to take the last bytes.
+            if round % 100 == 99 {
+                self.reset_late();
             }
             if self.wait(Duration::from_millis(5)).is_err() {
                 break;
@@ -372,6 +397,7 @@ impl Drop for SocketRing {
         }
         // The kernel still owns that memory: leaking it is the only sound thing left.
         std::mem::forget(std::mem::take(&mut self.sockets));
+        self.zero_copy.leak();
     }
 }
 

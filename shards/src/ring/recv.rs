@@ -91,6 +91,11 @@ impl RecvOp {
         }
     }
 
+    #[cfg(test)]
+    pub fn scratch_len(&self) -> usize {
+        self.receiver.scratch_len()
+    }
+
     fn scatter(&mut self, places: &impl Places, max_bytes: usize) {
         self.iovecs.clear();
         let mut left = max_bytes.max(1);

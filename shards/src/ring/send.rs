@@ -7,7 +7,9 @@ use ccbt_storage::arena::PieceBuf;
 use io_uring::{opcode, types};
 
 use super::user_data::{Op, UserData};
+use super::zero_copy::REPORT_USAGE;
 use super::{SocketKey, SocketRing};
+use crate::zero_copy::ZeroCopyConn;
 
 /// Most payload parts of one batch; with a header before each this stays below the kernel's 1024 iovecs.
 pub const MAX_PARTS: usize = 64;
@@ -59,7 +61,12 @@ impl SendBatch {
         self.parts.len() >= 2 * MAX_PARTS
     }
 
-    fn clear(&mut self) {
+    /// Whether there is anything but messages.
+    fn has_payload(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Slot { .. }))
+    }
+
+    pub(super) fn clear(&mut self) {
         self.head.clear();
         self.parts.clear();
         self.len = 0;
@@ -77,13 +84,43 @@ pub struct SendOp {
     sent: usize,
     header: libc::msghdr,
     iovecs: Vec<libc::iovec>,
+    /// What was learnt about sending without a copy.
+    pub zero_copy: ZeroCopyConn,
+    /// Where the batch goes when parts of it were sent without a copy.
+    pub hold: Option<u32>,
+    /// The send in flight is one without a copy.
+    pub is_zero_copy: bool,
+    /// The kernel would not send without a copy: the same again with one.
+    pub refused: bool,
 }
 
 impl SendOp {
     pub fn new() -> Self {
         // SAFETY: all-zero is a valid msghdr (null pointers, zero lengths).
         let header = unsafe { std::mem::zeroed() };
-        Self { in_flight: false, batch: SendBatch::default(), sent: 0, header, iovecs: Vec::new() }
+        Self {
+            in_flight: false,
+            batch: SendBatch::default(),
+            sent: 0,
+            header,
+            iovecs: Vec::new(),
+            zero_copy: ZeroCopyConn::Unknown,
+            hold: None,
+            is_zero_copy: false,
+            refused: false,
+        }
+    }
+
+    pub fn batch_len(&self) -> usize {
+        self.batch.len
+    }
+
+    pub fn has_payload(&self) -> bool {
+        self.batch.has_payload()
+    }
+
+    pub fn replace_batch(&mut self, by: SendBatch) -> SendBatch {
+        std::mem::replace(&mut self.batch, by)
     }
 
     /// Lays the unsent rest of the batch out as iovecs.
@@ -108,10 +145,12 @@ impl SendOp {
         self.header.msg_iovlen = self.iovecs.len();
     }
 
-    /// Takes in a completion; `None` when a rest must be submitted.
+    /// Takes in a completion; `None` when a rest must be submitted. The batch stays until it is taken away.
     pub fn done(&mut self, result: io::Result<usize>) -> Option<io::Result<usize>> {
         self.in_flight = false;
+        self.is_zero_copy = false;
         let result = match result {
+            Err(_) if std::mem::take(&mut self.refused) => return None,
             Ok(n) => {
                 self.sent += n;
                 if n > 0 && self.sent < self.batch.len {
@@ -122,7 +161,6 @@ impl SendOp {
             Err(error) => Err(error),
         };
         self.sent = 0;
-        self.batch.clear();
         Some(result)
     }
 }
@@ -148,15 +186,35 @@ impl SocketRing {
     }
 
     pub(super) fn submit_send(&mut self, key: SocketKey) {
-        let socket = self.socket(key);
+        let socket = &mut **self.sockets.get_mut(key.index as usize).expect("a socket that is gone");
         if socket.closing {
             return;
         }
         socket.send.gather();
         socket.send.in_flight = true;
         let fd = types::Fd(socket.raw_fd());
-        let entry =
-            opcode::SendMsg::new(fd, &raw const socket.send.header).flags(libc::MSG_NOSIGNAL as u32).build();
-        self.push(entry, UserData::new(Op::Send, key.generation, key.index));
+        let (send, ends) = socket.send_and_ends();
+        let hold = self.zero_copy.begin(key, send, ends);
+        socket.send.is_zero_copy = hold.is_some();
+        let header = &raw const socket.send.header;
+        // MSG_WAITALL: the kernel sends what the socket buffer had no room for when there is, without asking us.
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+        let Some(hold) = hold else {
+            let entry = opcode::SendMsg::new(fd, header).flags(flags).build();
+            return self.push(entry, UserData::new(Op::Send, key.generation, key.index));
+        };
+        let entry = opcode::SendMsgZc::new(fd, header).ioprio(REPORT_USAGE).flags(flags).build();
+        #[cfg(test)]
+        let entry = if self.zero_copy.fault.is_some() { opcode::Nop::new().build() } else { entry };
+        self.push(entry, UserData::new(Op::SendZc, 0, hold));
+    }
+
+    /// The batch of a send that is over, or will not go on: reused, or held until the kernel needs it no more.
+    pub(super) fn finish_batch(&mut self, key: SocketKey) {
+        let send = &mut self.sockets[key.index as usize].send;
+        match send.hold.take() {
+            Some(hold) => self.zero_copy.keep(hold, send),
+            None => send.batch.clear(),
+        }
     }
 }

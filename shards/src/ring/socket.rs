@@ -1,7 +1,8 @@
 //! One socket with the memory of its operations. Boxed, so that addresses hold while the slab grows.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::recv::RecvOp;
 use super::send::SendOp;
@@ -25,6 +26,9 @@ impl SocketKey {
         Self { index, generation: 0 }
     }
 }
+
+/// Local and remote address of a connection, if it has them.
+pub type Ends = Option<(IpAddr, IpAddr)>;
 
 /// At most one receive, one send and one connect are in flight.
 pub struct Socket {
@@ -70,7 +74,24 @@ impl Socket {
         self.send.done(result)
     }
 
+    /// Local and remote address.
+    pub fn ends(&self) -> Ends {
+        ends_of(self.fd.as_fd())
+    }
+
+    /// The send, and what tells the addresses.
+    pub fn send_and_ends(&mut self) -> (&mut SendOp, impl FnOnce() -> Ends + '_) {
+        let fd = self.fd.as_fd();
+        (&mut self.send, move || ends_of(fd))
+    }
+
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
+}
+
+fn ends_of(fd: BorrowedFd<'_>) -> Ends {
+    let socket = socket2::SockRef::from(&fd);
+    let (local, remote) = (socket.local_addr().ok()?, socket.peer_addr().ok()?);
+    Some((local.as_socket()?.ip(), remote.as_socket()?.ip()))
 }

@@ -13,11 +13,14 @@ use ccbt_protocol::wire::receiver::Sink;
 use ccbt_storage::arena::Partition;
 use ccbt_storage::doorbell::Doorbell;
 
+use super::recv::{IDLE_SCRATCH_LEN, SCRATCH_LEN};
 use super::*;
 
 /// Bounds a hang; never a measure of speed.
 const PATIENCE: Duration = Duration::from_secs(20);
 const BLOCK: u32 = 16 * 1024;
+
+mod zero_copy;
 
 struct Table(HashMap<PieceIndex, LivePiece>);
 
@@ -322,15 +325,46 @@ fn parking_again_and_again_loses_no_wake_up() {
 }
 
 #[test]
+fn an_idle_connection_holds_little_memory_and_a_busy_one_much() {
+    let mut ring = ring();
+    let (key, mut theirs) = pair(&mut ring);
+    let (_partition, mut table) = table(1, 1);
+    // Receives `stream`, of which nothing or the first block is expected; bytes of scratch while that is in flight.
+    let mut receive = |stream: &[u8], expected: &[Block]| {
+        theirs.write_all(stream).unwrap();
+        ring.recv(key, expected.iter().copied(), &table, usize::MAX, false);
+        let scratch = ring.socket(key).recv.scratch_len();
+        let Event::Received(_, result) = next(&mut ring) else { panic!("no receive") };
+        let mut taker = Taker { table: &mut table, ended: Vec::new(), messages: 0 };
+        ring.receiver(key).commit(result.unwrap(), &mut Vec::new(), &mut taker).unwrap();
+        scratch
+    };
+    let keep_alive = [0; 4];
+    assert_eq!(receive(&keep_alive, &[]), IDLE_SCRATCH_LEN);
+    assert_eq!(receive(&[0; 300], &[]), IDLE_SCRATCH_LEN);
+    assert_eq!(receive(&[], &[]), SCRATCH_LEN, "the last one was too small");
+    let large: Vec<usize> = (0..6).map(|_| receive(&keep_alive, &[])).collect();
+    let (many, few) = (SCRATCH_LEN, IDLE_SCRATCH_LEN);
+    assert_eq!(large, [many, many, many, few, few, few]);
+    assert_eq!(receive(&keep_alive, &blocks(0, 1)), SCRATCH_LEN, "a block is expected");
+}
+
+#[test]
 fn a_watch_ends_when_there_is_something_and_a_receive_at_once_does_not_wait() {
     let mut ring = ring();
     let (key, mut peer) = pair(&mut ring);
-    let table = Table(HashMap::new());
+    let mut table = Table(HashMap::new());
+    // Each plan has its commit.
+    let commit = |ring: &mut SocketRing, table: &mut Table, n| {
+        let mut taker = Taker { table, ended: Vec::new(), messages: 0 };
+        ring.receiver(key).commit(n, &mut Vec::new(), &mut taker).unwrap();
+    };
     ring.recv(key, std::iter::empty(), &table, usize::MAX, true);
     match next(&mut ring) {
         Event::Received(_, Err(error)) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
         other => panic!("{other:?}"),
     }
+    commit(&mut ring, &mut table, 0);
     assert!(!ring.has_bytes(key));
     ring.watch(key);
     assert!(ring.is_reading(key) && !ring.is_receiving(key));
@@ -342,6 +376,7 @@ fn a_watch_ends_when_there_is_something_and_a_receive_at_once_does_not_wait() {
     // No more than asked, and the rest is known to be there.
     ring.recv(key, std::iter::empty(), &table, 4, true);
     assert!(matches!(next(&mut ring), Event::Received(_, Ok(4))));
+    commit(&mut ring, &mut table, 4);
     assert!(ring.has_bytes(key));
     ring.watch(key);
     assert!(matches!(next(&mut ring), Event::Readable(_)));

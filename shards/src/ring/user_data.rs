@@ -16,6 +16,8 @@ pub enum Op {
     Timeout,
     Cancel,
     Watch,
+    /// As `Send`, without a copy. The index is that of a hold, which outlives the socket; the generation is 0.
+    SendZc,
 }
 
 /// Unpacked user data.
@@ -45,6 +47,7 @@ impl UserData {
             6 => Op::Timeout,
             7 => Op::Cancel,
             8 => Op::Watch,
+            9 => Op::SendZc,
             other => unreachable!("user data of kind {other}"),
         };
         Self { op, generation: (data >> 32) as u32 & GENERATION_MASK, index: data as u32 }
@@ -57,8 +60,8 @@ mod tests {
 
     #[test]
     fn packs_and_unpacks() {
-        for op in [Op::Accept, Op::Connect, Op::Recv, Op::Send, Op::Bell, Op::Timeout, Op::Cancel, Op::Watch]
-        {
+        use Op::{Accept, Bell, Cancel, Connect, Recv, Send, SendZc, Timeout, Watch};
+        for op in [Accept, Connect, Recv, Send, Bell, Timeout, Cancel, Watch, SendZc] {
             let data = UserData::new(op, 0xabcd_ef01, 0xffff_fffe);
             assert_eq!(UserData::unpack(data.pack()), data);
         }

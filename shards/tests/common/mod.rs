@@ -17,6 +17,7 @@ use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Event, FromShard};
 use ccbt_shards::service::{Service, ServiceConfig};
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
@@ -44,6 +45,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         up_limit: 0,
         count_overhead: false,
         sync: SyncConfig::default(),
+        zero_copy_send: ZeroCopySend::default(),
     };
     change(&mut config);
     Service::start(config).unwrap()

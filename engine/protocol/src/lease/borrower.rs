@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{FromSatellite, GATHER, GATHER_PIECES, LEASE_MAX, STALLED, ToSatellite};
+use super::{FromSatellite, GATHER_PIECES, LEASE_MAX, STALLED, ToSatellite, gather};
 use crate::ids::PieceIndex;
 use crate::picker::PieceState;
 use crate::torrent::Torrent;
@@ -24,6 +24,8 @@ pub struct Borrower {
     /// Fetched and not told yet.
     fetched: Vec<PieceIndex>,
     told: Instant,
+    /// How long news waits.
+    gather: Duration,
     /// Start of the present measurement, and pieces fetched in it and in the one before.
     measured: Instant,
     count: u32,
@@ -33,13 +35,14 @@ pub struct Borrower {
 }
 
 impl Borrower {
-    /// Nothing borrowed yet.
-    pub fn new(now: Instant) -> Self {
+    /// Nothing borrowed yet. The torrent is spread over `parts` shards, its home included.
+    pub fn new(now: Instant, parts: usize) -> Self {
         Self {
             asked: false,
             reach_told: None,
             fetched: Vec::new(),
             told: now,
+            gather: gather(parts),
             measured: now,
             count: 0,
             before: 0,
@@ -118,9 +121,10 @@ impl Borrower {
             (self.count, self.measured) = (0, now);
         }
         self.ask(now, torrent);
-        let due = now.saturating_duration_since(self.told) >= GATHER;
-        // Who waits for a lease has nothing better to do than to tell.
-        if due || self.asked || self.fetched.len() >= GATHER_PIECES {
+        let due = now.saturating_duration_since(self.told) >= self.gather;
+        // Who waits for a lease has nothing better to do than to tell, and at the end the home waits for it.
+        let waits = self.asked && torrent.picker().startable() == 0;
+        if due || waits || self.fetched.len() >= GATHER_PIECES {
             self.tell(now);
         }
     }
@@ -163,7 +167,7 @@ impl Borrower {
 
     /// When [`Borrower::settle`] has to be called again even if nothing happens.
     pub fn next_turn(&self) -> Option<Instant> {
-        (!self.fetched.is_empty()).then(|| self.told + GATHER)
+        (!self.fetched.is_empty()).then(|| self.told + self.gather)
     }
 
     /// The messages to send to the home.

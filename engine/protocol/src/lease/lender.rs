@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use super::{FromSatellite, GATHER, GATHER_PIECES, LEASE_MAX, Reach, STALLED, ToSatellite};
+use super::{
+    FromSatellite, GATHER_PIECES, GATHER_PIECES_PER_PART, LEASE_MAX, Reach, STALLED, ToSatellite, gather,
+};
 use crate::bitfield::Bitfield;
 use crate::ids::PieceIndex;
 use crate::picker::Priority;
@@ -175,10 +177,11 @@ impl Lender {
         }
         self.lend(torrent, rng);
         self.recall(now, torrent);
-        let due = now.saturating_duration_since(self.told) >= GATHER;
+        let due = now.saturating_duration_since(self.told) >= self.gather();
+        let enough = GATHER_PIECES.max(GATHER_PIECES_PER_PART * self.members.len());
         let mut told = false;
         for member in self.members.values_mut() {
-            if !member.news.is_empty() && (due || member.news.len() >= GATHER_PIECES) {
+            if !member.news.is_empty() && (due || member.news.len() >= enough) {
                 member.out.push(ToSatellite::Have(std::mem::take(&mut member.news)));
                 told = true;
             }
@@ -186,6 +189,10 @@ impl Lender {
         if told {
             self.told = now;
         }
+    }
+
+    fn gather(&self) -> Duration {
+        gather(self.members.len() + 1)
     }
 
     fn lend(&mut self, torrent: &mut Torrent, rng: &mut impl Rng) {
@@ -227,7 +234,7 @@ impl Lender {
 
     /// When [`Lender::settle`] has to be called again even if nothing happens.
     pub fn next_turn(&self) -> Option<Instant> {
-        self.members.values().any(|member| !member.news.is_empty()).then(|| self.told + GATHER)
+        self.members.values().any(|member| !member.news.is_empty()).then(|| self.told + self.gather())
     }
 
     /// The messages to send, each with the shard that it is for.

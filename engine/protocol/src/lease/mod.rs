@@ -7,7 +7,8 @@
 //! or [`FromSatellite::Returned`], or else comes back with [`Lender::leave`].
 //!
 //! Messages are for batches, not for blocks: a lease is sized by what its satellite fetches in a fraction of a
-//! second, and news is gathered for [`GATHER`] or until [`GATHER_PIECES`] are told at once.
+//! second, and news is gathered for a while that grows with the number of parts ([`gather`]), since each piece is news
+//! for all of them.
 
 mod borrower;
 mod lender;
@@ -21,10 +22,17 @@ use crate::bitfield::Bitfield;
 use crate::ids::PieceIndex;
 use crate::picker::{PeerHas, Priority};
 
-/// News of fetched pieces waits so long for more.
+/// News of fetched pieces waits so long for more in a torrent of up to seven parts.
 pub const GATHER: Duration = Duration::from_millis(20);
 /// So many fetched pieces are told at once.
 pub const GATHER_PIECES: usize = 32;
+/// When more than four parts have to be told, it takes so many pieces for each of them.
+const GATHER_PIECES_PER_PART: usize = 8;
+
+/// How long news waits in a torrent of so many parts: 20 ms up to seven, 320 ms for 64.
+fn gather(parts: usize) -> Duration {
+    GATHER * (parts / 4).max(1) as u32
+}
 /// Pieces of one lease at most. Bounds what a satellite that stalls can hold up.
 pub const LEASE_MAX: u32 = 128;
 

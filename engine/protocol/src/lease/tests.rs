@@ -22,6 +22,7 @@ struct Spread {
     up: Vec<VecDeque<FromSatellite>>,
     messages: u64,
     steps: u64,
+    parts: usize,
 }
 
 impl Spread {
@@ -37,6 +38,7 @@ impl Spread {
             up: Vec::new(),
             messages: 0,
             steps: 0,
+            parts: satellites + 1,
         };
         (0..satellites).for_each(|_| this.join());
         this
@@ -59,7 +61,7 @@ impl Spread {
         self.swarm.nodes[node].torrent = torrent;
         let disk = self.swarm.nodes[self.home].disk.clone();
         self.swarm.nodes[node].disk = disk;
-        self.satellites.push(Some((node, Borrower::new(now))));
+        self.satellites.push(Some((node, Borrower::new(now, self.parts))));
         self.down.push(VecDeque::new());
         self.up.push(VecDeque::new());
     }

@@ -1,7 +1,7 @@
 //! How much may pass.
 //!
-//! Owner: [`super::SharedBucket`], or one connection with a limit of its own. Invariant: the arithmetic is exact, so that no
-//! rate drifts however often it is asked.
+//! Owner: [`super::SharedBucket`], or one connection with a limit of its own. Invariant: the arithmetic is exact, so
+//! that no rate drifts however often it is asked.
 
 use std::time::{Duration, Instant};
 
@@ -150,7 +150,10 @@ mod tests {
         }
 
         #[test]
-        fn asking_often_changes_nothing(rate in 1u64..5_000_000_000, steps in prop::collection::vec(1u64..5_000_000, 1..200)) {
+        fn asking_often_changes_nothing(
+            rate in 1u64..5_000_000_000,
+            steps in prop::collection::vec(1u64..5_000_000, 1..200),
+        ) {
             let start = Instant::now();
             let burst = rate.saturating_mul(10);
             let (mut often, mut once) = (TokenBucket::new(start, rate, burst), TokenBucket::new(start, rate, burst));

@@ -1,6 +1,7 @@
 //! How much passed lately.
 //!
-//! Owner: a meter belongs to one peer or torrent and is fed once per block. Invariant: `total` is the sum of the buckets.
+//! Owner: a meter belongs to one peer or torrent and is fed once per block. Invariant: `total` is the sum of the
+//! buckets.
 
 use std::time::{Duration, Instant};
 

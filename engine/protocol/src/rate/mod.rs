@@ -1,8 +1,8 @@
 //! Rate meters and rate limits.
 //!
-//! Role: [`RateMeter`] measures what passed, the rest limits what may pass. A limit is a [`TokenBucket`]; one that several
-//! shards share is kept by one of them as a [`SharedBucket`], which deals its tokens out, and each spends from a [`Quota`].
-//! Owner: see each. Time comes in; time that runs backwards counts as standing still.
+//! Role: [`RateMeter`] measures what passed, the rest limits what may pass. A limit is a [`TokenBucket`]; one that
+//! several shards share is kept by one of them as a [`SharedBucket`], which deals its tokens out, and each spends
+//! from a [`Quota`]. Owner: see each. Time comes in; time that runs backwards counts as standing still.
 //!
 //! Sizes follow from the rate. What passes at once is small enough for peers to take turns many times a second, and
 //! large enough that a fast limit costs no more calls than none; a burst covers what comes while a thread is late.
@@ -21,8 +21,8 @@ pub use shared::SharedBucket;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// Least number of bytes that is worth a message or a call: a block with its header. With less, blocks of many peers would
-/// grow in step, and all of them be complete at once.
+/// Least number of bytes that is worth a message or a call: a block with its header. With less, blocks of many peers
+/// would grow in step, and all of them be complete at once.
 const LEAST: u64 = 16 * 1024 + 13;
 /// Most bytes that one receive or send moves under a limit.
 const QUANTUM_MAX: u64 = 1 << 20;

@@ -1,7 +1,7 @@
 //! What the network carries besides our bytes: an estimate of IP and TCP headers and of acknowledgements.
 //!
-//! As libtorrent's `rate_limit_ip_overhead`: packets of 1500 bytes, 20 bytes of TCP header and 20 (IPv4) or 40 (IPv6) of IP
-//! header each; here an acknowledgement goes back for every second packet (RFC 1122, 4.2.3.2).
+//! As libtorrent's `rate_limit_ip_overhead`: packets of 1500 bytes, 20 bytes of TCP header and 20 (IPv4) or 40 (IPv6)
+//! of IP header each; here an acknowledgement goes back for every second packet (RFC 1122, 4.2.3.2).
 
 /// Bytes of an Ethernet packet.
 const MTU: u64 = 1500;

@@ -71,7 +71,8 @@ impl Quota {
         self.give(bytes);
     }
 
-    /// 20 ms' worth, and a block at least: what a shard may hold, and what it spends while its requests are on their way.
+    /// 20 ms' worth, and a block at least: what a shard may hold, and what it spends while its requests are on their
+    /// way.
     fn capacity(&self) -> i64 {
         i64::try_from((self.rate / 50).max(LEAST)).unwrap_or(i64::MAX)
     }

@@ -54,7 +54,8 @@ impl SharedBucket {
         if self.asking.is_empty() || available < self.enough() {
             return;
         }
-        // Crumbs for many would cost more than they are worth: those who asked first get something, the others next time.
+        // Crumbs for many would cost more than they are worth: those who asked first get something, the others next
+        // time.
         let count = (available / LEAST).clamp(1, self.asking.len() as u64) as usize;
         let first = grants.len();
         grants.extend(self.asking.drain(..count));

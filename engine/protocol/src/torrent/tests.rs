@@ -420,6 +420,26 @@ fn silence_ends_and_keep_alives_go_out() {
     assert!(closed.eq([TorrentEvent::Close(script.key, PeerFault::Silent)]));
 }
 
+#[test]
+fn nothing_is_due_between_keep_alives_unless_somebody_wants_something() {
+    let mut script = Script::new(FAST, none(12));
+    script.out();
+    let (now, mut rng) = (script.now, script.rng.clone());
+    script.torrent.tick(now, &mut rng);
+    assert_eq!(script.torrent.next_tick(now), Some(now + Duration::from_secs(100)));
+    script.says(Message::Interested).unwrap();
+    assert!(script.torrent.next_tick(now).is_some_and(|at| at <= now));
+    script.torrent.tick(now, &mut rng);
+    let round = Duration::from_secs(10);
+    assert_eq!(script.torrent.next_tick(now), Some(now + round), "it is served until the next round");
+    script.says(Message::NotInterested).unwrap();
+    for nth in 1..=2 {
+        script.torrent.tick(now + nth * round, &mut rng);
+    }
+    script.out();
+    assert_eq!(script.torrent.next_tick(now), Some(now + Duration::from_secs(100)), "nobody wants anything");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 

@@ -42,7 +42,7 @@ impl Torrent {
         for key in keys {
             self.tick_peer(now, key);
             let next = self.next_look(now, key);
-            self.due.set(key_index(key), Some(next));
+            self.due.set(key_index(key), next);
         }
         self.choke_round(now, rng);
     }
@@ -51,16 +51,19 @@ impl Torrent {
         PeerKey(self.slots[at].generation << KEY_INDEX_BITS | at as u32)
     }
 
-    /// When time brings something for a peer of which nothing is heard until then.
-    fn next_look(&self, now: Instant, key: PeerKey) -> Instant {
+    /// When time brings something for a peer of which nothing is heard until then; `None`: its connection is to end.
+    fn next_look(&self, now: Instant, key: PeerKey) -> Option<Instant> {
         let peer = self.peer(key);
+        if now.saturating_duration_since(peer.last_received) >= SILENCE {
+            return None;
+        }
         let offences = peer.strikes > 0 || peer.overflow > 0;
         // One that may be asked, and is not, waits for memory.
         let in_use = !peer.outstanding.is_empty() || peer.am_interested && !peer.peer_choking;
         if offences || in_use {
-            return now + LOOK;
+            return Some(now + LOOK);
         }
-        (peer.last_received + SILENCE).min(peer.last_sent + KEEP_ALIVE).max(now + LOOK)
+        Some((peer.last_received + SILENCE).min(peer.last_sent + KEEP_ALIVE).max(now + LOOK))
     }
 
     /// Something happened with a peer: the next tick looks at it.

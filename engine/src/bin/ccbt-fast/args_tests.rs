@@ -65,7 +65,8 @@ fn every_transfer_option_reaches_the_engine() {
                 --peer [2001:db8::1]:6 --down-limit 3 --up-limit 4MiB/s --shards 2 --seed-time 1.5 \
                 --seed-ratio 2 --no-tracker --max-peers 9 --memory 32 --log-level debug --log-file l \
                 --disk-queue-depth 12 --disk-write-kib 512 --max-global-peers 11 --set strategy.upload_slots=5 \
-                --peer-down-limit 5 --peer-up-limit 6 --torrent-down-limit 7 --torrent-up-limit 8 --count-overhead";
+                --peer-down-limit 5 --peer-up-limit 6 --torrent-down-limit 7 --torrent-up-limit 8 --count-overhead \
+                --zero-copy-send on";
     let args = seed(line);
     let effect = effect_of(&args.transfer, args.settings.given());
     let (settings, options) = (&effect.settings, &effect.torrent);
@@ -73,6 +74,7 @@ fn every_transfer_option_reaches_the_engine() {
     assert_eq!((settings.down_limit, settings.up_limit, settings.count_overhead), (3 << 10, 4 << 20, true));
     let limits = TorrentLimits { down: 7 << 10, up: 8 << 10, peer_down: 5 << 10, peer_up: 6 << 10 };
     assert_eq!(options.limits, Some(limits));
+    assert_eq!(settings.zero_copy_send, ccbt_fast::ZeroCopySend::On);
     assert_eq!((settings.layout.shards, settings.memory_bytes), (Some(2), 32 << 20));
     assert_eq!((settings.disk_queue_depth, settings.disk_write_bytes), (Some(12), Some(512 << 10)));
     assert_eq!((settings.max_connections, settings.choker.slots), (11, 5));
@@ -81,7 +83,7 @@ fn every_transfer_option_reaches_the_engine() {
     assert_eq!((&options.output, options.max_peers), (&PathBuf::from("d"), 9));
     assert!(!options.use_trackers);
     assert_eq!(args.transfer.peers.len(), 2);
-    assert_eq!(args.settings.given().len(), 21, "every option but --peer and --set is a key");
+    assert_eq!(args.settings.given().len(), 22, "every option but --peer and --set is a key");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use ccbt_fast::{CacheStats, DeviceStats, State, TorrentEvent, TorrentStatus};
+use ccbt_fast::{CacheStats, DeviceStats, ShardStats, State, TorrentEvent, TorrentStatus};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +54,7 @@ pub enum Line<'a> {
     /// Output was too slow: so many `note`, `banned`, `peer_fault` and `tracker` events are missing.
     Missed { events: u64 },
     /// The engine has stopped; the last event.
-    Stopped { cache: Cache, disks: Vec<Disk> },
+    Stopped { cache: Cache, disks: Vec<Disk>, shards: Vec<Shard> },
 }
 
 /// What was done on one device before the engine was told to stop. `punts`: operations that a thread of the kernel had to
@@ -87,6 +87,32 @@ impl From<&DeviceStats> for Disk {
             errors: stats.errors,
             queue_depth: stats.depth_limit,
             operation_bytes: stats.batch_bytes,
+        }
+    }
+}
+
+/// What a shard did: bytes from and to peers, and counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Shard {
+    pub received: u64,
+    pub sent: u64,
+    pub accepted: u64,
+    pub handed_over: u64,
+    pub peers: u64,
+    pub messages: u64,
+    pub lease_messages: u64,
+}
+
+impl From<ShardStats> for Shard {
+    fn from(stats: ShardStats) -> Self {
+        Self {
+            received: stats.received,
+            sent: stats.sent,
+            accepted: stats.accepted,
+            handed_over: stats.handed_over,
+            peers: stats.peers,
+            messages: stats.messages,
+            lease_messages: stats.lease_messages,
         }
     }
 }
@@ -354,11 +380,12 @@ mod tests {
         assert_eq!(crate::json::to_line(&fault), expected);
         assert_eq!(crate::json::to_line(&Line::Finished), r#"{"event":"finished"}"#);
         let cache = CacheStats { hits: 7, ..CacheStats::default() }.into();
-        let stopped = Line::Stopped { cache, disks: Vec::new() };
-        assert_eq!(
-            (json(&stopped)["event"].as_str(), json(&stopped)["cache"]["hits"].as_u64()),
-            (Some("stopped"), Some(7))
-        );
+        let shards = vec![ShardStats { messages: 9, ..ShardStats::default() }.into()];
+        let stopped = json(&Line::Stopped { cache, disks: Vec::new(), shards });
+        assert_eq!(stopped["event"], "stopped");
+        let numbers =
+            [&stopped["cache"]["hits"], &stopped["shards"][0]["messages"]].map(serde_json::Value::as_u64);
+        assert_eq!(numbers, [Some(7), Some(9)]);
         let error = Line::Error { message: "full", retry: true };
         assert_eq!(crate::json::to_line(&error), r#"{"event":"error","message":"full","retry":true}"#);
     }

@@ -192,7 +192,8 @@ fn run_session(
     if stopped.is_ok() {
         let cache = caches.stats().into_iter().fold(CacheStats::default(), CacheStats::add);
         let disks = storage.devices.iter().map(Disk::from).collect();
-        console.line(&Line::Stopped { cache: cache.into(), disks });
+        let shards = caches.shards().into_iter().map(Into::into).collect();
+        console.line(&Line::Stopped { cache: cache.into(), disks, shards });
     }
     end.and(stopped.map_err(Failure::from))
 }

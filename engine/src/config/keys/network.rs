@@ -1,5 +1,7 @@
 //! Keys of connections to peers.
 
+use ccbt_shards::zero_copy::ZeroCopySend;
+
 use super::{PEERS, SECONDS};
 use crate::config::key::{Key, key};
 use crate::config::kind::{Kind, Value};
@@ -82,4 +84,19 @@ pub(super) const KEYS: &[Key] = &[
         "A peer that owes blocks may not be silent for longer.",
         |effect, value| effect.settings.window.request_timeout_max = value.time().expect("a time"),
     ),
+    key(
+        "network",
+        "zero_copy_send",
+        Kind::Choice(&["auto", "on", "off"]),
+        "auto",
+        "Send without a copy in the kernel; auto: to other machines, unless the kernel copies.",
+        |effect, value| {
+            effect.settings.zero_copy_send = match value.word() {
+                "on" => ZeroCopySend::On,
+                "off" => ZeroCopySend::Off,
+                _ => ZeroCopySend::Auto,
+            };
+        },
+    )
+    .flag("zero-copy-send"),
 ];
