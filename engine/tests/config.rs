@@ -118,10 +118,10 @@ fn check_names_everything_that_is_wrong() {
     write(dir, "here/good", "[disk]\noutput = \"~/x\"\n");
     let (code, text, _) = run(dir, "config check good", &[]);
     assert!(code == 0 && text.contains("nothing is wrong"), "{text}");
-    write(dir, "here/bad", "[disk]\nsink = \"none\"\n[limits]\nglobal_down_kib = \"fast\"\n");
+    write(dir, "here/bad", "[disk]\nsnyc = \"none\"\n[limits]\nglobal_down_kib = \"fast\"\n");
     let (code, text, error) = run(dir, "config check bad", &[]);
     assert!(code == 2 && text.is_empty(), "{text}");
-    assert!(error.contains("bad:2: disk.sink: unknown key; did you mean sync?"), "{error}");
+    assert!(error.contains("bad:2: disk.snyc: unknown key; did you mean sync?"), "{error}");
     assert!(error.contains("bad:4: limits.global_down_kib: must be a rate up to 4TiB/s"), "{error}");
     assert_eq!(run(dir, "config check nowhere", &[]).0, 2);
 }

@@ -79,9 +79,12 @@ fn a_wrong_file_changes_nothing_and_a_renamed_one_counts() {
     let place = format!("{}:3: ", running.file.display());
     assert!(message.starts_with(&place) && message.contains("did you mean global_up_kib?"), "{message}");
     assert!(running.ours.events("config").is_empty(), "nothing of it counts");
-    replace(&running.file, "[network]\nlisten_port = 1\n");
+    replace(&running.file, "[network]\nmax_peers_per_torrent = 5\n");
     let event = running.ours.wait_event("config");
-    assert_eq!((&event["key"], &event["needs_restart"]), (&"network.listen_port".into(), &true.into()));
+    assert_eq!(
+        (&event["key"], &event["needs_restart"]),
+        (&"network.max_peers_per_torrent".into(), &true.into())
+    );
     let event = running.ours.wait_event("config");
     assert_eq!(event["key"], "limits.global_down_kib", "what is not there any more is the default");
     running.finishes();
