@@ -38,7 +38,7 @@ fn changed_files() {
             .to_vec();
     let all = corpus();
     for (_, seed) in &all {
-        for _ in 0..100 {
+        for _ in 0..1000 {
             let mut bytes = seed.clone();
             for _ in 0..1 + next() % 6 {
                 let at = next() % (bytes.len() + 1);
