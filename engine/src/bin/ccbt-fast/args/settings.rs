@@ -110,7 +110,7 @@ fn option(key: &'static Key, flag: Flag) -> Arg {
             let doc = key.doc.trim_end_matches('.');
             let default = key.default_value().to_text();
             arg.value_name(key.kind.placeholder())
-                .help(format!("{doc}: {} [default: {default}; {}]", key.expected(), key.path()))
+                .help(format!("{doc} ({}) [default: {default}; {}]", key.expected(), key.path()))
                 // Numbers below zero get the message of their key.
                 .allow_negative_numbers(true)
                 .value_parser(move |text: &str| key.read(text))
