@@ -1,5 +1,5 @@
-//! Runs the fuzz corpus, and changed files of it, through the function that the fuzz target calls, so that findings stay fixed
-//! on machines without a fuzzer.
+//! Runs the fuzz corpus, and changed files of it, through the function that the fuzz target calls, so that findings
+//! stay fixed on machines without a fuzzer.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 //!
 //! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` unless the
 //! test asks for trackers. No command reads a configuration file that the test does not name with `--config`. With
-//! [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion: so every test is one of a torrent
-//! on several shards too.
+//! [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion: so every test is one of a
+//! torrent on several shards too.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! Limits by weekday and time of day. Pure: the time comes in.
 //!
-//! Times are what the wall clock shows. So a rule that ends at 02:30 in a night in which the clock jumps from 02:00 to 03:00
-//! ends at the jump, and in the night in which 02:30 comes twice it holds both times, until the second one.
+//! Times are what the wall clock shows. So a rule that ends at 02:30 in a night in which the clock jumps from 02:00 to
+//! 03:00 ends at the jump, and in the night in which 02:30 comes twice it holds both times, until the second one.
 
 use jiff::civil::{DateTime, Weekday};
 

@@ -10,9 +10,9 @@ const HEAD: &str = "\
 # Configuration of ccbt-fast: every key with its default, all commented out.
 #
 # Files are read in this order, a later one wins key by key: /etc/ccbt/ccbt.toml, ~/.config/ccbt/ccbt.toml
-# ($XDG_CONFIG_HOME), ./ccbt.toml, --config FILE. Environment variables win over files (CCBT_SECTION__KEY, or the short
-# name given below), options over variables, and [torrent.\"...\"] over everything. --no-config and CCBT_NO_CONFIG=1 read
-# no file but that of --config.
+# ($XDG_CONFIG_HOME), ./ccbt.toml, --config FILE. Environment variables win over files (CCBT_SECTION__KEY, or
+# the short name given below), options over variables, and [torrent.\"...\"] over everything. --no-config and
+# CCBT_NO_CONFIG=1 read no file but that of --config.
 #
 # ./ccbt.toml may be something that was downloaded: what could harm you is refused there (\"not in ./ccbt.toml\").
 # Sizes take units (\"256MiB\", \"4G\", \"10MB\"), rates too (\"10MiB/s\", \"100Mbit/s\"), times (\"90s\", \"1h30m\").
@@ -20,7 +20,8 @@ const HEAD: &str = "\
 # ccbt-fast config check FILE    says what is wrong with a file
 # ccbt-fast config show --origin says which value counts, and where it comes from
 #
-# A running download or seed notices changed files (SIGHUP: at once) and says what it takes and what needs a restart.
+# A running download or seed notices changed files (SIGHUP: at once), and says what it takes and what needs a
+# restart.
 ";
 
 const SCHEDULE: &str = "
