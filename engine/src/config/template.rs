@@ -25,9 +25,9 @@ const HEAD: &str = "\
 ";
 
 const SCHEDULE: &str = "
-# Other limits at some times of the wall clock; where several rules hold, the last one counts. A limit given by an
-# option or a variable holds at any time. \"to\" not after \"from\" is on the next day. Days: mon tue wed thu fri sat sun,
-# weekdays, weekend, all. At once.
+# Other limits at some times of the wall clock; where several rules hold, the last one counts. A limit given by
+# an option or a variable holds at any time. A rule whose \"to\" is not after its \"from\" ends on the next day.
+# Days: mon tue wed thu fri sat sun, weekdays, weekend, all. At once.
 #[[limits.schedule]]
 #days = [\"weekdays\"]
 #from = \"08:00\"
