@@ -58,6 +58,8 @@ perf script -i "$out/perf.data" -F comm,period,ip,sym 2>/dev/null | awk -v mib="
 echo "commonest stacks (CPU s/GiB, all of them in $out/folded):"
 sort -nr "$out/folded" | awk 'NR <= 25 { print substr($0, 1, 400) }'
 
-under strace -f -c -o "$out/strace"
+# -D: signals that end a seed reach ccbt-fast itself; the summary comes after it.
+under strace -D -f -c -o "$out/strace"
+sleep 1
 echo "system calls:"
 awk 'NR <= 14' "$out/strace"
