@@ -29,6 +29,7 @@
 //! With events instead of polling: `for event in session.events() { … }`, or `session.events().into_stream()`
 //! where something polls it.
 
+pub mod config;
 pub mod hashing;
 pub mod layout;
 pub mod linking;

@@ -3,6 +3,7 @@
 //! Exit codes are listed in [`args`]'s help text and decided in [`failure`].
 
 mod args;
+mod config;
 mod console;
 mod create;
 mod delete;
@@ -17,6 +18,7 @@ mod limits;
 mod lines;
 mod link;
 mod logging;
+mod reload;
 mod relocate;
 mod seed;
 mod signals;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Move(args) => relocate::run(args),
         Command::Delete(args) => delete::run(args),
         Command::Info(args) => info::run(args),
+        Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
     };
     match outcome {
