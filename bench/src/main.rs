@@ -5,8 +5,6 @@ use std::process::ExitCode;
 use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
-use ccbt_bench::hash::{self, HashArgs};
-use ccbt_bench::hashing::{self, HashingArgs, Task};
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};

@@ -15,12 +15,25 @@ const CPUS_PER_HASH_THREAD: usize = 8;
 /// What the user decides instead of [`layout`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
+    /// CPUs to use, of those that this process may use. [`layout`] is given what is left ([`Overrides::usable`]).
+    pub cpus: Option<Vec<usize>>,
     /// Number of shards, at least 1.
     pub shards: Option<usize>,
     /// CPU of the storage thread.
     pub storage_cpu: Option<usize>,
     /// CPUs of the hash threads, one thread each; empty is the same as `None`.
     pub hash_cpus: Option<Vec<usize>>,
+    /// Number of hash threads, at least 1; `hash_cpus` decides where there are any.
+    pub hash_threads: Option<usize>,
+}
+
+impl Overrides {
+    /// The CPUs of `allowed` that are to be used. Where the system does not tell (`allowed` is empty) nothing is known of
+    /// the ones that were asked for, and none is used.
+    pub fn usable(&self, allowed: &[usize]) -> Vec<usize> {
+        let is_wanted = |cpu: &usize| self.cpus.as_ref().is_none_or(|wanted| wanted.contains(cpu));
+        allowed.iter().copied().filter(is_wanted).collect()
+    }
 }
 
 /// Threads of the engine, each with the CPU it is pinned to, or `None` where it floats.
@@ -46,10 +59,13 @@ pub fn allowed_cpus() -> Vec<usize> {
 ///
 /// One to three CPUs: shards on all but one (one shard on one CPU), storage and hashing float. From four on:
 /// storage on the last CPU, one hash thread per eight CPUs before it, shards on the rest. More shards than
-/// that leaves room for makes the helpers float; more shards than CPUs share CPUs in turn.
+/// that leaves room for makes the helpers float; more shards than CPUs share CPUs in turn. So do more hash threads.
 pub fn layout(cpus: &[usize], overrides: &Overrides) -> Layout {
-    let hash_threads =
-        if cpus.len() >= DEDICATED_FROM { cpus.len().div_ceil(CPUS_PER_HASH_THREAD) } else { 0 };
+    let hash_threads = match overrides.hash_threads {
+        Some(threads) => threads.max(1),
+        None if cpus.len() >= DEDICATED_FROM => cpus.len().div_ceil(CPUS_PER_HASH_THREAD),
+        None => 0,
+    };
     let helpers = if cpus.len() >= DEDICATED_FROM { 1 + hash_threads } else { 1 };
     let default_shards = cpus.len().saturating_sub(helpers).max(1);
     let shards = overrides.shards.unwrap_or(default_shards).max(1);
@@ -133,7 +149,18 @@ mod tests {
         assert_eq!(with_shards(&[4, 6], 5).shards, [4, 6, 4, 6, 4].map(Some));
         assert_eq!(with_shards(&[4], 0).shards.len(), 1, "never none");
 
-        let named = Overrides { shards: None, storage_cpu: Some(1), hash_cpus: Some(vec![2, 3]) };
+        let threads = |count| Overrides { hash_threads: Some(count), ..Overrides::default() };
+        assert_eq!(layout(&[0, 1], &threads(3)).hash, [None; 3]);
+        let dedicated = layout(&[0, 1, 2, 3, 4, 5], &threads(2));
+        assert_eq!((dedicated.shards.len(), dedicated.hash), (3, vec![Some(3), Some(4)]));
+        let many = layout(&[0, 1, 2, 3], &threads(9));
+        assert_eq!((many.shards.len(), many.hash.len(), many.storage), (1, 9, None));
+
+        let wanted = Overrides { cpus: Some(vec![1, 3, 9]), ..Overrides::default() };
+        assert_eq!(wanted.usable(&[0, 1, 2, 3]), [1, 3]);
+        assert_eq!(Overrides::default().usable(&[0, 1]), [0, 1]);
+
+        let named = Overrides { storage_cpu: Some(1), hash_cpus: Some(vec![2, 3]), ..Overrides::default() };
         let plan = layout(&[0, 1, 2, 3], &named);
         assert_eq!((plan.storage, plan.hash), (Some(1), vec![Some(2), Some(3)]));
     }

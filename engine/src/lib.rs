@@ -30,6 +30,7 @@
 //! where something polls it.
 
 pub mod checkpoints;
+pub mod config;
 pub mod hashing;
 pub mod layout;
 pub mod linking;

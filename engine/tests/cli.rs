@@ -12,6 +12,7 @@ use tempfile::TempDir;
 fn ccbt_fast<S: AsRef<OsStr>>(dir: &Path, args: impl IntoIterator<Item = S>) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ccbt-fast"))
         .current_dir(dir)
+        .env("CCBT_NO_CONFIG", "1")
         .args(args)
         .stdin(Stdio::null())
         .output()

@@ -183,7 +183,9 @@ fn a_disk_that_fails_for_good_fails_every_piece_and_nothing_else() {
             nth: Nth::From(3),
             outcome: Outcome::Errno(libc::EIO),
         });
-        let mut rig = Rig::new(StorageConfig { faults, ..StorageConfig::default() });
+        // Short writes: two that succeed must not be everything.
+        let write_bytes = Some(PIECE);
+        let mut rig = Rig::new(StorageConfig { faults, write_bytes, ..StorageConfig::default() });
         rig.open(KEY, &spec, Preallocate::None, OpenMode::ReadWrite).unwrap();
         let all: Vec<u32> = (0..piece_count(&spec)).collect();
         let failed = rig.write_all(KEY, &spec, &all);

@@ -1,8 +1,9 @@
 //! Our own client as a test sees it: a command line, a stream of JSON events, an exit code.
 //!
 //! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` unless the
-//! test asks for trackers. With [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion:
-//! so every test is one of a torrent on several shards too.
+//! test asks for trackers. No command reads a configuration file that the test does not name with `--config`. With
+//! [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion: so every test is one of a
+//! torrent on several shards too.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -65,7 +66,7 @@ impl CcbtCommand {
 
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
-        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
+        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--no-config"]);
         let (is_download, shards) = (subcommand != "seed", test_shards());
         Self { command, shards, port: free_port(), use_trackers: false, checkpoints: None, is_download }
     }
@@ -269,7 +270,7 @@ impl Ccbt {
 
 /// Runs a short `ccbt-fast` command to its end: (exit code, stdout, stderr).
 pub fn ccbt<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (i32, String, String) {
-    run("ccbt-fast", Command::new(ccbt_fast()).args(args), PATIENCE)
+    run("ccbt-fast", Command::new(ccbt_fast()).env("CCBT_NO_CONFIG", "1").args(args), PATIENCE)
 }
 
 /// What `ccbt-fast verify --json` finds below `output`.

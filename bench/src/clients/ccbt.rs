@@ -49,7 +49,11 @@ impl Client for Ccbt {
     }
 
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
-        let process = Process::spawn(Command::new(&self.program).args(arguments(job)), &job.log())?;
+        let process = Process::spawn(
+            // Not as an option: programs of before there was a configuration are compared, too.
+            Command::new(&self.program).env("CCBT_NO_CONFIG", "1").args(arguments(job)),
+            &job.log(),
+        )?;
         Ok(Running::new(process, Done::Exit))
     }
 }

@@ -15,6 +15,14 @@ pub enum StartError {
     /// io_uring cannot be used; the message names the sysctl or limit to change.
     #[error(transparent)]
     IoUring(#[from] ccbt_storage::ring::ProbeError),
+    /// None of the CPUs that were asked for may be used.
+    #[error("none of the CPUs {asked:?} may be used: allowed are {allowed:?}; change engine.cpus")]
+    Cpus {
+        /// What was asked for.
+        asked: Vec<usize>,
+        /// The affinity mask of this process.
+        allowed: Vec<usize>,
+    },
     /// Memory, descriptors, threads or the address to listen on are not to be had.
     #[error(transparent)]
     Service(#[from] ServiceError),

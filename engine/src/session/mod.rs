@@ -63,6 +63,7 @@ impl Session {
     /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the
     /// message says what to change.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        settings.check()?;
         // First: without io_uring the shards' executors would panic instead of saying what to change.
         ccbt_storage::ring::probe()?;
         let peer_id = PeerId::random(&mut rand::rng());

@@ -21,6 +21,7 @@ use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
+use super::error::StartError;
 use crate::checkpoints::{self, Checkpoint, CheckpointSettings};
 use crate::layout::{Overrides, allowed_cpus, layout};
 
@@ -69,6 +70,8 @@ pub struct Settings {
     pub sync: SyncConfig,
     /// Where and when checkpoints are kept; by default nowhere.
     pub checkpoints: CheckpointSettings,
+    /// Certificate authorities to trust for HTTPS trackers besides the system's: contents of PEM files.
+    pub tracker_roots_pem: Vec<Vec<u8>>,
     /// When payload is sent without a copy in the kernel.
     pub zero_copy_send: ZeroCopySend,
 }
@@ -92,12 +95,24 @@ impl Default for Settings {
             window: WindowConfig::default(),
             sync: SyncConfig::default(),
             checkpoints: CheckpointSettings::default(),
+            tracker_roots_pem: Vec::new(),
             zero_copy_send: ZeroCopySend::default(),
         }
     }
 }
 
 impl Settings {
+    /// Errors: none of the CPUs that were asked for may be used.
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        let allowed = allowed_cpus();
+        match &self.layout.cpus {
+            Some(asked) if !allowed.is_empty() && self.layout.usable(&allowed).is_empty() => {
+                Err(StartError::Cpus { asked: asked.clone(), allowed })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The ports to try, in this order.
     pub(super) fn ports(&self) -> Vec<u16> {
         match self.port {
@@ -115,7 +130,7 @@ impl Settings {
 
     /// What the engine is built with when it listens on `port`.
     pub(super) fn service_config(&self, peer_id: PeerId, port: u16) -> ServiceConfig {
-        let layout = layout(&allowed_cpus(), &self.layout);
+        let layout = layout(&self.layout.usable(&allowed_cpus()), &self.layout);
         ServiceConfig {
             shard_cpus: layout.shards,
             storage: StorageConfig {
@@ -133,7 +148,11 @@ impl Settings {
             max_connections: self.max_connections,
             choker: self.choker.clone(),
             window: self.window.clone(),
-            tracker: TrackerClientConfig { bind: self.bind, ..TrackerClientConfig::default() },
+            tracker: TrackerClientConfig {
+                bind: self.bind,
+                extra_roots_pem: self.tracker_roots_pem.clone(),
+                ..TrackerClientConfig::default()
+            },
             down_limit: self.down_limit,
             up_limit: self.up_limit,
             count_overhead: self.count_overhead,
@@ -276,7 +295,12 @@ mod tests {
     #[test]
     fn settings_reach_the_engine() {
         let settings = Settings {
-            layout: Overrides { shards: Some(3), storage_cpu: Some(1), hash_cpus: Some(vec![0, 1]) },
+            layout: Overrides {
+                shards: Some(3),
+                storage_cpu: Some(1),
+                hash_cpus: Some(vec![0, 1]),
+                ..Overrides::default()
+            },
             bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             memory_bytes: 1 << 20,
             max_connections: 7,
@@ -287,6 +311,7 @@ mod tests {
             up_limit: 13,
             count_overhead: true,
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
+            tracker_roots_pem: vec![vec![3]],
             zero_copy_send: ZeroCopySend::On,
             ..Settings::default()
         };
@@ -302,5 +327,21 @@ mod tests {
         assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
         assert_eq!(config.sync, settings.sync);
         assert_eq!(config.zero_copy_send, ZeroCopySend::On);
+        assert_eq!(config.tracker.extra_roots_pem, [[3]]);
+    }
+
+    #[test]
+    fn cpus_that_may_not_be_used_are_refused() {
+        let with = |cpus| {
+            let layout = Overrides { cpus: Some(cpus), ..Overrides::default() };
+            Settings { layout, ..Settings::default() }
+        };
+        let allowed = allowed_cpus();
+        let Some(first) = allowed.first() else { return };
+        assert!(with(vec![*first, 4095]).check().is_ok());
+        let config = with(vec![*first, 4095]).service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
+        assert_eq!(config.shard_cpus, [Some(*first)]);
+        let error = with(vec![4094]).check().expect_err("there is no such CPU").to_string();
+        assert!(error.contains("4094") && error.contains("engine.cpus"), "{error}");
     }
 }

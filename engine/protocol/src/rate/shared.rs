@@ -5,7 +5,6 @@
 //! rest to others at once, and no forecast of anybody's demand is needed. Owner: one shard, the keeper of the limit.
 //! Invariants: what is dealt never exceeds what has come in; whoever asks is served before anybody is served twice.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{LEAST, TokenBucket, burst};
@@ -14,14 +13,20 @@ use super::{LEAST, TokenBucket, burst};
 #[derive(Clone, Debug)]
 pub struct SharedBucket {
     bucket: TokenBucket,
-    /// Shards with what they want, in the order in which they asked.
-    asking: VecDeque<(usize, u64)>,
+    /// Shards with what they want.
+    asking: Vec<(usize, u64)>,
+    /// Of each shard, how many were served before it was served last: who waits longest is next. The order in which
+    /// they ask does not tell, because all who were served ask again at the same time.
+    served: Vec<u64>,
+    /// How many were served.
+    turns: u64,
 }
 
 impl SharedBucket {
     /// `rate` bytes per second, more than 0.
     pub fn new(now: Instant, rate: u64) -> Self {
-        Self { bucket: TokenBucket::new(now, rate, burst(rate)), asking: VecDeque::new() }
+        let bucket = TokenBucket::new(now, rate, burst(rate));
+        Self { bucket, asking: Vec::new(), served: Vec::new(), turns: 0 }
     }
 
     /// Changes the limit; those who wait go on waiting.
@@ -33,7 +38,10 @@ impl SharedBucket {
     pub fn ask(&mut self, shard: usize, bytes: u64) {
         match self.asking.iter_mut().find(|(asking, _)| *asking == shard) {
             Some((_, wanted)) => *wanted = bytes,
-            None => self.asking.push_back((shard, bytes)),
+            None => self.asking.push((shard, bytes)),
+        }
+        if self.served.len() <= shard {
+            self.served.resize(shard + 1, 0);
         }
     }
 
@@ -54,9 +62,14 @@ impl SharedBucket {
         if self.asking.is_empty() || available < self.enough() {
             return;
         }
-        // Crumbs for many would cost more than they are worth: those who asked first get something, the others next
+        // Crumbs for many would cost more than they are worth: those who waited longest get something, the others next
         // time.
         let count = (available / LEAST).clamp(1, self.asking.len() as u64) as usize;
+        self.asking.sort_by_key(|(shard, _)| self.served[*shard]);
+        for (shard, _) in &self.asking[..count] {
+            self.turns += 1;
+            self.served[*shard] = self.turns;
+        }
         let first = grants.len();
         grants.extend(self.asking.drain(..count));
         // Whoever wants little leaves more to the others.

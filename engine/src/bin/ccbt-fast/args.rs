@@ -1,35 +1,25 @@
 //! The command line: names, bounds and help texts.
 //!
-//! Role: text in, typed values out. Owner: `main`. Invariant: every option of a command reaches [`Settings`],
-//! [`AddOptions`] or the command itself; an option that would mean nothing for a command is not there.
+//! Role: text in, typed values out. Owner: `main`. Invariant: every option of a command reaches the configuration or the
+//! command itself; an option that would mean nothing for a command is not there.
 
 mod checkpoints;
+mod config;
 mod files;
-mod limits;
-mod log;
+mod settings;
 
 use std::ffi::{OsStr, OsString};
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use ccbt_fast::hashing::{HashOptions, Order};
-use ccbt_fast::layout::Overrides;
-use ccbt_fast::{
-    AddOptions, PickerConfig, Preallocate, Settings, Strategy, SyncConfig, SyncPolicy, ZeroCopySend,
-};
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use checkpoints::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
+pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
-pub use limits::LimitArgs;
-pub use log::LogArgs;
-
-use crate::goal::Goal;
-
-/// Connections beyond the torrent's own: incoming ones that are still in their handshake.
-const HANDSHAKES_MAX: usize = 64;
+pub use settings::{SettingArgs, SourceArgs};
 
 /// A fast BitTorrent client for Linux (io_uring, one thread per core).
 #[derive(Debug, Parser)]
@@ -42,11 +32,14 @@ pub struct Cli {
 const EXIT_CODES: &str = "`ccbt-fast TORRENT` is short for `ccbt-fast download TORRENT`.
 
 Exit codes:
-  0              done; for `seed`, and `download` while it seeds, also after SIGINT, SIGTERM or SIGHUP
+  0              done; for `seed`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
   1              failed while running: bad pieces, or a failure of disk or network
-  2              wrong usage, torrent or path; nothing was created
+  2              wrong usage, configuration, torrent or path; nothing was created
   3              io_uring or lockable memory is not available
-  129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one";
+  129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one
+
+`download` and `seed` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
+`ccbt-fast config default` prints every key; each can be set by file, environment, option or --set.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -69,6 +62,8 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Show what a torrent file says
     Info(InfoArgs),
+    /// Show and check the configuration
+    Config(ConfigArgs),
     /// Make, share, download and compare a file on this machine, without the internet
     Demo(DemoArgs),
 }
@@ -86,53 +81,15 @@ impl Command {
     }
 }
 
-/// Options of `download` and `seed`.
+/// Options of `download` and `seed`, besides those of the configuration.
 #[derive(Args, Clone, Debug)]
 pub struct TransferArgs {
     /// Torrent file
     #[arg(value_name = "TORRENT")]
     pub torrent: PathBuf,
-    /// Folder that holds the torrent's file or folder [default: .]
-    #[arg(short, long, value_name = "DIR")]
-    pub output: Option<PathBuf>,
-    /// Port to listen on; 0: any [default: the first free one of 6881-6889]
-    #[arg(short, long, value_name = "N")]
-    pub port: Option<u16>,
-    /// Address to listen on and to connect from [default: all]
-    #[arg(long, value_name = "ADDR")]
-    pub bind: Option<IpAddr>,
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
-    #[command(flatten)]
-    pub limits: LimitArgs,
-    /// Disk operations in flight per device [default: found out while it works]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=4096))]
-    pub disk_queue_depth: Option<u32>,
-    /// KiB per disk operation at most [default: found out while it works]
-    #[arg(long, value_name = "KIB", value_parser = value_parser!(u32).range(128..=4096))]
-    pub disk_write_kib: Option<u32>,
-    /// Send without a copy in the kernel: on, off, or auto (to other machines, unless the kernel copies)
-    #[arg(long, value_name = "WHEN", default_value = "auto")]
-    pub zero_copy_send: ZeroCopySend,
-    /// Threads that serve peers, one per CPU [default: what the CPUs leave beside storage and hashing]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
-    pub shards: Option<u16>,
-    /// Seed until this many minutes have passed; with --seed-ratio, until either is reached
-    #[arg(long, value_name = "MIN", value_parser = minutes)]
-    pub seed_time: Option<Duration>,
-    /// Seed until this many times the torrent's size was sent
-    #[arg(long, value_name = "R", value_parser = ratio)]
-    pub seed_ratio: Option<f64>,
-    /// Ask no tracker: use --peer and incoming connections only
-    #[arg(long)]
-    pub no_tracker: bool,
-    /// Connections at most
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=65_000))]
-    pub max_peers: u32,
-    /// Memory for pieces at most
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = memory_mib())]
-    pub memory: u32,
     /// Print one JSON object per event on standard output
     #[arg(long)]
     pub json: bool,
@@ -141,7 +98,7 @@ pub struct TransferArgs {
     #[command(flatten)]
     pub rename: RenameArgs,
     #[command(flatten)]
-    pub log: LogArgs,
+    pub sources: SourceArgs,
 }
 
 /// Options of `download`.
@@ -149,21 +106,8 @@ pub struct TransferArgs {
 pub struct DownloadArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
-    /// How files get their length
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = PreallocateArg::Sparse)]
-    pub preallocate: PreallocateArg,
-    /// When written data is made to outlast a power cut
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = SyncArg::Checkpoint)]
-    pub sync: SyncArg,
-    /// Order in which pieces are fetched
-    #[arg(long, value_name = "ORDER", value_enum, default_value_t = SelectionArg::RarestFirst)]
-    pub piece_selection: SelectionArg,
-    /// Move everything to DIR when it is finished, before seeding; an interrupted move is completed at start
-    #[arg(long, value_name = "DIR")]
-    pub move_completed: Option<PathBuf>,
-    /// Peers asked for the same block at most, towards the end
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = value_parser!(u8).range(1..=16))]
-    pub endgame_duplicates: u8,
+    #[command(flatten)]
+    pub settings: SettingArgs<true>,
     #[command(flatten)]
     pub checkpoint: CheckpointArgs,
 }
@@ -173,6 +117,8 @@ pub struct DownloadArgs {
 pub struct SeedArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub settings: SettingArgs<false>,
 }
 
 /// Options of `create`.
@@ -314,121 +260,12 @@ pub struct InfoArgs {
     pub json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PreallocateArg {
-    /// Reserve the blocks, so that a full disk shows at once
-    Full,
-    /// Set the length only
-    Sparse,
-    /// Let files grow as pieces arrive
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SyncArg {
-    /// At the end, and every minute or 4 GiB
-    Checkpoint,
-    /// After each batch of pieces, before others hear of them
-    Piece,
-    /// Never: a power cut may cost all that the system had not written yet
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum SelectionArg {
-    /// Pieces with the fewest copies first
-    RarestFirst,
-    /// From the first to the last
-    Sequential,
-    /// Rising, going on behind the piece that was begun last
-    RoundRobin,
-}
-
-impl TransferArgs {
-    /// What the session is started with when this process may open `descriptors` files and sockets.
-    pub fn settings(&self, descriptors: usize) -> Settings {
-        let defaults = Settings::default();
-        Settings {
-            layout: Overrides { shards: self.shards.map(usize::from), ..Overrides::default() },
-            port: self.port,
-            bind: self.bind,
-            memory_bytes: (self.memory as usize) << 20,
-            max_connections: self.max_peers as usize + HANDSHAKES_MAX,
-            max_open_files: defaults.max_open_files.min(descriptors / 4).max(1),
-            disk_queue_depth: self.disk_queue_depth,
-            disk_write_bytes: self.disk_write_kib.map(|kib| kib << 10),
-            down_limit: self.limits.down_limit << 10,
-            up_limit: self.limits.up_limit << 10,
-            count_overhead: self.limits.count_overhead,
-            zero_copy_send: self.zero_copy_send,
-            ..defaults
-        }
-    }
-
-    /// Folder that holds the torrent's file or folder.
-    pub fn output(&self) -> &Path {
-        self.output.as_deref().unwrap_or(Path::new("."))
-    }
-
-    /// When seeding ends.
-    pub fn goal(&self) -> Goal {
-        Goal { time: self.seed_time, ratio: self.seed_ratio }
-    }
-
-    fn add_options(&self) -> AddOptions {
-        AddOptions {
-            peers: self.peers.clone(),
-            use_trackers: !self.no_tracker,
-            max_peers: self.max_peers as usize,
-            limits: Some(self.limits.of_torrent()),
-            renames: self.rename.renames.clone(),
-            source: Some(self.torrent.clone()),
-            ..AddOptions::new(self.output())
-        }
-    }
-}
-
 impl DownloadArgs {
-    /// What the session is started with, as [`TransferArgs::settings`].
-    pub fn settings(&self, descriptors: usize) -> Settings {
-        let policy = match self.sync {
-            SyncArg::Checkpoint => SyncPolicy::Checkpoint,
-            SyncArg::Piece => SyncPolicy::Piece,
-            SyncArg::None => SyncPolicy::None,
-        };
-        let sync = SyncConfig { policy, ..SyncConfig::default() };
-        Settings { sync, checkpoints: self.checkpoint.settings(), ..self.transfer.settings(descriptors) }
+    /// Whether the command line says where the files go.
+    pub fn names_output(&self) -> bool {
+        let given = self.settings.given().iter().cloned();
+        given.chain(self.transfer.sources.assigned()).any(|setting| setting.key.path() == "disk.output")
     }
-
-    /// How the torrent runs.
-    pub fn add_options(&self) -> AddOptions {
-        let preallocate = match self.preallocate {
-            PreallocateArg::Full => Preallocate::Full,
-            PreallocateArg::Sparse => Preallocate::Sparse,
-            PreallocateArg::None => Preallocate::None,
-        };
-        let strategy = match self.piece_selection {
-            SelectionArg::RarestFirst => Strategy::RarestFirst,
-            SelectionArg::Sequential => Strategy::Sequential,
-            SelectionArg::RoundRobin => Strategy::RoundRobin,
-        };
-        let endgame_duplicates = usize::from(self.endgame_duplicates);
-        let picker = PickerConfig { strategy, endgame_duplicates, ..PickerConfig::default() };
-        AddOptions { preallocate, picker, ..self.transfer.add_options() }
-    }
-}
-
-impl SeedArgs {
-    /// How the torrent runs.
-    pub fn add_options(&self) -> AddOptions {
-        AddOptions { seed_only: true, ..self.transfer.add_options() }
-    }
-}
-
-/// At least a few pieces of common sizes, at most 1 TiB.
-fn memory_mib() -> RangedU64ValueParser<u32> {
-    RangedU64ValueParser::new().range(16..=1 << 20)
 }
 
 fn demo_mib() -> RangedU64ValueParser<u64> {
@@ -466,17 +303,6 @@ fn date(text: &str) -> Result<DateArg, String> {
             .map(DateArg::Seconds)
             .map_err(|_| "must be `now` or a number of seconds".to_owned()),
     }
-}
-
-fn minutes(text: &str) -> Result<Duration, String> {
-    let minutes: f64 = text.parse().map_err(|_| "must be a number of minutes".to_owned())?;
-    Duration::try_from_secs_f64(minutes * 60.0)
-        .map_err(|_| "must be a number of minutes from 0 on".to_owned())
-}
-
-fn ratio(text: &str) -> Result<f64, String> {
-    let ratio: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
-    if ratio.is_finite() && ratio >= 0.0 { Ok(ratio) } else { Err("must be a number from 0 on".to_owned()) }
 }
 
 /// Puts the command `download` in front of arguments that name no command.

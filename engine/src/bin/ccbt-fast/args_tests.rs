@@ -1,7 +1,10 @@
 use super::*;
-use ccbt_fast::TorrentLimits;
+use std::time::Duration;
+
 use ccbt_fast::checkpoints::{CheckpointSettings, Format};
+use ccbt_fast::config::{Effect, Setting, Sources};
 use ccbt_fast::linking::LinkMode;
+use ccbt_fast::{PickerConfig, Preallocate, Strategy, SyncPolicy, TorrentLimits};
 use tracing::level_filters::LevelFilter;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
@@ -31,8 +34,10 @@ fn definitions_are_consistent() {
 #[test]
 fn a_torrent_alone_is_downloaded() {
     assert_eq!(download("a.torrent").transfer.torrent, PathBuf::from("a.torrent"));
-    assert_eq!(download("--output d a.torrent --json").transfer.output(), Path::new("d"));
-    assert_eq!(download("download a.torrent").transfer.output(), Path::new("."));
+    let args = download("-o d a.torrent --json");
+    assert_eq!(effect_of(&args.transfer, args.settings.given()).torrent.output, PathBuf::from("d"));
+    let args = download("download a.torrent");
+    assert_eq!(effect_of(&args.transfer, args.settings.given()).torrent.output, PathBuf::from("."));
     assert!(matches!(parse("info a.torrent --json"), Ok(Command::Info(InfoArgs { json: true, .. }))));
     for help in ["", "--help", "-V", "help seed", "seed --help"] {
         let error = parse(help).expect_err("help is no command");
@@ -48,37 +53,47 @@ fn a_torrent_alone_is_downloaded() {
     }
 }
 
+/// What options lead to, without files and variables.
+fn effect_of(args: &TransferArgs, settings: &[Setting]) -> Effect {
+    let sources =
+        Sources::new(None, None).settings(args.sources.assigned()).settings(settings.iter().cloned());
+    sources.load().expect("options are well-formed").effect(None)
+}
+
 #[test]
 fn every_transfer_option_reaches_the_engine() {
     let line = "seed a.torrent --output d --port 7 --bind 127.0.0.1 --peer 192.0.2.1:5 \
-                --peer [2001:db8::1]:6 --down-limit 3 --up-limit 4 --shards 2 --seed-time 1.5 \
-                --seed-ratio 2 --no-tracker --max-peers 9 --memory 32 --log-level debug \
-                --disk-queue-depth 12 --disk-write-kib 512 --peer-down-limit 5 --peer-up-limit 6 --count-overhead \
+                --peer [2001:db8::1]:6 --down-limit 3 --up-limit 4MiB/s --shards 2 --seed-time 1.5 \
+                --seed-ratio 2 --no-tracker --max-peers 9 --memory 32 --log-level debug --log-file l \
+                --disk-queue-depth 12 --disk-write-kib 512 --max-global-peers 11 --set strategy.upload_slots=5 \
+                --peer-down-limit 5 --peer-up-limit 6 --torrent-down-limit 7 --torrent-up-limit 8 --count-overhead \
                 --zero-copy-send on";
     let args = seed(line);
-    let settings = args.transfer.settings(1 << 20);
+    let effect = effect_of(&args.transfer, args.settings.given());
+    let (settings, options) = (&effect.settings, &effect.torrent);
     assert_eq!((settings.port, settings.bind), (Some(7), Some("127.0.0.1".parse().unwrap())));
-    assert_eq!((settings.down_limit, settings.up_limit, settings.count_overhead), (3 << 10, 4 << 10, true));
+    assert_eq!((settings.down_limit, settings.up_limit, settings.count_overhead), (3 << 10, 4 << 20, true));
+    let limits = TorrentLimits { down: 7 << 10, up: 8 << 10, peer_down: 5 << 10, peer_up: 6 << 10 };
+    assert_eq!(options.limits, Some(limits));
+    assert_eq!(settings.zero_copy_send, ccbt_fast::ZeroCopySend::On);
     assert_eq!((settings.layout.shards, settings.memory_bytes), (Some(2), 32 << 20));
     assert_eq!((settings.disk_queue_depth, settings.disk_write_bytes), (Some(12), Some(512 << 10)));
-    assert_eq!(settings.zero_copy_send, ccbt_fast::ZeroCopySend::On);
-    assert_eq!((settings.max_connections, settings.max_open_files), (9 + HANDSHAKES_MAX, 512));
-    assert_eq!(args.transfer.settings(64).max_open_files, 16, "few descriptors leave room for sockets");
-    let goal = args.transfer.goal();
-    assert_eq!((goal.time, goal.ratio), (Some(Duration::from_secs(90)), Some(2.0)));
-    assert_eq!(LevelFilter::from(args.transfer.log.log_level), LevelFilter::DEBUG);
-    let options = args.add_options();
-    assert_eq!(options.peers.len(), 2);
-    let limits = TorrentLimits { peer_down: 5 << 10, peer_up: 6 << 10, ..TorrentLimits::default() };
-    assert_eq!(options.limits, Some(limits));
-    assert_eq!((options.output, options.max_peers), (PathBuf::from("d"), 9));
-    assert!(options.seed_only && !options.use_trackers);
+    assert_eq!((settings.max_connections, settings.choker.slots), (11, 5));
+    assert_eq!((effect.seed_time, effect.seed_ratio), (Some(Duration::from_secs(90)), Some(2.0)));
+    assert_eq!((effect.log_level, effect.log_file), (LevelFilter::DEBUG, Some("l".into())));
+    assert_eq!((&options.output, options.max_peers), (&PathBuf::from("d"), 9));
+    assert!(!options.use_trackers);
+    assert_eq!(args.transfer.peers.len(), 2);
+    assert_eq!(args.settings.given().len(), 22, "every option but --peer and --set is a key");
 }
 
 #[test]
 fn download_options_reach_the_engine() {
-    let options =
-        download("a --preallocate full --piece-selection round_robin --endgame-duplicates 5").add_options();
+    let effect = |line: &str| {
+        let args = download(line);
+        effect_of(&args.transfer, args.settings.given())
+    };
+    let options = effect("a --preallocate full --piece-selection round_robin --endgame-duplicates 5").torrent;
     assert_eq!(options.preallocate, Preallocate::Full);
     assert_eq!((options.picker.strategy, options.picker.endgame_duplicates), (Strategy::RoundRobin, 5));
     assert!(options.use_trackers && !options.seed_only);
@@ -87,17 +102,33 @@ fn download_options_reach_the_engine() {
         ("a --sync piece", SyncPolicy::Piece),
         ("a --sync none --memory 32", SyncPolicy::None),
     ] {
-        let settings = download(line).settings(100);
-        assert_eq!(settings.sync.policy, policy, "{line}");
-        assert_eq!(settings.max_open_files, 25, "the other settings are there too");
+        assert_eq!(effect(line).settings.sync.policy, policy, "{line}");
     }
-    assert_eq!(download("a --preallocate none").add_options().preallocate, Preallocate::None);
+    assert_eq!(effect("a --preallocate none").torrent.preallocate, Preallocate::None);
+    assert_eq!(effect("a --move-completed done").move_completed, Some("done".into()));
     assert_eq!(
-        download("a --piece-selection sequential").add_options().picker.strategy,
+        effect("a --set strategy.piece_selection=sequential").torrent.picker.strategy,
         Strategy::Sequential
     );
-    let defaults = download("a").add_options();
+    let both = effect("a --set limits.global_up_kib=7 --up-limit 8");
+    assert_eq!(both.settings.up_limit, 8 << 10, "an option is more exact than --set");
+    let defaults = effect("a").torrent;
     assert_eq!((defaults.preallocate, defaults.picker), (Preallocate::Sparse, PickerConfig::default()));
+}
+
+#[test]
+fn files_are_read_unless_that_is_switched_off() {
+    let args = download("--config x.toml --no-config a").transfer.sources;
+    let files: Vec<PathBuf> = args.sources(&[]).files().iter().map(|source| source.path.clone()).collect();
+    assert_eq!(files, [PathBuf::from("x.toml")], "one that is named is meant");
+    assert!(matches!(
+        parse("config show --origin --json --config x --torrent t"),
+        Ok(Command::Config(ConfigArgs {
+            command: ConfigCommand::Show(ShowArgs { origin: true, json: true, .. })
+        }))
+    ));
+    assert!(parse("config check x").is_ok() && parse("config default").is_ok());
+    assert!(parse("config").is_err() && parse("config check").is_err());
 }
 
 #[test]
@@ -124,6 +155,10 @@ fn nonsense_is_refused() {
         "a --bind nowhere",
         "a --down-limit -1",
         "a --down-limit 99999999999",
+        "a --set x",
+        "a --set strategy.upload_slot=3",
+        "a --set strategy.upload_slots=0",
+        "seed a --sync none",
         "a --shards 0",
         "a --seed-time -1",
         "a --seed-time nan",
@@ -151,8 +186,7 @@ fn relocation_options_reach_the_engine() {
     );
     let options = args.transfer.link.options().expect("asked for");
     assert_eq!((options.folders, options.mode), (vec!["x".into(), "y".into()], LinkMode::Copy));
-    assert_eq!(args.add_options().renames, [(3, "b/c=d".into()), (0, "e".into())]);
-    assert_eq!(args.move_completed, Some("done".into()));
+    assert_eq!(args.transfer.rename.renames, [(3, "b/c=d".into()), (0, "e".into())]);
     assert!(download("a").transfer.link.options().is_none());
     for (name, mode) in
         [("auto", LinkMode::Auto), ("reflink", LinkMode::Reflink), ("hardlink", LinkMode::HardLink)]
@@ -180,7 +214,7 @@ fn relocation_options_reach_the_engine() {
 
 #[test]
 fn checkpoints_reach_the_session() {
-    let settings = |line: &str| download(line).settings(1000).checkpoints;
+    let settings = |line: &str| download(line).checkpoint.settings();
     assert_eq!(settings("a.torrent --no-checkpoint").dir, None);
     let line = "a.torrent --checkpoint-dir d --checkpoint-interval 1.5 --checkpoint-pieces 7 --checkpoint-format json";
     let expected = CheckpointSettings {

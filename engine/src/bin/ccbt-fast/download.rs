@@ -1,19 +1,32 @@
 //! `ccbt-fast download`.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::args::DownloadArgs;
 use crate::failure::Failure;
 use crate::resume;
-use crate::transfer::{self, Kind};
+use crate::transfer::{self, Kind, Plan};
 
 /// Downloads until everything is verified and on disk, and seeds as long as was asked for.
 pub fn run(args: &DownloadArgs) -> Result<(), Failure> {
-    let metainfo = transfer::load(&args.transfer)?;
-    let mut options = args.add_options();
-    let found = resume::find(args, &metainfo)?;
+    run_in(args, None)
+}
+
+/// As [`run`], with the files in `output` if that is given.
+pub fn run_in(args: &DownloadArgs, output: Option<PathBuf>) -> Result<(), Failure> {
+    let mut plan = Plan::new(&args.transfer, args.settings.given())?;
+    let named = output.is_some() || args.names_output();
+    if let Some(output) = output {
+        plan.effect.torrent.output = output;
+    }
+    plan.effect.settings.checkpoints = args.checkpoint.settings();
+    plan.effect.torrent.source = Some(args.transfer.torrent.clone());
+    let found = resume::find(args, &plan, named)?;
+    plan.notes = found.notes;
+    let options = &mut plan.effect.torrent;
     if let Some(checkpoint) = found.checkpoint {
-        if args.transfer.output.is_none() && args.checkpoint.resume {
+        if !named && args.checkpoint.resume {
             options.output.clone_from(&checkpoint.output);
         }
         if options.renames.is_empty() {
@@ -28,6 +41,6 @@ pub fn run(args: &DownloadArgs) -> Result<(), Failure> {
         std::io::ErrorKind::AlreadyExists => Failure::folder(output, "it is not a folder"),
         _ => Failure::folder(output, &format!("cannot be created: {error}")),
     })?;
-    let kind = Kind::Download { move_completed: args.move_completed.clone() };
-    transfer::run(kind, &args.transfer, metainfo, options, &found.notes, |files| args.settings(files))
+    let kind = Kind::Download { move_completed: plan.effect.move_completed.clone() };
+    transfer::run(kind, &args.transfer, plan)
 }

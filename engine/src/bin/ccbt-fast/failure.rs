@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use ccbt_fast::config::ConfigError;
 use ccbt_fast::hashing::HashError;
 use ccbt_fast::hashing::create::CreateError;
 use ccbt_fast::hashing::verify::VerifyError;
@@ -16,6 +17,9 @@ pub enum Failure {
     /// The torrent file is unreadable or wrong.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The configuration cannot be used; the message has a line per problem.
+    #[error("the configuration cannot be used:\n{0}")]
+    Config(#[from] ConfigError),
     /// Options or paths that cannot be meant.
     #[error("{0}")]
     Usage(String),
@@ -101,7 +105,8 @@ impl Failure {
     /// What the process exits with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Load(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
+            Self::Load(_) | Self::Config(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
+            Self::Start { source: StartError::Cpus { .. } } => 2,
             Self::Start { source: StartError::Service(ServiceError::Listen { .. }) } => 1,
             Self::Start { .. } => 3,
             Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,

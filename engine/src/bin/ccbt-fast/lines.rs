@@ -49,6 +49,10 @@ pub enum Line<'a> {
     Tracker { url: &'a str, reason: &'a str },
     /// It goes on from a checkpoint that was written then (seconds since 1970) and has so many pieces.
     Resumed { pieces: u32, total: u32, saved_at: i64 },
+    /// A configuration that was read again has another value; empty: none. As they stand in a file.
+    Config { key: &'a str, from: &'a str, to: &'a str, needs_restart: bool },
+    /// A configuration that was read again is wrong: nothing of it counts. Once per problem.
+    ConfigError { message: &'a str },
     /// Output was too slow: so many `note`, `banned`, `peer_fault` and `tracker` events are missing.
     Missed { events: u64 },
     /// The engine has stopped; the last event.
@@ -310,6 +314,10 @@ impl<'a> Line<'a> {
             }
             Self::Moved { dir, left: [] } => format!("moved to {dir}"),
             Self::Moved { dir, left } => format!("moved to {dir}; still there: {}", left.join(", ")),
+            Self::Config { key, to: "", needs_restart: false, .. } => format!("{key} is not set any more"),
+            Self::Config { key, to, needs_restart: false, .. } => format!("{key} is {to} now"),
+            Self::Config { key, .. } => format!("{key} has changed; that counts from the next start on"),
+            Self::ConfigError { message } => format!("the configuration stays as it was: {message}"),
             Self::Missed { events } => format!("{events} messages were left out: the output is too slow"),
             // Shown as progress, or of no interest.
             Self::PeerFault { .. }
@@ -409,6 +417,17 @@ mod tests {
             assert_eq!(serde_json::to_value(line).unwrap()["event"], name);
         }
         assert!(Line::of(&TorrentEvent::Removed).is_none());
+    }
+
+    #[test]
+    fn a_changed_configuration_in_words() {
+        let line = |to, needs_restart| Line::Config { key: "a.b", from: "1", to, needs_restart }.words();
+        assert_eq!(line("2", false).unwrap(), "a.b is 2 now");
+        assert_eq!(line("", false).unwrap(), "a.b is not set any more");
+        assert!(line("2", true).unwrap().contains("next start"));
+        let error = Line::ConfigError { message: "f:1: wrong" };
+        assert_eq!(crate::json::to_line(&error), r#"{"event":"config_error","message":"f:1: wrong"}"#);
+        assert!(error.words().unwrap().ends_with("f:1: wrong"));
     }
 
     #[test]

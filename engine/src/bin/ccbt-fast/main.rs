@@ -4,6 +4,7 @@
 
 mod args;
 mod checkpoints;
+mod config;
 mod console;
 mod create;
 mod delete;
@@ -18,6 +19,7 @@ mod limits;
 mod lines;
 mod link;
 mod logging;
+mod reload;
 mod relocate;
 mod resume;
 mod seed;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Move(args) => relocate::run(args),
         Command::Delete(args) => delete::run(args),
         Command::Info(args) => info::run(args),
+        Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
     };
     match outcome {

@@ -4,11 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use ccbt_fast::checkpoints::{Checkpoint, LoadError, Store, now};
-use ccbt_fast::{InfoHash, Metainfo, TorrentSource};
+use ccbt_fast::{InfoHash, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 
 use crate::args::{DownloadArgs, HashPrefix, ResumeArgs};
 use crate::failure::Failure;
+use crate::transfer::Plan;
 use crate::{download, units};
 
 /// What `download` goes on from.
@@ -21,8 +22,9 @@ pub struct Found {
 }
 
 /// Looks for a checkpoint of the torrent. Asks on a terminal unless options say what to do; elsewhere a good one is
-/// used.
-pub fn find(args: &DownloadArgs, metainfo: &Metainfo) -> Result<Found, Failure> {
+/// used. `named`: the command line says where files go.
+pub fn find(args: &DownloadArgs, plan: &Plan, named: bool) -> Result<Found, Failure> {
+    let metainfo = &plan.metainfo;
     let mut found = Found::default();
     if args.checkpoint.no_checkpoint {
         return Ok(found);
@@ -55,17 +57,23 @@ pub fn find(args: &DownloadArgs, metainfo: &Metainfo) -> Result<Found, Failure> 
         found.notes.push(format!("the checkpoint is not used: {mismatch}"));
         return Ok(found);
     }
-    if is_wanted(args, &checkpoint, &mut found.notes)? {
+    if is_wanted(args, plan, named, &checkpoint, &mut found.notes)? {
         found.checkpoint = Some(Box::new(checkpoint));
     }
     Ok(found)
 }
 
-fn is_wanted(args: &DownloadArgs, checkpoint: &Checkpoint, notes: &mut Vec<String>) -> Result<bool, Failure> {
-    let output = args.transfer.output();
+fn is_wanted(
+    args: &DownloadArgs,
+    plan: &Plan,
+    named: bool,
+    checkpoint: &Checkpoint,
+    notes: &mut Vec<String>,
+) -> Result<bool, Failure> {
     let is_there = |dir: &Path| same_folder(dir, &checkpoint.output);
-    let goes_there = args.checkpoint.resume && args.transfer.output.is_none();
-    if !goes_there && !is_there(output) && !args.move_completed.as_deref().is_some_and(is_there) {
+    let places = [Some(&plan.effect.torrent.output), plan.effect.move_completed.as_ref()];
+    let goes_there = args.checkpoint.resume && !named;
+    if !goes_there && !places.into_iter().flatten().any(|dir| is_there(dir)) {
         let place = shown(&checkpoint.output.to_string_lossy());
         notes.push(format!(
             "there is a checkpoint of files in {place}: `ccbt-fast resume {}` goes on there",
@@ -167,16 +175,17 @@ pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
     }
     download.checkpoint.resume = true;
     download.transfer.torrent = find_torrent(&store, &checkpoint, args.interactive)?;
-    if download.transfer.output.is_none() && !checkpoint.output.is_dir() {
+    let mut output = None;
+    if !download.names_output() && !checkpoint.output.is_dir() {
         let place = shown(&checkpoint.output.to_string_lossy());
         if !args.interactive {
             let problem = format!("its folder {place} is not there; name another one with --output");
             return Err(Failure::Usage(problem));
         }
         let answer = ask(&format!("its folder {place} is not there; folder that holds its files now: "))?;
-        download.transfer.output = Some(answer.into());
+        output = Some(answer.into());
     }
-    download::run(&download)
+    download::run_in(&download, output)
 }
 
 /// The folder of checkpoints that was named, or the default one.

@@ -2,18 +2,17 @@
 
 use crate::args::SeedArgs;
 use crate::failure::Failure;
-use crate::transfer::{self, Kind};
+use crate::transfer::{self, Kind, Plan};
 
 /// Checks what is there and serves it until stopped, or as long as was asked for.
 pub fn run(args: &SeedArgs) -> Result<(), Failure> {
-    let metainfo = transfer::load(&args.transfer)?;
-    let output = args.transfer.output();
+    let mut plan = Plan::new(&args.transfer, args.settings.given())?;
+    plan.effect.torrent.seed_only = true;
+    let output = &plan.effect.torrent.output;
     match output.metadata() {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(Failure::folder(output, "it is not a folder")),
         Err(error) => return Err(Failure::folder(output, &error.to_string())),
     }
-    transfer::run(Kind::Seed, &args.transfer, metainfo, args.add_options(), &[], |files| {
-        args.transfer.settings(files)
-    })
+    transfer::run(Kind::Seed, &args.transfer, plan)
 }

@@ -1,11 +1,13 @@
 //! What `download` and `seed` have in common: start the engine, run one torrent, tell what happens, stop
 //! orderly.
 
+use std::io;
 use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ccbt_fast::config::{Config, Effect, Limits, Setting, Sources, Watcher};
 use ccbt_fast::{
     AddOptions, CacheStats, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
     TorrentHandle, TorrentSource, TorrentStatus,
@@ -16,6 +18,8 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::goal::Goal;
 use crate::lines::{Disk, Line, Progress};
+use crate::logging::Log;
+use crate::reload::{Reloader, limits_now};
 use crate::signals::Signals;
 use crate::units;
 use crate::{limits, link, logging, relocate};
@@ -35,32 +39,65 @@ pub enum Kind {
     Seed,
 }
 
-/// Reads the torrent that `args` name. Nothing is started or created yet.
-pub fn load(args: &TransferArgs) -> Result<Arc<Metainfo>, Failure> {
-    Ok(TorrentSource::from(args.torrent.as_path()).load()?)
+/// The torrent and the configuration, read. Nothing is started or created yet.
+pub struct Plan {
+    pub metainfo: Arc<Metainfo>,
+    sources: Sources,
+    /// Since before the files were read: no change is missed.
+    watcher: io::Result<Watcher>,
+    config: Config,
+    /// What they lead to. Options that are no keys are in it too.
+    pub effect: Effect,
+    /// Told first.
+    pub notes: Vec<String>,
 }
 
-/// Runs one torrent to its end. `settings` are made for as many descriptors as this process may open.
-pub fn run(
-    kind: Kind,
-    args: &TransferArgs,
-    metainfo: Arc<Metainfo>,
-    mut options: AddOptions,
-    notes: &[String],
-    settings: impl FnOnce(usize) -> Settings,
-) -> Result<(), Failure> {
+impl Plan {
+    /// Reads what `args` name; `settings` are options that set keys.
+    pub fn new(args: &TransferArgs, settings: &[Setting]) -> Result<Self, Failure> {
+        let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
+        let sources = args.sources.sources(settings);
+        let watcher = Watcher::new(sources.files());
+        let config = sources.load()?;
+        let mut effect = config.effect(Some((&metainfo.info_hash, &metainfo.name)));
+        effect.torrent.peers.clone_from(&args.peers);
+        effect.torrent.renames.clone_from(&args.rename.renames);
+        Ok(Self { metainfo, sources, watcher, config, effect, notes: Vec::new() })
+    }
+
+    /// What the session is started with when this process may open `descriptors` files and sockets.
+    fn settings(&self, descriptors: usize) -> Result<Settings, Failure> {
+        let mut settings = self.effect.settings.clone();
+        settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
+        let limits = limits_now(&self.config);
+        (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
+        if let Some(path) = &self.effect.tracker_ca_file {
+            let pem = std::fs::read(path).map_err(|error| {
+                let text = format!("security.tracker_ca_file {}: {error}", path.display());
+                Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
+            })?;
+            settings.tracker_roots_pem = vec![pem];
+        }
+        Ok(settings)
+    }
+
+    fn goal(&self) -> Goal {
+        Goal { time: self.effect.seed_time, ratio: self.effect.seed_ratio }
+    }
+}
+
+/// Runs one torrent to its end.
+pub fn run(kind: Kind, args: &TransferArgs, mut plan: Plan) -> Result<(), Failure> {
     let mut console = Console::new(args.json);
-    logging::start(args.log.log_level.into(), console.bar());
-    let signals = Signals::install().map_err(Failure::system("handle signals"))?;
-    let descriptors = limits::raise();
-    for message in notes {
+    let log = logging::start(plan.effect.log_level, plan.effect.log_file.as_deref(), console.bar())?;
+    let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
+    let settings = plan.settings(limits::raise())?;
+    for message in &plan.notes {
         console.line(&Line::Note { message });
     }
-    let prepared = prepare(&kind, args, &metainfo, &mut options, &signals, &mut console);
-    let outcome = prepared.and_then(|()| {
-        let settings = settings(descriptors);
-        run_session(kind, args.goal(), &settings, (metainfo, options), &signals, &mut console)
-    });
+    let options = &mut plan.effect.torrent;
+    let prepared = prepare(&kind, args, &plan.metainfo, options, &signals, &mut console);
+    let outcome = prepared.and_then(|()| run_session(kind, plan, &settings, log, &signals, &mut console));
     console.finish();
     outcome
 }
@@ -107,12 +144,15 @@ fn complete_move(
 
 fn run_session(
     kind: Kind,
-    goal: Goal,
+    plan: Plan,
     settings: &Settings,
-    (metainfo, options): (Arc<Metainfo>, AddOptions),
+    log: Log,
     signals: &Signals,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let goal = plan.goal();
+    let Plan { metainfo, sources, watcher, config, effect: Effect { torrent: options, .. } } = plan;
+    let limits = Limits { down: settings.down_limit, up: settings.up_limit };
     let session = Session::start(settings)?;
     let info_hash = metainfo.info_hash.to_string();
     console.line(&Line::Listening { port: session.port(), info_hash, name: &metainfo.name });
@@ -127,6 +167,7 @@ fn run_session(
         });
     }
     let torrent = session.add_torrent(metainfo, options)?;
+    let mut reloader = Reloader::new(sources, watcher, config, (torrent.clone(), limits), log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
             // A shard that is gone is noticed below.
@@ -135,6 +176,9 @@ fn run_session(
         if let Some(signal) = signals.received() {
             break course.interrupted(signal);
         }
+        let now = Instant::now();
+        let new_goal = reloader.turn(now, signals.is_reload_wanted(), &session, console);
+        course.goal = new_goal.unwrap_or(course.goal);
         let outcome = match events.recv_timeout(TICK) {
             Received::Event(event) => course.handle(event, &torrent, console),
             Received::TimedOut => Ok(()),

@@ -29,12 +29,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts `ccbt-fast ARGS --json`.
+    /// Starts `ccbt-fast ARGS --json --no-config`.
     pub fn start<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) -> Result<Self, Failure> {
         let start = || {
-            let mut child = Command::new(std::env::current_exe()?)
+            let mut command = Command::new(std::env::current_exe()?);
+            // The demo shows the defaults, whatever this user has configured.
+            for (name, _) in
+                std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CCBT_"))
+            {
+                command.env_remove(name);
+            }
+            let mut child = command
                 .args(args)
-                .arg("--json")
+                .args(["--json", "--no-config"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()?;

@@ -1,0 +1,70 @@
+//! What a configuration makes of the engine's own types.
+//!
+//! Invariant: without a configuration it is exactly what the library's defaults are (tested), so the table and the
+//! library cannot drift apart.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use ccbt_protocol::rate::TorrentLimits;
+
+use crate::session::{AddOptions, Settings};
+
+/// Connections of all torrents together when nobody says how many.
+const GLOBAL_PEERS: usize = 500;
+/// Connections beyond a torrent's own: incoming ones that are still in their handshake.
+const HANDSHAKES: usize = 64;
+
+/// What the keys have an effect on. Each key writes a field of its own.
+#[derive(Clone, Debug)]
+pub struct Effect {
+    /// For [`crate::Session::start`], but for the files it names.
+    pub settings: Settings,
+    /// For [`crate::Session::add_torrent`].
+    pub torrent: AddOptions,
+    /// See `limits.per_torrent_down_kib` and what follows; ends up in `torrent`.
+    pub(super) limits: TorrentLimits,
+    /// See `network.max_global_peers`; ends up in `settings`.
+    pub(super) max_global_peers: Option<usize>,
+    /// Folder that a finished download moves to.
+    pub move_completed: Option<PathBuf>,
+    /// Time of seeding.
+    pub seed_time: Option<Duration>,
+    /// What seeding sends, as a multiple of the torrent's size.
+    pub seed_ratio: Option<f64>,
+    /// How much is logged.
+    pub log_level: LevelFilter,
+    /// Where to; `None`: standard error.
+    pub log_file: Option<PathBuf>,
+    /// Its content belongs into [`Settings::tracker_roots_pem`].
+    pub tracker_ca_file: Option<PathBuf>,
+}
+
+impl Default for Effect {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            torrent: AddOptions::new("."),
+            limits: TorrentLimits::default(),
+            max_global_peers: None,
+            move_completed: None,
+            seed_time: None,
+            seed_ratio: None,
+            log_level: LevelFilter::WARN,
+            log_file: None,
+            tracker_ca_file: None,
+        }
+    }
+}
+
+impl Effect {
+    /// Called once all keys are applied.
+    pub(super) fn finish(mut self) -> Self {
+        self.torrent.limits = Some(self.limits);
+        let wanted = GLOBAL_PEERS.max(self.torrent.max_peers + HANDSHAKES);
+        self.settings.max_connections = self.max_global_peers.unwrap_or(wanted);
+        self
+    }
+}

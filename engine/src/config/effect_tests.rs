@@ -1,0 +1,137 @@
+//! Every key has its effect on the engine's settings, and no other key has it.
+
+use super::*;
+
+/// A value other than the default for each key, and what it must lead to: part of the debug text of [`Effect`], which holds
+/// nothing but what the engine and the command line are given.
+const EFFECTS: &[(&str, &str, &str)] = &[
+    ("network.listen_port", "7000", "port: Some(7000)"),
+    ("network.bind_address", "127.0.0.1", "bind: Some(127.0.0.1)"),
+    ("network.max_global_peers", "7", "max_connections: 7"),
+    ("network.max_peers_per_torrent", "8", "max_peers: 8"),
+    ("network.pipeline_depth_min", "9", "floor: 9"),
+    ("network.pipeline_depth_max", "99", "ceiling: 99"),
+    ("network.request_timeout_min", "11s", "request_timeout_min: 11s"),
+    ("network.request_timeout_max", "77s", "request_timeout_max: 77s"),
+    ("network.zero_copy_send", "on", "zero_copy_send: On"),
+    ("disk.output", "/srv/out", "output: \"/srv/out\""),
+    ("disk.move_completed", "/srv/done", "move_completed: Some(\"/srv/done\")"),
+    ("disk.preallocate", "full", "preallocate: Full"),
+    ("disk.write_batch_kib", "256", "disk_write_bytes: Some(262144)"),
+    ("disk.queue_depth", "12", "disk_queue_depth: Some(12)"),
+    ("disk.hash_workers", "3", "hash_threads: Some(3)"),
+    ("disk.sync", "piece", "policy: Piece"),
+    ("disk.sync_interval", "13s", "interval: 13s"),
+    ("disk.sync_bytes", "14", "bytes: 14680064"),
+    ("disk.max_open_files", "15", "max_open_files: 15"),
+    ("strategy.piece_selection", "sequential", "strategy: Sequential"),
+    ("strategy.endgame_duplicates", "5", "endgame_duplicates: 5"),
+    ("strategy.random_first_pieces", "6", "random_first: 6"),
+    ("strategy.upload_slots", "17", "slots: 17"),
+    ("strategy.optimistic_slots", "3", "optimistic: 3"),
+    ("strategy.optimistic_interval", "19s", "optimistic_interval: 19s"),
+    ("discovery.enable_trackers", "false", "use_trackers: false"),
+    ("limits.global_down_kib", "20", "down_limit: 20480"),
+    ("limits.global_up_kib", "1MiB/s", "up_limit: 1048576"),
+    ("limits.per_torrent_down_kib", "21", "limits: Some(TorrentLimits { down: 21504"),
+    ("limits.per_torrent_up_kib", "22", "up: 22528"),
+    ("limits.per_peer_down_kib", "23", "peer_down: 23552"),
+    ("limits.per_peer_up_kib", "24", "peer_up: 24576"),
+    ("limits.count_overhead", "true", "count_overhead: true"),
+    ("limits.seed_time", "2", "seed_time: Some(120s)"),
+    ("limits.seed_ratio", "1.5", "seed_ratio: Some(1.5)"),
+    ("observability.log_level", "DEBUG", "log_level: LevelFilter::DEBUG"),
+    ("observability.log_file", "/var/log/x", "log_file: Some(\"/var/log/x\")"),
+    ("engine.shards", "2", "shards: Some(2)"),
+    ("engine.cpus", "0-2", "cpus: Some([0, 1, 2])"),
+    ("engine.storage_cpu", "1", "storage_cpu: Some(1)"),
+    ("engine.hash_cpus", "2,3", "hash_cpus: Some([2, 3])"),
+    ("engine.memory", "32", "memory_bytes: 33554432"),
+    ("security.tracker_ca_file", "/etc/ca.pem", "tracker_ca_file: Some(\"/etc/ca.pem\")"),
+];
+
+fn shown(effect: &Effect) -> String {
+    format!("{effect:#?}")
+}
+
+fn with_setting(path: &str, text: &str) -> Config {
+    let key = &KEYS[find_path(path).unwrap_or_else(|| panic!("{path} is a key"))];
+    let value = key.read(text).unwrap_or_else(|message| panic!("{path} {message}"));
+    let setting = Setting { key, value, flag: "--set".into() };
+    Sources::default().settings([setting]).load().expect("it is well-formed")
+}
+
+#[test]
+fn every_key_has_its_effect_and_no_other() {
+    let flat = |effect: &Effect| format!("{effect:?}");
+    let defaults = flat(&Config::default().effect(None));
+    for key in KEYS {
+        let path = key.path();
+        let found = EFFECTS.iter().find(|(known, ..)| *known == path);
+        let (_, text, expected) = found.unwrap_or_else(|| panic!("{path} has no line in EFFECTS"));
+        let effect = with_setting(&path, text).effect(None);
+        assert!(!defaults.contains(expected), "{path}: {expected} is the default");
+        assert!(flat(&effect).contains(expected), "{path} = {text}: no {expected} in {effect:#?}");
+        for (other, _, theirs) in EFFECTS.iter().filter(|(other, ..)| *other != path) {
+            assert!(!flat(&effect).contains(theirs), "{path} changes what {other} is for: {effect:#?}");
+        }
+    }
+    assert_eq!(EFFECTS.len(), KEYS.len());
+}
+
+#[test]
+fn without_a_configuration_the_library_has_its_own_defaults() {
+    assert_eq!(shown(&Config::default().effect(None)), shown(&Effect::default().finish()));
+    let settings = crate::Settings::default();
+    assert_eq!(format!("{:#?}", Config::default().effect(None).settings), format!("{settings:#?}"));
+    // Limits are those of the configuration, so that none of the session's are put in their place.
+    let options = crate::AddOptions { limits: Some(Default::default()), ..crate::AddOptions::new(".") };
+    assert_eq!(format!("{:#?}", Config::default().effect(None).torrent), format!("{options:#?}"));
+}
+
+#[test]
+fn many_connections_of_a_torrent_raise_the_ceiling_of_all() {
+    let connections = |config: Config| config.effect(None).settings.max_connections;
+    assert_eq!(connections(with_setting("network.max_peers_per_torrent", "400")), 500);
+    assert_eq!(connections(with_setting("network.max_peers_per_torrent", "1000")), 1064);
+}
+
+#[test]
+fn every_value_is_written_and_read_back() {
+    for (path, text, _) in EFFECTS {
+        let key = &KEYS[find_path(path).expect("a key")];
+        for value in [key.read(text).expect("good"), key.default_value()] {
+            assert_eq!(key.read(&value.to_text()).as_ref(), Ok(&value), "{path}");
+            let file = format!("[{}]\n{} = {}\n", key.section, key.name, value.to_toml());
+            let (file, problems) = parse(&file, std::path::Path::new("f"), Trust::Full);
+            assert!(problems.is_empty(), "{path}: {problems:?}");
+            assert_eq!(file.entries[0].1.value, value, "{path}");
+        }
+    }
+}
+
+#[test]
+fn names_are_told_apart() {
+    let mut flags: Vec<_> = KEYS.iter().filter_map(|key| key.flag.map(|flag| flag.long)).collect();
+    let mut paths: Vec<_> = KEYS.iter().map(Key::path).collect();
+    let mut per_torrent: Vec<_> = KEYS.iter().filter(|key| key.per_torrent).map(|key| key.name).collect();
+    let mut variables: Vec<String> =
+        KEYS.iter().flat_map(|key| key.short_env.map(str::to_owned).into_iter().chain([key.env()])).collect();
+    let counts = [flags.len(), paths.len(), per_torrent.len(), variables.len()];
+    flags.sort_unstable();
+    flags.dedup();
+    paths.sort_unstable();
+    paths.dedup();
+    per_torrent.sort_unstable();
+    per_torrent.dedup();
+    variables.sort_unstable();
+    variables.dedup();
+    assert_eq!([flags.len(), paths.len(), per_torrent.len(), variables.len()], counts);
+    for key in KEYS {
+        assert!(keys::SECTIONS.iter().any(|(section, _)| *section == key.section), "{}", key.path());
+        let _ = key.default_value();
+    }
+    for (path, _) in ELSEWHERE {
+        assert!(find_path(path).is_none(), "{path} is a key by now");
+    }
+}

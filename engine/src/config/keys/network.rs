@@ -1,0 +1,102 @@
+//! Keys of connections to peers.
+
+use ccbt_shards::zero_copy::ZeroCopySend;
+
+use super::{PEERS, SECONDS};
+use crate::config::key::{Key, key};
+use crate::config::kind::{Kind, Value};
+
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "network",
+        "listen_port",
+        Kind::Int { min: 0, max: 65_535 },
+        "auto",
+        "Port to listen on; 0: the system chooses; auto: the first free one of 6881-6889, else as with 0.",
+        |effect, value| effect.settings.port = value.number().and_then(|port| u16::try_from(port).ok()),
+    )
+    .or("auto")
+    .short_env("CCBT_LISTEN_PORT")
+    .flags('p', "port"),
+    key(
+        "network",
+        "bind_address",
+        Kind::Address,
+        "any",
+        "Address to listen on and to connect from.",
+        |effect, value| {
+            effect.settings.bind = if let Value::Address(address) = value { Some(*address) } else { None };
+        },
+    )
+    .or("any")
+    .trusted_only()
+    .flag("bind"),
+    key(
+        "network",
+        "max_global_peers",
+        PEERS,
+        "auto",
+        "Connections of all torrents together; auto: 500, or max_peers_per_torrent and 64 more if that is more.",
+        |effect, value| effect.max_global_peers = value.count(),
+    )
+    .or("auto")
+    .short_env("CCBT_MAX_PEERS")
+    .flag("max-global-peers"),
+    key(
+        "network",
+        "max_peers_per_torrent",
+        PEERS,
+        "100",
+        "Connections of one torrent at most.",
+        |effect, value| effect.torrent.max_peers = value.count().expect("a number"),
+    )
+    .per_torrent()
+    .flag("max-peers"),
+    key(
+        "network",
+        "pipeline_depth_min",
+        Kind::Int { min: 1, max: 4096 },
+        "16",
+        "Requests that every peer may have on the way; more as its rate and distance want it.",
+        |effect, value| effect.settings.window.floor = value.count().expect("a number"),
+    ),
+    key(
+        "network",
+        "pipeline_depth_max",
+        Kind::Int { min: 1, max: 4096 },
+        "4096",
+        "Requests on the way to one peer at most.",
+        |effect, value| effect.settings.window.ceiling = value.count().expect("a number"),
+    ),
+    key(
+        "network",
+        "request_timeout_min",
+        SECONDS,
+        "10s",
+        "A peer that owes blocks may be silent for this long at least, whatever its rate.",
+        |effect, value| effect.settings.window.request_timeout_min = value.time().expect("a time"),
+    ),
+    key(
+        "network",
+        "request_timeout_max",
+        SECONDS,
+        "1m",
+        "A peer that owes blocks may not be silent for longer.",
+        |effect, value| effect.settings.window.request_timeout_max = value.time().expect("a time"),
+    ),
+    key(
+        "network",
+        "zero_copy_send",
+        Kind::Choice(&["auto", "on", "off"]),
+        "auto",
+        "Send without a copy in the kernel; auto: to other machines, unless the kernel copies.",
+        |effect, value| {
+            effect.settings.zero_copy_send = match value.word() {
+                "on" => ZeroCopySend::On,
+                "off" => ZeroCopySend::Off,
+                _ => ZeroCopySend::Auto,
+            };
+        },
+    )
+    .flag("zero-copy-send"),
+];

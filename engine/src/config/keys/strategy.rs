@@ -1,0 +1,83 @@
+//! Keys of what is asked of whom, who is served, and how peers are found.
+
+use ccbt_protocol::picker::Strategy;
+
+use super::{PEERS, SECONDS};
+use crate::config::key::{Key, key};
+use crate::config::kind::{Kind, Value};
+
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "strategy",
+        "piece_selection",
+        Kind::Choice(&["rarest_first", "sequential", "round_robin"]),
+        "rarest_first",
+        "Order in which pieces are fetched. rarest_first: those with the fewest copies; sequential: from the first \
+         to the last; round_robin: rising, going on behind the piece that was begun last.",
+        |effect, value| {
+            effect.torrent.picker.strategy = match value.word() {
+                "sequential" => Strategy::Sequential,
+                "round_robin" => Strategy::RoundRobin,
+                _ => Strategy::RarestFirst,
+            };
+        },
+    )
+    .per_torrent()
+    .short_env("CCBT_PIECE_SELECTION")
+    .download_flag("piece-selection"),
+    key(
+        "strategy",
+        "endgame_duplicates",
+        Kind::Int { min: 1, max: 16 },
+        "2",
+        "Peers asked for the same block at most, towards the end.",
+        |effect, value| effect.torrent.picker.endgame_duplicates = value.count().expect("a number"),
+    )
+    .per_torrent()
+    .download_flag("endgame-duplicates"),
+    key(
+        "strategy",
+        "random_first_pieces",
+        Kind::Int { min: 0, max: 1000 },
+        "4",
+        "With rarest_first: this many pieces are picked at random before, to have something to trade.",
+        |effect, value| {
+            effect.torrent.picker.random_first = value.number().map_or(0, |pieces| pieces as u32);
+        },
+    )
+    .per_torrent(),
+    key(
+        "strategy",
+        "upload_slots",
+        PEERS,
+        "64",
+        "Peers that are served at a time.",
+        |effect, value| effect.settings.choker.slots = value.count().expect("a number"),
+    ),
+    key(
+        "strategy",
+        "optimistic_slots",
+        Kind::Int { min: 0, max: 65_000 },
+        "4",
+        "Of these, drawn whatever they give.",
+        |effect, value| effect.settings.choker.optimistic = value.count().expect("a number"),
+    ),
+    key(
+        "strategy",
+        "optimistic_interval",
+        SECONDS,
+        "30s",
+        "How long one that was drawn is served at least.",
+        |effect, value| effect.settings.choker.optimistic_interval = value.time().expect("a time"),
+    ),
+    key(
+        "discovery",
+        "enable_trackers",
+        Kind::Bool,
+        "true",
+        "Ask the torrent's trackers.",
+        |effect, value| effect.torrent.use_trackers = *value == Value::Bool(true),
+    )
+    .per_torrent()
+    .switch("no-tracker", false),
+];

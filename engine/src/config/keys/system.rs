@@ -1,0 +1,89 @@
+//! Keys of the log, of threads and memory, and of trust.
+
+use tracing::level_filters::LevelFilter;
+
+use super::{MIB, TIB};
+use crate::config::key::{Key, key};
+use crate::config::kind::Kind;
+
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "observability",
+        "log_level",
+        Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
+        "warn",
+        "How much is logged.",
+        |effect, value| effect.log_level = value.word().parse().unwrap_or(LevelFilter::WARN),
+    )
+    .at_once()
+    .short_env("CCBT_LOG_LEVEL")
+    .flag("log-level"),
+    key(
+        "observability",
+        "log_file",
+        Kind::Path,
+        "none",
+        "The log is appended to this file; none: it goes to standard error.",
+        |effect, value| effect.log_file = value.path(),
+    )
+    .or("none")
+    .trusted_only()
+    .flag("log-file"),
+    key(
+        "engine",
+        "shards",
+        Kind::Int { min: 1, max: 1024 },
+        "auto",
+        "Threads that serve peers, one per CPU; auto: what the CPUs leave beside storage and hashing.",
+        |effect, value| effect.settings.layout.shards = value.count(),
+    )
+    .or("auto")
+    .flag("shards"),
+    key(
+        "engine",
+        "cpus",
+        Kind::Cpus,
+        "auto",
+        "CPUs to use; auto: all that this process may use.",
+        |effect, value| effect.settings.layout.cpus = value.cpus(),
+    )
+    .or("auto"),
+    key(
+        "engine",
+        "storage_cpu",
+        Kind::Int { min: 0, max: 4095 },
+        "auto",
+        "CPU of the storage thread; auto: the last one of four or more, else whichever is idle.",
+        |effect, value| effect.settings.layout.storage_cpu = value.count(),
+    )
+    .or("auto"),
+    key(
+        "engine",
+        "hash_cpus",
+        Kind::Cpus,
+        "auto",
+        "CPUs of the hash threads, one thread each; auto: as disk.hash_workers says, on CPUs of their own where there \
+         are four or more.",
+        |effect, value| effect.settings.layout.hash_cpus = value.cpus(),
+    )
+    .or("auto"),
+    key(
+        "engine",
+        "memory",
+        Kind::Size { bare: MIB, min: 16 * MIB, max: TIB },
+        "256MiB",
+        "Memory for pieces at most: three quarters for downloads, one for uploads.",
+        |effect, value| effect.settings.memory_bytes = value.count().expect("a size"),
+    )
+    .flag("memory"),
+    key(
+        "security",
+        "tracker_ca_file",
+        Kind::Path,
+        "none",
+        "PEM file with certificate authorities to trust for HTTPS trackers besides the system's.",
+        |effect, value| effect.tracker_ca_file = value.path(),
+    )
+    .or("none")
+    .trusted_only(),
+];

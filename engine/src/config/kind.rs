@@ -1,0 +1,246 @@
+//! What a key may hold: reading, bounds, and how both are told.
+//!
+//! Role: text in, typed values out. All sources go through text: an environment variable and an option are text, and a
+//! number or boolean of a file is written as one ([`super::file`]), so a value means the same wherever it stands.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::units;
+
+/// Type and bounds of a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Int {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// Bytes, as a number of `bare` bytes each, or with a unit.
+    Size {
+        /// What a number without a unit counts, in bytes.
+        bare: u64,
+        /// Smallest, in bytes.
+        min: u64,
+        /// Largest, in bytes.
+        max: u64,
+    },
+    /// Bytes per second, as a number of KiB/s, or with a unit; 0 = no limit.
+    Rate {
+        /// Largest, in bytes per second.
+        max: u64,
+    },
+    /// A time, as a number of `bare`s, or with units.
+    Time {
+        /// What a number without a unit counts.
+        bare: Duration,
+        /// Shortest.
+        min: Duration,
+        /// Longest.
+        max: Duration,
+    },
+    /// A finite number from 0 on.
+    Ratio,
+    /// One of these words, whatever their case.
+    Choice(&'static [&'static str]),
+    /// A path; in a file absolute, or below the home folder (`~/…`).
+    Path,
+    /// An IP address.
+    Address,
+    /// CPU numbers.
+    Cpus,
+}
+
+/// A value that is within the bounds of its key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A word that stands for no value, such as `auto`, or one of a choice.
+    Word(&'static str),
+    /// See [`Kind::Bool`].
+    Bool(bool),
+    /// A whole number, or bytes.
+    Number(u64),
+    /// Bytes per second.
+    Rate(u64),
+    /// Bytes.
+    Size(u64),
+    /// See [`Kind::Ratio`].
+    Ratio(f64),
+    /// See [`Kind::Time`].
+    Time(Duration),
+    /// See [`Kind::Path`].
+    Path(PathBuf),
+    /// See [`Kind::Address`].
+    Address(IpAddr),
+    /// See [`Kind::Cpus`].
+    Cpus(Vec<usize>),
+}
+
+impl Kind {
+    /// Reads a value; `None` when it is not one, or out of bounds.
+    pub fn read(&self, text: &str) -> Option<Value> {
+        let text = text.trim();
+        Some(match *self {
+            Self::Bool => Value::Bool(text.to_ascii_lowercase().parse().ok()?),
+            Self::Int { min, max } => {
+                Value::Number(text.parse().ok().filter(|number| (min..=max).contains(number))?)
+            }
+            Self::Size { bare, min, max } => {
+                Value::Size(units::bytes(text, bare).filter(|bytes| (min..=max).contains(bytes))?)
+            }
+            Self::Rate { max } => Value::Rate(units::rate(text).filter(|bytes| *bytes <= max)?),
+            Self::Time { bare, min, max } => {
+                Value::Time(units::time(text, bare).filter(|time| (min..=max).contains(time))?)
+            }
+            Self::Ratio => Value::Ratio(text.parse().ok().filter(|r: &f64| r.is_finite() && *r >= 0.0)?),
+            Self::Choice(words) => {
+                Value::Word(words.iter().find(|word| word.eq_ignore_ascii_case(text)).copied()?)
+            }
+            Self::Path if text.is_empty() || text.contains('\0') => return None,
+            Self::Path => Value::Path(expand_home(text)),
+            Self::Address => Value::Address(text.parse().ok()?),
+            Self::Cpus => Value::Cpus(units::cpus(text)?),
+        })
+    }
+
+    /// What may stand there, to follow "must be".
+    pub fn expected(&self) -> String {
+        match self {
+            Self::Bool => "true or false".to_owned(),
+            Self::Int { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Size { bare, min, max } => format!(
+                "a size from {} to {}, such as \"{}\" or a number of {}",
+                units::show_bytes(*min),
+                units::show_bytes(*max),
+                units::show_bytes((*bare).max(*min)),
+                unit_of_size(*bare)
+            ),
+            Self::Rate { max } => format!(
+                "a rate up to {}, such as \"10MiB/s\" or a number of KiB/s; 0 = no limit",
+                units::show_rate(*max)
+            ),
+            Self::Time { bare, min, max } => format!(
+                "a time from {} to {}, such as \"1h30m\" or a number of {}",
+                units::show_time(*min),
+                units::show_time(*max),
+                unit_of_time(*bare)
+            ),
+            Self::Ratio => "a number from 0 on".to_owned(),
+            Self::Choice(words) => format!("one of {}", quoted(words)),
+            Self::Path => "a path".to_owned(),
+            Self::Address => "an IP address".to_owned(),
+            Self::Cpus => "numbers of CPUs, such as [0, 1] or \"0-3,8\"".to_owned(),
+        }
+    }
+
+    /// A placeholder for help texts.
+    pub fn placeholder(&self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::Int { .. } => "N",
+            Self::Size { bare, .. } if *bare == 1 << 10 => "KIB",
+            Self::Size { .. } => "MIB",
+            Self::Rate { .. } => "KIB",
+            Self::Time { bare, .. } if bare.as_secs() == 60 => "MIN",
+            Self::Time { .. } => "SECONDS",
+            Self::Ratio => "R",
+            Self::Choice(_) => "WORD",
+            Self::Path => "PATH",
+            Self::Address => "ADDR",
+            Self::Cpus => "CPUS",
+        }
+    }
+}
+
+impl Value {
+    /// As it stands in a file.
+    pub fn to_toml(&self) -> String {
+        match self {
+            Self::Bool(on) => on.to_string(),
+            Self::Number(number) => number.to_string(),
+            Self::Rate(0) => "0".to_owned(),
+            Self::Ratio(ratio) => format!("{ratio:?}"),
+            Self::Cpus(cpus) => format!("[{}]", units::show_cpus(cpus).replace(',', ", ")),
+            other => toml::Value::String(other.to_text()).to_string(),
+        }
+    }
+
+    /// As it stands in an environment variable.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::Word(word) => (*word).to_owned(),
+            Self::Bool(on) => on.to_string(),
+            Self::Number(number) => number.to_string(),
+            Self::Rate(0) => "0".to_owned(),
+            Self::Rate(bytes) => units::show_rate(*bytes),
+            Self::Size(bytes) => units::show_bytes(*bytes),
+            Self::Ratio(ratio) => ratio.to_string(),
+            Self::Time(time) => units::show_time(*time),
+            Self::Path(path) => path.to_string_lossy().into_owned(),
+            Self::Address(address) => address.to_string(),
+            Self::Cpus(cpus) => units::show_cpus(cpus),
+        }
+    }
+
+    /// A number, bytes or bytes per second; `None` for a word.
+    pub(super) fn number(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) | Self::Rate(number) | Self::Size(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::number`], as an index or count of things in memory.
+    pub(super) fn count(&self) -> Option<usize> {
+        self.number().map(|number| usize::try_from(number).unwrap_or(usize::MAX))
+    }
+
+    /// The word; empty for other values.
+    pub(super) fn word(&self) -> &'static str {
+        if let Self::Word(word) = self { word } else { "" }
+    }
+
+    /// A time; `None` for a word.
+    pub(super) fn time(&self) -> Option<Duration> {
+        if let Self::Time(time) = self { Some(*time) } else { None }
+    }
+
+    /// A path; `None` for a word.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        if let Self::Path(path) = self { Some(path.clone()) } else { None }
+    }
+
+    /// CPUs; `None` for a word.
+    pub(super) fn cpus(&self) -> Option<Vec<usize>> {
+        if let Self::Cpus(cpus) = self { Some(cpus.clone()) } else { None }
+    }
+}
+
+/// `"a", "b" and "c"` without the last comma.
+pub(super) fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}
+
+fn expand_home(text: &str) -> PathBuf {
+    match (text.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(below), Some(home)) => home.join(below),
+        _ => text.into(),
+    }
+}
+
+fn unit_of_size(bare: u64) -> &'static str {
+    match bare {
+        1 => "bytes",
+        1024 => "KiB",
+        _ => "MiB",
+    }
+}
+
+fn unit_of_time(bare: Duration) -> &'static str {
+    if bare.as_secs() == 60 { "minutes" } else { "seconds" }
+}
