@@ -261,13 +261,12 @@ mod tests {
             for (kind, len, copied) in steps {
                 let before = conn;
                 match kind {
-                    0 | 1 => {
-                        if asks(&rule, &mut conn, len, ("10.0.0.1", "10.0.0.2"), now) {
-                            prop_assert!(len >= AUTO_BYTES_MIN);
-                            rule.hold(len);
-                            held.push(len);
-                        }
+                    0 | 1 if asks(&rule, &mut conn, len, ("10.0.0.1", "10.0.0.2"), now) => {
+                        prop_assert!(len >= AUTO_BYTES_MIN);
+                        rule.hold(len);
+                        held.push(len);
                     }
+                    0 | 1 => {}
                     2 => {
                         if let Some(len) = held.pop() {
                             rule.let_go(len);

@@ -91,7 +91,11 @@ mod tests {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let named = std::thread::Builder::new().name("busy-3".into());
-            let spin = || while !stop.load(Ordering::Relaxed) {};
+            let spin = || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            };
             named.spawn_scoped(scope, spin).expect("a thread");
             let worked = |one: &ThreadUse| one.name == "busy-3" && one.cpu_s > 0.0;
             while !threads.since(&before).iter().any(worked) {

@@ -227,8 +227,8 @@ fn choose(args: &TransferArgs) -> Result<(Chosen, Vec<String>), BenchError> {
     let (mut chosen, mut missing) = (Vec::new(), Vec::new());
     for client in all {
         let asked = args.clients.iter().any(|name| name == client.name());
-        let wanted = if args.quick { client.name() == "ccbt" } else { true };
-        if !asked && !(args.clients.is_empty() && wanted) {
+        let wanted = args.clients.is_empty() && (!args.quick || client.name() == "ccbt");
+        if !asked && !wanted {
             continue;
         }
         match client.version() {

@@ -301,8 +301,8 @@ fn a_liar_at_a_satellite_is_banned_by_all_parts() {
     let mut team = Team::begun();
     let (honest, liar) = (team.seed(SLOW, 51), team.seed(0, 52));
     // It has checked its files by now.
-    for at in 0..SIZES.len() {
-        fs::write(team.seeds[1].0.path(at), vec![0xee; SIZES[at]]).unwrap();
+    for (at, size) in SIZES.into_iter().enumerate() {
+        fs::write(team.seeds[1].0.path(at), vec![0xee; size]).unwrap();
     }
     team.dial(honest);
     team.until("a peer at home", |team| team.peers()[HOME] == 1);

@@ -1,5 +1,7 @@
 //! Properties of a shared limit: a model of several shards whose requests and grants take time.
 
+use std::collections::VecDeque;
+
 use super::*;
 use crate::rate::Quota;
 use proptest::prelude::*;

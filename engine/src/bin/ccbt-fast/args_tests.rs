@@ -1,4 +1,5 @@
 use super::*;
+use std::path::Path;
 use std::time::Duration;
 
 use ccbt_fast::checkpoints::{CheckpointSettings, Format};
@@ -242,5 +243,6 @@ fn resume_takes_an_info_hash_and_the_options_of_download() {
     };
     assert!(args.interactive);
     assert_eq!(args.download.transfer.torrent, Path::new("abcd1234"));
-    assert_eq!(args.download.add_options().peers.len(), 1);
+    assert!(args.download.names_output());
+    assert_eq!(args.download.transfer.peers.len(), 1);
 }

@@ -151,7 +151,7 @@ fn run_session(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let goal = plan.goal();
-    let Plan { metainfo, sources, watcher, config, effect: Effect { torrent: options, .. } } = plan;
+    let Plan { metainfo, sources, watcher, config, effect: Effect { torrent: options, .. }, .. } = plan;
     let limits = Limits { down: settings.down_limit, up: settings.up_limit };
     let session = Session::start(settings)?;
     let info_hash = metainfo.info_hash.to_string();
