@@ -144,7 +144,9 @@ fn names_folders_and_removal_are_followed_at_once() {
     assert!(session.checkpoints().expect("they are kept").dir().ends_with("state"));
     session.remove(&torrent, RemoveOptions::default());
     wait(&events, |event| *event == TorrentEvent::Removed);
-    assert!(place.load().is_some(), "its files are there, and so is its checkpoint");
+    // Its files are there, and so is its checkpoint; the last one, written after they were closed, marks all of them.
+    let is_last = |loaded: Loaded| loaded.checkpoint.files.iter().all(Option::is_some).then_some(());
+    wait_for("last checkpoint", || place.load().and_then(is_last));
     let options = AddOptions { output: moved.clone(), ..place.options() };
     assert_eq!(options.resume.as_ref().expect("loaded").renames.len(), 1);
     let torrent = session.add_torrent(place.metainfo.clone(), options).expect("added again");

@@ -17,6 +17,8 @@ struct ModelShard {
     moved: u64,
     /// Bytes that its peers would have moved by now.
     backlog: u64,
+    /// Billionths of a byte that a turn's demand left over.
+    carry: u128,
 }
 
 enum Message {
@@ -40,7 +42,7 @@ impl Model {
         let shard = |demand: &u64| {
             let mut quota = Quota::default();
             quota.set_rate(rate);
-            ModelShard { quota, demand: *demand, moved: 0, backlog: 0 }
+            ModelShard { quota, demand: *demand, moved: 0, backlog: 0, carry: 0 }
         };
         let shards = demands.iter().map(shard).collect();
         let keeper = SharedBucket::new(now, rate);
@@ -62,7 +64,9 @@ impl Model {
             self.messages.push_back((self.now + self.delay, Message::Grant(shard, bytes)));
         }
         for (nth, shard) in self.shards.iter_mut().enumerate() {
-            let comes = (u128::from(shard.demand) * STEP.as_nanos() / 1_000_000_000) as u64;
+            let comes = u128::from(shard.demand) * STEP.as_nanos() + shard.carry;
+            shard.carry = comes % 1_000_000_000;
+            let comes = (comes / 1_000_000_000) as u64;
             // Peers do not hoard: what they could not move is lost beyond a socket buffer.
             shard.backlog = (shard.backlog + comes).min(4 * comes + (1 << 20));
             let bytes = shard.backlog.min(shard.quota.available());
