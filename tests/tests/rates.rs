@@ -222,11 +222,13 @@ fn limits_change_while_connections_stay() {
         session.set_limits(LIMIT, 0);
         torrent.set_limits(TorrentLimits::default()).unwrap();
         allowance.hold(passed, || passed() >= 8 << 20);
-        session.set_limits(0, 0);
-        wait_until(PATIENCE, "the rest", || is_finished(&torrent).then_some(()));
+        // Once it is finished, seeds part.
         for peer in &peers {
             assert_eq!((peer.connections(), peer.closed()), (1, 0), "no change costs a connection");
         }
+        session.set_limits(0, 0);
+        wait_until(PATIENCE, "the rest", || is_finished(&torrent).then_some(()));
+        assert!(peers.iter().all(|peer| peer.connections() == 1), "nor does the end of all limits");
         finish(session);
         made.payload.assert_equal_in(&lab.dir("copy"));
     }

@@ -7,7 +7,8 @@
 //! [`Torrent::begin_block`], [`Torrent::end_block`], [`Torrent::message`] in stream order. Afterwards, and whenever
 //! something changed, for each of [`Torrent::take_dirty`]: [`Torrent::fill_requests`], then send what
 //! [`Torrent::out`] holds and what [`Torrent::next_upload`] names. When it ends: [`Torrent::gone`]. When
-//! [`Torrent::next_tick`] says so, once a second at most: [`Torrent::tick`]. After each of these: [`Torrent::poll_event`] until `None`.
+//! [`Torrent::next_tick`] says so, once a second at most: [`Torrent::tick`]. After each of these:
+//! [`Torrent::poll_event`] until `None`.
 //!
 //! Invariant: a request that is given up while a receive may still write its block in place
 //! ([`TorrentEvent::Retract`]) stays counted in the picker until [`Torrent::released`], so no other peer's bytes can
