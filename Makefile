@@ -27,7 +27,8 @@ build: setup-demo ## Build the optimised program: target/release/ccbt-fast
 .PHONY: test
 test: setup ## Run all tests
 	cargo test --workspace
-	CCBT_TEST_SHARDS=3 cargo test --workspace --test disk --test changed_files --test resume
+	CCBT_TEST_SHARDS=3 cargo test --workspace --test disk --test changed_files --test resume \
+		--test hostile_peers
 
 .PHONY: lint
 lint: setup-demo ## Check formatting, lints and documentation

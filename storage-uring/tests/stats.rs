@@ -57,7 +57,9 @@ fn bytes_operations_and_punts_add_up() {
             (0, 0, 0, true)
         );
         if device.kind == DeviceKind::Memory {
-            assert_eq!(device.write.operations + device.read.operations, 34);
+            // The last piece is short enough to be written together with the one before it, if both wait.
+            let together = device.write.operations + device.read.operations;
+            assert!((33..=34).contains(&together), "{device:?}");
         } else {
             // Rounded down to whole pages.
             assert_eq!((device.depth_limit, device.batch_bytes), (7, 300_000 / 4096 * 4096));

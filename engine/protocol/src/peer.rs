@@ -129,6 +129,8 @@ pub struct Peer {
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
     pub(crate) snubbed: bool,
+    /// Until then it is asked for nothing: others may get on with what it was asked for.
+    pub(crate) rests_until: Option<Instant>,
     pub(crate) outstanding: VecDeque<Outstanding>,
     pub(crate) window: RequestWindow,
     pub(crate) down: RateMeter,
@@ -172,6 +174,7 @@ impl Peer {
             peer_interested: false,
             upload_only: false,
             snubbed: false,
+            rests_until: None,
             outstanding: VecDeque::new(),
             window,
             down: RateMeter::new(now),
@@ -349,6 +352,11 @@ impl Peer {
                 self.reject(block);
             }
         }
+    }
+
+    /// Whether it is asked for nothing for now.
+    pub(crate) fn rests(&self, now: Instant) -> bool {
+        self.rests_until.is_some_and(|until| now < until)
     }
 
     /// Since when the peer has owed us blocks without sending any; `None` when nothing is owed.

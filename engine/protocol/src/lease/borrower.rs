@@ -139,7 +139,7 @@ impl Borrower {
     fn ask(&mut self, now: Instant, torrent: &Torrent) {
         let ahead = self.count.max(self.before).max(1);
         let startable = torrent.picker().startable();
-        if self.asked || startable >= ahead || !torrent.could_ask() {
+        if self.asked || startable >= ahead || !torrent.could_ask(now) {
             return;
         }
         let stale = self.reach_told.is_none_or(|told| now.saturating_duration_since(told) >= REACH_EVERY);

@@ -220,7 +220,7 @@ impl Lender {
         if over || torrent.is_finished() {
             return;
         }
-        let home_idle = torrent.picker().startable() == 0 && torrent.has_idle_peer();
+        let home_idle = torrent.picker().startable() == 0 && torrent.has_idle_peer(now);
         // Nothing that they could fetch was left to lend.
         let waiting = self.members.values().filter(|member| member.wants > 0).count();
         for member in self.members.values_mut() {

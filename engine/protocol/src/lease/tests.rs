@@ -124,6 +124,7 @@ impl Spread {
             if second {
                 if borrower.is_stalled(now) {
                     node.abandon_idle();
+                    node.torrent.rest_snubbed(now);
                 }
                 borrower.tick(now, &mut node.torrent);
             }
@@ -134,6 +135,7 @@ impl Spread {
         }
         if second && self.lender.is_home_in_the_way(now, &self.swarm.nodes[self.home].torrent) {
             self.swarm.nodes[self.home].abandon_idle();
+            self.swarm.nodes[self.home].torrent.rest_snubbed(now);
         }
         let torrent = &mut self.swarm.nodes[self.home].torrent;
         self.lender.settle(now, torrent, &mut self.swarm.rng);
@@ -236,6 +238,20 @@ fn what_a_stalled_satellite_holds_comes_back() {
 }
 
 #[test]
+fn a_peer_that_answers_nothing_keeps_no_piece_on_its_shard() {
+    for (mute_at, good_at) in [(0, 1), (1, 0), (1, 2)] {
+        let mut spread = Spread::new(6, 60, 2);
+        let nodes = spread.nodes();
+        let (good, mute) = (spread.swarm.seed(Manner::Honest), spread.swarm.seed(Manner::Snub));
+        spread.swarm.connect(nodes[mute_at], mute, FAST);
+        (0..50).for_each(|_| spread.step());
+        spread.swarm.connect(nodes[good_at], good, FAST);
+        assert!(spread.run(20_000), "mute at {mute_at}, good at {good_at}");
+        spread.swarm.assert_complete(spread.home);
+    }
+}
+
+#[test]
 fn damage_is_repaired_and_everybody_hears_of_it() {
     let mut spread = Spread::new(4, 30, 2);
     for node in spread.nodes() {
@@ -313,8 +329,7 @@ proptest! {
             }
             (0..steps).for_each(|_| spread.step());
         }
-        conns.iter().for_each(|(_, conn)| spread.swarm.disconnect(*conn));
-        // One honest seed is enough, whichever part it meets.
+        // One honest seed is enough, whichever part it meets, and whoever else stays and sends nothing.
         let nodes = spread.nodes();
         let good = spread.swarm.seed(Manner::Honest);
         spread.swarm.connect(nodes[seed as usize % nodes.len()], good, FAST);

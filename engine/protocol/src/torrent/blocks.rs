@@ -28,6 +28,9 @@ impl Torrent {
         let peer = peer_of(&mut self.slots, key);
         let room = peer.window.size().saturating_sub(peer.outstanding.len());
         // In batches: picking for one block at a time would cost more than the block.
+        if peer.rests(now) {
+            return;
+        }
         if !peer.am_interested || room == 0 || room < peer.window.size() / 8 && !peer.outstanding.is_empty() {
             return;
         }
@@ -80,7 +83,7 @@ impl Torrent {
             return false;
         };
         peer.last_block = now;
-        peer.snubbed = false;
+        (peer.snubbed, peer.rests_until) = (false, None);
         peer.rejects = 0;
         peer.window.on_block(now, block.len, now.saturating_duration_since(request.sent));
         peer.down.add(now, u64::from(block.len));

@@ -122,15 +122,15 @@ impl Torrent {
     }
 
     /// Whether some peer may be asked for more now.
-    pub fn could_ask(&self) -> bool {
-        let room = |peer: &Peer| peer.outstanding.len() < peer.window.size();
+    pub fn could_ask(&self, now: Instant) -> bool {
+        let room = |peer: &Peer| peer.outstanding.len() < peer.window.size() && !peer.rests(now);
         self.live_peers().any(|peer| peer.am_interested && !peer.peer_choking && room(peer))
     }
 
     /// Whether some peer may be asked and is not asked for anything.
-    pub fn has_idle_peer(&self) -> bool {
+    pub fn has_idle_peer(&self, now: Instant) -> bool {
         let idle = |peer: &Peer| peer.am_interested && !peer.peer_choking && peer.outstanding.is_empty();
-        self.live_peers().any(idle)
+        self.live_peers().any(|peer| idle(peer) && !peer.rests(now))
     }
 
     /// What the peers have together. O(pieces) unless a seed is among them.

@@ -19,6 +19,9 @@ const SILENCE: Duration = Duration::from_secs(150);
 
 /// How often a peer is looked at with which something is going on.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a peer that snubs us rests when other shards wait for the pieces that it is asked for. Long enough for them
+/// to be given up, lent, and fetched; short against the patience of a peer that has others to serve.
+const REST: Duration = Duration::from_secs(10);
 
 impl Torrent {
     /// When [`Torrent::tick`] has something to do even if nothing happens until then; `None`: it has nothing. May be in
@@ -149,6 +152,22 @@ impl Torrent {
         }
         peer.snubbed = true;
         peer.window.on_snub();
+        self.give_up_requests(now, key);
+    }
+
+    /// This shard gets nowhere while others have nothing to fetch: what peers that snub us are asked for is given up, and
+    /// they rest. One request to each of them would hold its piece here for ever.
+    pub fn rest_snubbed(&mut self, now: Instant) {
+        let snubbing = |key: &PeerKey| self.peer(*key).snubbed && !self.peer(*key).rests(now);
+        let keys: Vec<PeerKey> = self.peer_keys().filter(snubbing).collect();
+        for key in keys {
+            peer_of(&mut self.slots, key).rests_until = Some(now + REST);
+            self.give_up_requests(now, key);
+        }
+    }
+
+    fn give_up_requests(&mut self, now: Instant, key: PeerKey) {
+        let peer = peer_of(&mut self.slots, key);
         let given_up: Vec<_> = peer.outstanding.drain(..).map(|request| request.block).collect();
         peer.expect_late(given_up.len());
         peer.last_block = now;
