@@ -30,6 +30,7 @@
 //! where something polls it.
 
 pub mod checkpoints;
+pub mod choosing;
 pub mod config;
 pub mod hashing;
 pub mod layout;
@@ -40,7 +41,7 @@ mod testing;
 
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::metainfo::Metainfo;
-pub use ccbt_protocol::picker::{PickerConfig, Strategy};
+pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,

@@ -13,6 +13,7 @@ use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::picker::{PeerKey, PickerConfig, Priority};
+use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::{Stats, Torrent};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::layout::LayoutSpec;
@@ -120,12 +121,15 @@ pub(crate) struct Home {
     pub seed_only: bool,
     pub prealloc: Preallocate,
     pub picker: PickerConfig,
+    /// Which files are wanted, and the bytes of their pieces.
+    pub selection: Selection,
+    pub bytes_wanted: u64,
     /// The user wants it to rest.
     pub paused: bool,
     /// What happens to the files as such.
     pub relocations: Relocations,
     /// What the last status told, and whether bytes moved then.
-    pub last_status: Option<(State, Stats, usize, u32, u32, bool)>,
+    pub last_status: Option<(State, Stats, usize, u32, u32, u64, bool)>,
     pub removed: bool,
     /// Its files go when it goes.
     pub delete_data: bool,
@@ -181,6 +185,8 @@ impl Home {
             seed_only: false,
             prealloc: Preallocate::default(),
             picker,
+            selection: Selection::default(),
+            bytes_wanted: meta.geometry.total_len(),
             last_status: None,
             removed: false,
             meta,
@@ -253,6 +259,11 @@ impl Home {
     pub fn bytes_left(&self) -> u64 {
         let total = self.meta.geometry.total_len();
         total - self.bytes_done()
+    }
+
+    /// Bytes that are wanted and not there yet.
+    pub fn wanted_left(&self) -> u64 {
+        self.torrent.as_ref().map_or(self.bytes_wanted, |torrent| torrent.picker().bytes_left())
     }
 
     /// Bytes verified and written.

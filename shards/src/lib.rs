@@ -22,6 +22,7 @@ mod pieces;
 mod relocating;
 pub mod ring;
 pub mod satellites;
+mod selecting;
 pub mod service;
 mod shard;
 mod slots;

@@ -14,6 +14,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::rate::{TorrentLimits, Way};
+use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::Preallocate;
@@ -53,6 +54,8 @@ pub struct AddTorrent {
     pub max_peers: usize,
     /// Rate limits of its own.
     pub limits: TorrentLimits,
+    /// Which files are wanted; of no meaning to a seed.
+    pub selection: Selection,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }
@@ -128,6 +131,9 @@ pub enum ToShard {
     },
     /// Other rate limits for a torrent.
     TorrentLimits(TorrentKey, TorrentLimits),
+    /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of
+    /// them are there.
+    Select(TorrentKey, Selection),
     /// About the tokens of a limit that several shards share.
     Tokens {
         /// Whose limit; `None`: that of all torrents.
@@ -283,6 +289,8 @@ pub enum Event {
     },
     /// Everything wanted is verified, written and synced.
     Finished,
+    /// Answer to [`ToShard::Select`].
+    Selected,
     /// The torrent cannot go on; it tries again by itself when `retry` is set.
     Failed {
         /// Why, and what to do.
@@ -390,6 +398,10 @@ pub struct TorrentStatus {
     pub bytes_done: u64,
     /// Bytes in the torrent.
     pub bytes_total: u64,
+    /// Bytes of the pieces that are wanted; one that a wanted file shares with others counts as a whole.
+    pub bytes_wanted: u64,
+    /// Of these, the ones that are not verified and written yet.
+    pub bytes_left: u64,
     /// Connections through their handshake (a count).
     pub peer_count: usize,
     /// Some of them, at most 200.

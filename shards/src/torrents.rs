@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
-use ccbt_protocol::picker::Priority;
 use ccbt_protocol::torrent::{Torrent, TorrentConfig};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
@@ -58,6 +57,8 @@ impl Shard {
             // A piece that peers hear of after its sync only would have to be told by its home.
             spread: spread && self.config.sync.policy != SyncPolicy::Piece,
             seed_only: add.seed_only,
+            bytes_wanted: add.selection.wanted_len(&add.metainfo),
+            selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,
             ..Home::new(self.now, add.key, add.metainfo, spec, add.picker, add.max_peers)
@@ -84,8 +85,14 @@ impl Shard {
         let home = &mut self.homes[index];
         home.busy += 1;
         let mode = if home.seed_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-        let command =
-            StorageCmd::Open { torrent: home.key, spec: home.spec.clone(), prealloc: home.prealloc, mode };
+        let later = home.selection.skipped(&home.meta);
+        let command = StorageCmd::Open {
+            torrent: home.key,
+            spec: home.spec.clone(),
+            prealloc: home.prealloc,
+            mode,
+            later,
+        };
         self.command(command);
     }
 
@@ -168,10 +175,6 @@ impl Shard {
         };
         let (now, id) = (self.now, self.config.peer_id);
         let home = &mut self.homes[index];
-        let missing: Vec<_> = match home.seed_only {
-            true => home.meta.geometry.pieces().filter(|piece| !have.has(*piece)).collect(),
-            false => Vec::new(),
-        };
         if home.seed_only && have.count() == 0 && home.restarted.is_some() {
             return self.nothing_left(index);
         }
@@ -179,11 +182,8 @@ impl Shard {
         home.durability.found(have.clone(), recent, !home.seed_only, now);
         let mut torrent = Torrent::new(now, home.meta.info_hash, id, home.meta.geometry, config, have);
         torrent.go_on_from(home.stats);
-        for piece in missing {
-            torrent.picker_mut().set_priority(piece, Priority::Skip);
-        }
-        torrent.priorities_changed();
         home.torrent = Some(torrent);
+        home.set_priorities();
         home.phase = Phase::Running;
         self.touch(index);
         self.spread(index);

@@ -6,7 +6,7 @@
 //!
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
-//! * Decisions: [`picker`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
+//! * Decisions: [`selection`], [`picker`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
 //!   [`torrent`], and [`lease`] for a torrent on several shards
 //! * Trackers: [`tracker`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
@@ -28,6 +28,7 @@ pub mod peer;
 pub mod picker;
 pub mod rate;
 pub mod request_window;
+pub mod selection;
 pub mod torrent;
 pub mod tracker;
 pub mod wire;

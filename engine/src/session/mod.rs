@@ -114,6 +114,7 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
+        handle.shared.set_priorities(options.priorities_for(&metainfo));
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.watch(&handle.shared, &options);
         }

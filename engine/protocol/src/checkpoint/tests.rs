@@ -36,6 +36,7 @@ fn checkpoint() -> Checkpoint {
         looked: field(10, [0, 1, 2, 3, 9]),
         files: vec![Some(Mark { len: 163_835, mtime_ns: -1 }), None],
         totals: Totals { downloaded: u64::MAX, uploaded: 3 },
+        file_priorities: Priority::ALL.to_vec(),
         trackers: vec![vec!["http://a/b".into()], vec!["udp://c:1".into()]],
         peers: vec!["192.0.2.1:6881".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
     }
@@ -188,6 +189,7 @@ prop_compose! {
             looked: set(|piece| piece.0 || piece.1),
             files: files.into_iter().map(|file| file.map(|(len, mtime_ns)| Mark { len, mtime_ns })).collect(),
             totals: Totals { downloaded: totals.0, uploaded: totals.1 },
+            file_priorities: Vec::new(),
             trackers: Vec::new(),
             peers: Vec::new(),
         }

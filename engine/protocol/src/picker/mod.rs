@@ -146,6 +146,14 @@ impl Picker {
         self.wanted.count() == 0
     }
 
+    /// Bytes of the pieces that are wanted and not ours. O(1).
+    pub fn bytes_left(&self) -> u64 {
+        let last = PieceIndex(self.geometry.piece_count() - 1);
+        let piece_len = u64::from(self.geometry.piece_len());
+        let short = piece_len - u64::from(self.geometry.piece_size(last));
+        u64::from(self.wanted.count()) * piece_len - if self.wanted.has(last.0) { short } else { 0 }
+    }
+
     /// How much `piece` is wanted.
     pub fn priority(&self, piece: PieceIndex) -> Priority {
         self.priorities[piece.as_usize()]

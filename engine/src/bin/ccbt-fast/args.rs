@@ -18,7 +18,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use checkpoints::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
-pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use settings::{SettingArgs, SourceArgs};
 
 /// A fast BitTorrent client for Linux (io_uring, one thread per core).
@@ -106,6 +106,8 @@ pub struct TransferArgs {
 pub struct DownloadArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub files: FilesArgs,
     #[command(flatten)]
     pub settings: SettingArgs<true>,
     #[command(flatten)]

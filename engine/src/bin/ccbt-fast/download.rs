@@ -22,6 +22,7 @@ pub fn run_in(args: &DownloadArgs, output: Option<PathBuf>) -> Result<(), Failur
     }
     plan.effect.settings.checkpoints = args.checkpoint.settings();
     plan.effect.torrent.source = Some(args.transfer.torrent.clone());
+    plan.effect.torrent.file_priorities = args.files.priorities(&plan.metainfo)?;
     let found = resume::find(args, &plan, named)?;
     plan.notes = found.notes;
     let options = &mut plan.effect.torrent;

@@ -157,6 +157,7 @@ impl Foreign {
             have,
             files,
             totals: self.totals,
+            file_priorities: Vec::new(),
             trackers: metainfo.trackers.clone(),
             peers: self.peers.into_iter().take(PEERS_MAX).collect(),
         }
