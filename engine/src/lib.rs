@@ -36,6 +36,7 @@ pub mod hashing;
 pub mod layout;
 pub mod linking;
 mod session;
+pub mod streaming;
 #[cfg(test)]
 mod testing;
 
@@ -52,7 +53,7 @@ pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use session::{
-    AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
-    ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource,
-    WaitError,
+    AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, Received,
+    RemoveOptions, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle,
+    TorrentSource, WaitError,
 };

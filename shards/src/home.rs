@@ -25,6 +25,7 @@ use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::pacing::Backlog;
+use crate::playing::Playing;
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
 use crate::satellites::Part;
@@ -121,6 +122,9 @@ pub(crate) struct Home {
     pub seed_only: bool,
     pub prealloc: Preallocate,
     pub picker: PickerConfig,
+    /// Who reads its files while they come.
+    pub playing: Option<Box<Playing>>,
+    pub super_seeding: bool,
     /// Which files are wanted, and the bytes of their pieces.
     pub selection: Selection,
     pub bytes_wanted: u64,
@@ -185,6 +189,8 @@ impl Home {
             seed_only: false,
             prealloc: Preallocate::default(),
             picker,
+            playing: None,
+            super_seeding: false,
             selection: Selection::default(),
             bytes_wanted: meta.geometry.total_len(),
             last_status: None,

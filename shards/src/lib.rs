@@ -19,6 +19,7 @@ mod limits;
 pub mod messages;
 mod pacing;
 mod pieces;
+pub mod playing;
 mod relocating;
 pub mod ring;
 pub mod satellites;

@@ -23,6 +23,7 @@ use crossbeam_channel::Sender;
 
 pub use crate::counters::ShardStats;
 pub use crate::known::{FileMark, Known, Snapshot};
+pub use crate::playing::{Play, Playable};
 
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
@@ -56,6 +57,10 @@ pub struct AddTorrent {
     pub limits: TorrentLimits,
     /// Which files are wanted; of no meaning to a seed.
     pub selection: Selection,
+    /// Fetch what is needed to play its largest wanted file while it comes.
+    pub streaming: bool,
+    /// Show each peer single pieces (BEP 16), if everything is there when it starts.
+    pub super_seeding: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }
@@ -134,6 +139,10 @@ pub enum ToShard {
     /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of
     /// them are there.
     Select(TorrentKey, Selection),
+    /// Somebody reads a file of a torrent and waits for it.
+    Play(TorrentKey, Play),
+    /// A reader is gone.
+    StopPlaying(TorrentKey, u64),
     /// About the tokens of a limit that several shards share.
     Tokens {
         /// Whose limit; `None`: that of all torrents.

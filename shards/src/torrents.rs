@@ -17,6 +17,7 @@ use ccbt_storage::messages::{OpenMode, OpenReport, StorageCmd, StorageDone};
 use crate::announce::{Announces, Identity};
 pub(crate) use crate::home::{Aside, Home, Phase};
 use crate::messages::{AddTorrent, Event, FromShard};
+use crate::playing::Playing;
 use crate::shard::Shard;
 pub(crate) use crate::slots::{LivePieces, SlotSource};
 use crate::sync::SyncPolicy;
@@ -55,9 +56,15 @@ impl Shard {
             announces,
             known: add.known,
             // A piece that peers hear of after its sync only would have to be told by its home.
-            spread: spread && self.config.sync.policy != SyncPolicy::Piece,
+            // What is urgent, and what is shown to whom, is known at home only.
+            spread: spread
+                && self.config.sync.policy != SyncPolicy::Piece
+                && !add.streaming
+                && !add.super_seeding,
             seed_only: add.seed_only,
             bytes_wanted: add.selection.wanted_len(&add.metainfo),
+            playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
+            super_seeding: add.super_seeding,
             selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,
@@ -171,6 +178,7 @@ impl Shard {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
             metadata_size: self.homes[index].meta.raw_info().len() as u32,
+            super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };
         let (now, id) = (self.now, self.config.peer_id);

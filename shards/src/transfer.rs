@@ -218,6 +218,8 @@ impl Shard {
             if torrent.wants_choke_round() {
                 torrent.choke_round(self.now, &mut self.rng);
             }
+            torrent.reveal(self.now, &mut self.rng);
+            self.play(index);
             self.fill(index);
         }
         self.do_events(index);

@@ -65,6 +65,8 @@ impl Shard {
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
             ToShard::TorrentLimits(key, limits) => self.set_torrent_limits(key, limits),
+            ToShard::Play(key, play) => self.on_play(key, play),
+            ToShard::StopPlaying(key, reader) => self.stop_playing(key, reader),
             ToShard::Select(key, selection) => self.select(key, selection),
             ToShard::Tokens { torrent, way, word } => self.on_tokens(torrent, way, &word),
             ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),

@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 19] = [
+pub const ELSEWHERE: [(&str, &str); 18] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
@@ -16,7 +16,6 @@ pub const ELSEWHERE: [(&str, &str); 19] = [
     ("disk.checkpoint_interval", NOT_YET),
     ("disk.checkpoint_dir", NOT_YET),
     ("disk.auto_resume", NOT_YET),
-    ("strategy.streaming_mode", NOT_YET),
     ("discovery.enable_dht", NOT_YET),
     ("discovery.dht_port", NOT_YET),
     ("discovery.enable_pex", NOT_YET),

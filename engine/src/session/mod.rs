@@ -8,6 +8,7 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod reader;
 mod relocate;
 mod settings;
 mod source;
@@ -30,6 +31,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub use reader::FileReader;
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;

@@ -207,6 +207,12 @@ pub struct AddOptions {
     /// [`Priority::Normal`]. `None`: as `resume` says, else all alike. Of no meaning with `seed_only`. See
     /// [`crate::TorrentHandle::set_file_priorities`] for what it means on disk.
     pub file_priorities: Option<Vec<Priority>>,
+    /// Fetch what is needed to play the largest wanted file while it comes: its first and last pieces, then in order from
+    /// its first gap. Readers ([`crate::TorrentHandle::reader`]) come before that. The torrent stays on one shard.
+    pub streaming: bool,
+    /// Show each peer single pieces instead of all there is (BEP 16), if everything is there when the torrent starts: a
+    /// first copy then costs little more upload than its bytes once. The torrent stays on one shard.
+    pub super_seeding: bool,
     /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`], or
     /// [`crate::linking::LinkReport::known`]): only what is doubtful, or
     /// has changed since, is hashed again. `None`: everything is.
@@ -233,6 +239,8 @@ impl AddOptions {
             max_peers: 100,
             limits: None,
             file_priorities: None,
+            streaming: false,
+            super_seeding: false,
             known: None,
             source: None,
             resume: None,
@@ -269,6 +277,8 @@ impl AddOptions {
             seed_only: self.seed_only,
             max_peers: self.max_peers,
             limits: self.limits.unwrap_or_default(),
+            streaming: self.streaming,
+            super_seeding: self.super_seeding,
             selection: Selection::new(self.file_priorities.unwrap_or_default()),
             known: self.known,
         }

@@ -103,6 +103,8 @@ pub fn add_with(
         max_peers: 50,
         limits: TorrentLimits::default(),
         selection: Selection::default(),
+        streaming: false,
+        super_seeding: false,
         known: None,
         renames: Vec::new(),
         paused: false,

@@ -22,7 +22,7 @@
 //! [`Picker::abandon`] it.
 //!
 //! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched,
-//! `reserved` those that one peer alone is asked for, `choose` and `endgame` pick.
+//! `reserved` those that one peer alone is asked for, `urgent` those that are played, `choose` and `endgame` pick.
 
 mod active;
 mod begun;
@@ -35,6 +35,7 @@ mod peers;
 mod rarity;
 mod reserved;
 mod types;
+mod urgent;
 
 use std::collections::BTreeSet;
 
@@ -101,6 +102,7 @@ pub struct Picker {
     cursor: u32,
     /// Another shard may still lend us pieces.
     more_elsewhere: bool,
+    urgent: urgent::Urgent,
     steps: Steps,
 }
 
@@ -122,6 +124,7 @@ impl Picker {
             again: BTreeSet::new(),
             cursor: 0,
             more_elsewhere: false,
+            urgent: urgent::Urgent::default(),
             steps: Steps::default(),
             have,
         };

@@ -165,7 +165,7 @@ impl Model {
     fn pick(&mut self, key: PeerKey, max: usize, only: Option<&[PieceIndex]>, suggested: &[PieceIndex]) {
         let free_before = self.memory.free;
         let peer = &self.peers[&key];
-        let view = PeerView { key, has: peer.has(), only, suggested };
+        let view = PeerView { key, has: peer.has(), only, suggested, slow: false };
         let mut out = Vec::new();
         self.picker.pick(&view, max, &mut self.memory, &mut self.rng, &mut out);
         assert!(out.len() <= max);

@@ -80,7 +80,7 @@ impl Setup {
 }
 
 fn seed(key: u32) -> PeerView<'static> {
-    PeerView { key: PeerKey(key), has: PeerHas::All, only: None, suggested: &[] }
+    PeerView { key: PeerKey(key), has: PeerHas::All, only: None, suggested: &[], slow: false }
 }
 
 fn pieces_of(blocks: &[Block]) -> Vec<u32> {

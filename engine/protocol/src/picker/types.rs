@@ -102,6 +102,8 @@ pub struct PeerView<'a> {
     pub only: Option<&'a [PieceIndex]>,
     /// What it suggests (BEP 6).
     pub suggested: &'a [PieceIndex],
+    /// It is far slower than others: what is needed next is better asked of them.
+    pub slow: bool,
 }
 
 impl PeerView<'_> {

@@ -42,6 +42,7 @@ impl Torrent {
             has: peer.peer_has(),
             only: peer.peer_choking.then_some(&peer.allowed_in[..]),
             suggested: &peer.suggested,
+            slow: peer.slow,
         };
         self.picked.clear();
         self.picker.pick(&view, room, slots, rng, &mut self.picked);

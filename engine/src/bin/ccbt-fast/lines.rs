@@ -25,6 +25,8 @@ pub enum Line<'a> {
     Checked { good: u32, total: u32 },
     /// Everything is verified and on disk.
     Finished,
+    /// The file can be played from this URL; it waits for what is not there yet.
+    Streaming { url: &'a str },
     /// Others are served from now on and nothing is fetched.
     Seeding,
     /// It cannot go on; with `retry` it tries again by itself.
@@ -314,6 +316,7 @@ impl<'a> Line<'a> {
                 format!("going on from the checkpoint written {age}: {pieces} of {total} pieces")
             }
             Self::Finished => "finished: everything is verified and on disk".to_owned(),
+            Self::Streaming { url } => format!("play {url}"),
             Self::Seeding => "seeding; press Ctrl-C to stop".to_owned(),
             Self::Error { message, retry: true } => {
                 format!("paused: {message}; goes on by itself when it can")
