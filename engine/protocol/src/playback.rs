@@ -5,8 +5,8 @@
 //!
 //! The order: first what each reader waits for; then the first and the last piece of each file, where containers keep
 //! their index; then the windows of all readers side by side, up to [`WINDOW`] from where each of them is. The rest of
-//! the file is left to the normal strategy. A file that is to be played and that nobody reads yet has a window that begins
-//! at its first missing piece.
+//! the file is left to the normal strategy. While nobody reads, a file that is to be played has a window that begins at its
+//! first missing piece.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -58,11 +58,12 @@ impl Playback {
 
     /// The missing pieces that are needed next, each once.
     pub fn order(&self, geometry: Geometry, have: &Bitfield) -> Vec<PieceIndex> {
-        let windows: Vec<Vec<PieceIndex>> =
-            self.cursors.values().map(|cursor| cursor.window(geometry, have)).collect();
+        let is_read = self.cursors.values().any(|cursor| cursor.at.is_some());
+        let cursors = || self.cursors.values().filter(|cursor| !is_read || cursor.at.is_some());
+        let windows: Vec<Vec<PieceIndex>> = cursors().map(|cursor| cursor.window(geometry, have)).collect();
         let mut order: Vec<PieceIndex> =
             windows.iter().filter_map(|window| window.first()).copied().collect();
-        for cursor in self.cursors.values() {
+        for cursor in cursors() {
             let pieces = geometry.pieces_of_range(cursor.file.start, cursor.file.end - cursor.file.start);
             let ends = [pieces.start, pieces.end.saturating_sub(1)].map(PieceIndex);
             order.extend(ends.into_iter().filter(|_| !pieces.is_empty()));
@@ -148,6 +149,8 @@ mod tests {
         let order = numbers(&playback.order(geometry(), &have((10..20).chain([22]))));
         assert_eq!((&order[..4], order.last()), (&[20, 59, 21, 23][..], Some(&35)));
         assert!(playback.order(geometry(), &have(10..60)).is_empty());
+        playback.read(1, 10 * PIECE..60 * PIECE, 40 * PIECE);
+        assert_eq!(numbers(&playback.order(geometry(), &have([])))[..4], [40, 10, 59, 41], "who reads comes before");
     }
 
     proptest! {

@@ -19,11 +19,13 @@ pub fn run(args: &StreamArgs) -> Result<(), Failure> {
         let options = &mut plan.effect.torrent;
         // Nothing else is wanted, unless options name it.
         let unsaid = || vec![Priority::Skip; plan.metainfo.files.len()];
+        let is_only = options.file_priorities.is_none();
         let priorities = options.file_priorities.get_or_insert_with(unsaid);
         if priorities[file] == Priority::Skip {
             priorities[file] = Priority::Normal;
         }
-        options.streaming = false;
+        // Before a player comes: from the beginning on.
+        options.streaming |= is_only;
         Ok(Kind::Stream { file, listen })
     })
 }
