@@ -150,7 +150,11 @@ mod tests {
         assert_eq!((&order[..4], order.last()), (&[20, 59, 21, 23][..], Some(&35)));
         assert!(playback.order(geometry(), &have(10..60)).is_empty());
         playback.read(1, 10 * PIECE..60 * PIECE, 40 * PIECE);
-        assert_eq!(numbers(&playback.order(geometry(), &have([])))[..4], [40, 10, 59, 41], "who reads comes before");
+        assert_eq!(
+            numbers(&playback.order(geometry(), &have([])))[..4],
+            [40, 10, 59, 41],
+            "who reads comes before"
+        );
     }
 
     proptest! {

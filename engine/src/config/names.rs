@@ -10,7 +10,10 @@ pub const ELSEWHERE: [(&str, &str); 18] = [
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
     ),
-    ("network.block_size_kib", "blocks have 16 KiB (BEP 3): most clients serve no more at once (docs/parity.md); remove this line"),
+    (
+        "network.block_size_kib",
+        "blocks have 16 KiB (BEP 3): most clients serve no more at once (docs/parity.md); remove this line",
+    ),
     ("disk.use_mmap", "files are read and written past the page cache (O_DIRECT); remove this line"),
     ("disk.checkpoint_enabled", NOT_YET),
     ("disk.checkpoint_interval", NOT_YET),
