@@ -167,7 +167,8 @@ impl Model {
         // Whatever is urgent, the rules are the same.
         if self.rng.random_bool(0.25) {
             let count = self.geometry.piece_count();
-            let urgent = (0..self.rng.random_range(0..4)).map(|_| PieceIndex(self.rng.random_range(0..count)));
+            let urgent =
+                (0..self.rng.random_range(0..4)).map(|_| PieceIndex(self.rng.random_range(0..count)));
             let urgent = urgent.collect::<Vec<_>>();
             self.picker.set_urgent(urgent);
         }

@@ -22,6 +22,7 @@ mod stats;
 mod superseeding;
 mod tick;
 mod urgency;
+mod wishes;
 
 pub use blocks::BlockPlace;
 pub use stats::Stats;
@@ -41,7 +42,6 @@ use crate::picker::{PeerKey, Picker, PickerConfig};
 use crate::rate::RateMeter;
 use crate::request_window::{RequestWindow, WindowConfig};
 use crate::superseed::SuperSeed;
-use crate::wire::extension::ExtensionHandshake;
 use crate::wire::message::{Message, allowed_fast_set};
 
 /// Bits of a [`PeerKey`] that index the peer table; the rest count how often an entry was used.
@@ -317,14 +317,6 @@ impl Torrent {
         self.wake_idle();
     }
 
-    /// To be called after priorities were changed: whether we are finished, and what is interesting, may have changed.
-    pub fn priorities_changed(&mut self) {
-        self.finished_told &= self.picker.is_finished();
-        self.check_finished();
-        let keys: Vec<PeerKey> = self.peer_keys().collect();
-        keys.into_iter().for_each(|key| self.update_interest(key));
-    }
-
     // ---- connections
 
     /// A connection is through its handshake; our first messages (bitfield, extended handshake, allowed-fast) are
@@ -357,18 +349,7 @@ impl Torrent {
             (_, true) if have.is_full() => peer.push(&Message::HaveAll),
             _ => peer.push(&Message::Bitfield(have.as_wire())),
         }
-        if peer.info.reserved.extension() {
-            let hello = ExtensionHandshake {
-                client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
-                port: (self.config.listen_port != 0).then_some(self.config.listen_port),
-                reqq: Some(crate::peer::MAX_UPLOAD_QUEUE as u32),
-                metadata_size: Some(self.config.metadata_size),
-                your_ip: Some(peer.info.addr.ip()),
-                upload_only: self.picker.is_finished() && self.super_seed.is_none(),
-                ..ExtensionHandshake::default()
-            };
-            peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
-        }
+        self.say_hello(peer);
         if let (true, IpAddr::V4(ip)) = (peer.fast() && shown > 0, peer.info.addr.ip()) {
             let pieces = self.geometry.piece_count();
             let mut allowed = allowed_fast_set(ip, self.info_hash, pieces, ALLOWED_FAST);

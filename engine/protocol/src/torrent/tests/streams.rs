@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ids::PieceIndex;
+use crate::picker::Priority;
 
 #[test]
 fn what_is_urgent_comes_before_the_rest() {
@@ -68,4 +69,26 @@ fn windows_that_jump_about_lose_nothing() {
         assert!(swarm.run(100 * MS, 5000, |swarm| swarm.nodes[3].torrent.is_finished()), "seed {seed}");
         swarm.assert_complete(to);
     }
+}
+
+/// One that wanted nothing has told its peers so (BEP 21); when it wants something after all, they hear of that too.
+#[test]
+fn one_that_wants_something_after_all_is_served() {
+    let mut swarm = Swarm::new(8, 10);
+    let from = swarm.seed(Manner::Honest);
+    let to = swarm.leech();
+    let geometry = swarm.geometry;
+    let set = |swarm: &mut Swarm, priority| {
+        let torrent = &mut swarm.nodes[to].torrent;
+        geometry.pieces().for_each(|piece| torrent.picker_mut().set_priority(piece, priority));
+        torrent.priorities_changed();
+    };
+    set(&mut swarm, Priority::Skip);
+    swarm.connect(to, from, FAST);
+    assert!(!swarm.run(100 * MS, 300, |swarm| swarm.nodes[1].torrent.picker().have().count() > 0));
+    assert!(swarm.nodes[to].torrent.is_finished());
+    swarm.nodes[to].finished = false;
+    set(&mut swarm, Priority::Normal);
+    assert!(swarm.run(100 * MS, 1000, |swarm| swarm.nodes[1].torrent.is_finished()));
+    swarm.assert_complete(to);
 }
