@@ -331,7 +331,11 @@ impl Shard {
             for block in conn.sending.drain(..) {
                 torrent.sent_block(now, *peer, block);
             }
+            let reveals = torrent.is_reveal_due();
             self.note_change(index);
+            if reveals {
+                self.settle_soon(index);
+            }
         }
         self.queue(key);
         self.wake_hungry();

@@ -6,8 +6,8 @@
 //! twice; at most [`SHOWN_MAX`] of the pieces that a peer was shown wait to be seen elsewhere.
 //!
 //! A peer gets the next piece when another peer announces one that it was shown, for then it has passed it on. Alone with
-//! us it could pass on nothing, so then its own announcement counts, and so it does after [`PATIENCE`]: its neighbours may
-//! be out of its reach.
+//! us it could pass on nothing, so then it is enough that it has it, and so it is after [`PATIENCE`]: its neighbours may be out
+//! of its reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -22,10 +22,20 @@ pub const SHOWN_MAX: usize = 2;
 /// How long a peer has to pass a piece on before it is shown another one all the same.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A piece that a peer is to fetch and to pass on.
+#[derive(Debug)]
+struct Waiting {
+    piece: PieceIndex,
+    /// When it was shown.
+    since: Instant,
+    /// Bytes of it that the peer was sent.
+    sent: u32,
+}
+
 #[derive(Debug, Default)]
 struct Shown {
-    /// Not seen elsewhere yet, with the time when it was shown.
-    waiting: Vec<(PieceIndex, Instant)>,
+    /// Not seen elsewhere yet.
+    waiting: Vec<Waiting>,
     /// All that it was shown.
     all: BTreeSet<PieceIndex>,
 }
@@ -53,7 +63,7 @@ impl SuperSeed {
 
     /// Pieces that were shown and not seen elsewhere yet.
     pub fn awaited(&self) -> BTreeSet<PieceIndex> {
-        self.peers.values().flat_map(|shown| shown.waiting.iter().map(|(piece, _)| *piece)).collect()
+        self.peers.values().flat_map(|shown| shown.waiting.iter().map(|waiting| waiting.piece)).collect()
     }
 
     /// A peer is gone, or has everything.
@@ -78,7 +88,7 @@ impl SuperSeed {
                 continue;
             }
             let before = shown.waiting.len();
-            shown.waiting.retain(|(other, _)| *other != piece);
+            shown.waiting.retain(|waiting| waiting.piece != piece);
             if shown.waiting.len() < before {
                 free.push(*peer);
             }
@@ -86,15 +96,36 @@ impl SuperSeed {
         free
     }
 
-    /// Those whose pieces went nowhere for too long and who have them: `has` says so.
-    pub fn tick(&mut self, now: Instant, has: impl Fn(PeerKey, PieceIndex) -> bool) -> Vec<PeerKey> {
+    /// `peer` was sent `bytes` more of a piece of `size` bytes; whether it may be shown another one by that. Many clients
+    /// do not announce a piece to those who seem to have it.
+    pub fn sent(&mut self, peer: PeerKey, piece: PieceIndex, bytes: u32, size: u32) -> bool {
+        let alone = self.peers.len() == 1;
+        let Some(shown) = self.peers.get_mut(&peer) else { return false };
+        let Some(at) = shown.waiting.iter().position(|waiting| waiting.piece == piece) else { return false };
+        let waiting = &mut shown.waiting[at];
+        waiting.sent = waiting.sent.saturating_add(bytes);
+        let is_free = alone && waiting.sent >= size;
+        if is_free {
+            shown.waiting.remove(at);
+        }
+        is_free
+    }
+
+    /// Those whose pieces went nowhere for too long and who have them: they were sent all of it (`size` bytes), or say so.
+    pub fn tick(
+        &mut self,
+        now: Instant,
+        size: impl Fn(PieceIndex) -> u32,
+        has: impl Fn(PeerKey, PieceIndex) -> bool,
+    ) -> Vec<PeerKey> {
         let mut free = Vec::new();
         for (peer, shown) in &mut self.peers {
             let before = shown.waiting.len();
-            let is_over = |(piece, at): &(PieceIndex, Instant)| {
-                now.saturating_duration_since(*at) >= PATIENCE && has(*peer, *piece)
+            let is_over = |waiting: &Waiting| {
+                let is_there = waiting.sent >= size(waiting.piece) || has(*peer, waiting.piece);
+                is_there && now.saturating_duration_since(waiting.since) >= PATIENCE
             };
-            shown.waiting.retain(|entry| !is_over(entry));
+            shown.waiting.retain(|waiting| !is_over(waiting));
             if shown.waiting.len() < before {
                 free.push(*peer);
             }
@@ -120,7 +151,7 @@ impl SuperSeed {
         // The first of equals: from a random place on.
         let piece = open.min_by_key(|piece| (copies(*piece), self.shown_to[piece.as_usize()]))?;
         shown.all.insert(piece);
-        shown.waiting.push((piece, now));
+        shown.waiting.push(Waiting { piece, since: now, sent: 0 });
         self.shown_to[piece.as_usize()] += 1;
         Some(piece)
     }
@@ -180,9 +211,19 @@ mod tests {
         seed.join(PeerKey(1));
         let got = next(&mut seed, now, 0, &mut rng).unwrap();
         let has = |peer: PeerKey, piece: PieceIndex| peer == PeerKey(0) && piece == got;
-        assert!(seed.tick(now + PATIENCE - Duration::from_secs(1), has).is_empty());
-        assert!(seed.tick(now + PATIENCE, |_, _| false).is_empty(), "it is still fetching");
-        assert_eq!(seed.tick(now + PATIENCE, has), [PeerKey(0)]);
+        let size = |_| 100;
+        assert!(seed.tick(now + PATIENCE - Duration::from_secs(1), size, has).is_empty());
+        assert!(seed.tick(now + PATIENCE, size, |_, _| false).is_empty(), "it is still fetching");
+        assert_eq!(seed.tick(now + PATIENCE, size, has), [PeerKey(0)]);
+        // One that says nothing of what it was sent.
+        let got = next(&mut seed, now, 1, &mut rng).unwrap();
+        assert!(!seed.sent(PeerKey(1), got, 99, 100));
+        assert!(seed.tick(now + PATIENCE, size, |_, _| false).is_empty());
+        assert!(!seed.sent(PeerKey(1), got, 1, 100), "there are others to pass it on to");
+        assert_eq!(seed.tick(now + PATIENCE, size, |_, _| false), [PeerKey(1)]);
+        seed.leave(PeerKey(0));
+        let got = next(&mut seed, now, 1, &mut rng).unwrap();
+        assert!(seed.sent(PeerKey(1), got, 100, 100), "now there are none");
     }
 
     #[derive(Clone, Debug)]

@@ -17,6 +17,11 @@ impl Torrent {
         self.super_seed.is_some()
     }
 
+    /// Whether [`Torrent::reveal`] has something to do.
+    pub fn is_reveal_due(&self) -> bool {
+        self.reveal_due
+    }
+
     /// What peer `key` has is new to us; `piece`: just this one.
     pub(super) fn super_seed_heard(&mut self, key: PeerKey, piece: Option<PieceIndex>) {
         let Some(super_seed) = &mut self.super_seed else { return };
@@ -69,7 +74,9 @@ impl Torrent {
         let has = |key: PeerKey, piece: PieceIndex| {
             slots[super::key_index(key)].peer.as_ref().is_some_and(|peer| peer.has(piece))
         };
-        self.reveal_due |= !super_seed.tick(now, has).is_empty();
+        let geometry = self.geometry;
+        let size = |piece: PieceIndex| geometry.piece_size(piece);
+        self.reveal_due |= !super_seed.tick(now, size, has).is_empty();
         // Who has nothing need not say so (BEP 3).
         let silent: Vec<PeerKey> = self.peer_keys().filter(|key| !self.peer(*key).is_seed()).collect();
         let super_seed = self.super_seed.as_mut().expect("seen above");
