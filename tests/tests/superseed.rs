@@ -7,6 +7,7 @@ use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
+use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::tracker::Tracker;
 use ccbt_tests::transmission::TransmissionPeer;
@@ -79,4 +80,26 @@ fn two_clients_pass_on_what_each_was_shown() {
     assert!(passed_on > 0, "they had something for each other");
     seed.assert_alive();
     seed.stop();
+}
+
+/// What a stranger sees: a peer that seems to have nothing, and announces two pieces. More is not served.
+#[test]
+fn a_stranger_is_shown_two_pieces() {
+    let lab = Lab::open();
+    let made = lab.publish(payload(), TorrentSpec::pieces_of(64 << 10));
+    let seed = start(&made);
+    let mut raw = RawPeer::connect(seed.address());
+    raw.handshake(made.torrent.info_hash());
+    let mut shown = Vec::new();
+    while shown.len() < 2 {
+        let message = raw.recv().expect("it stays");
+        assert_ne!(message.id, id::BITFIELD, "all it has is not told");
+        if message.id == id::HAVE {
+            shown.push(message.word(0).expect("a piece"));
+        }
+    }
+    assert!(raw.become_unchoked(), "it serves");
+    let hidden = (0..).find(|piece| !shown.contains(piece)).expect("there are more");
+    assert_eq!(raw.fetch(shown[0], 0, 16_384).map(|block| block.len()), Some(16_384));
+    assert_eq!(raw.fetch(hidden, 0, 16_384), None, "who asks for what it was not shown is let go");
 }
