@@ -28,6 +28,7 @@ fn checkpoint(have: u32) -> Checkpoint {
         looked: Bitfield::full(10),
         files: vec![None],
         totals: Totals::default(),
+        file_priorities: Vec::new(),
         trackers: Vec::new(),
         peers: Vec::new(),
     }

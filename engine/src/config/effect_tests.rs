@@ -27,6 +27,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("strategy.piece_selection", "sequential", "strategy: Sequential"),
     ("strategy.endgame_duplicates", "5", "endgame_duplicates: 5"),
     ("strategy.random_first_pieces", "6", "random_first: 6"),
+    ("strategy.streaming_mode", "true", "streaming: true"),
+    ("strategy.super_seeding", "true", "super_seeding: true"),
     ("strategy.upload_slots", "17", "slots: 17"),
     ("strategy.optimistic_slots", "3", "optimistic: 3"),
     ("strategy.optimistic_interval", "19s", "optimistic_interval: 19s"),

@@ -8,6 +8,7 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod reader;
 mod relocate;
 mod settings;
 mod source;
@@ -30,6 +31,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub use reader::FileReader;
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
@@ -114,6 +116,7 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
+        handle.shared.set_priorities(options.priorities_for(&metainfo));
         if let Some(checkpointer) = &self.checkpointer {
             checkpointer.watch(&handle.shared, &options);
         }

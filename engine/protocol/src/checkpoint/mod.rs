@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::bitfield::Bitfield;
 use crate::ids::InfoHash;
 use crate::metainfo::Metainfo;
+use crate::picker::Priority;
 
 pub use codec::{DecodeError, FILE_LEN_MAX, Format, RAW_LEN_MAX, VERSION};
 
@@ -60,6 +61,9 @@ pub struct Checkpoint {
     /// Sums over all runs.
     #[serde(default)]
     pub totals: Totals,
+    /// How much each file is wanted, by its index; files behind the last entry are [`Priority::Normal`].
+    #[serde(default, with = "text::priorities", skip_serializing_if = "Vec::is_empty")]
+    pub file_priorities: Vec<Priority>,
     /// Tracker URLs in tiers.
     #[serde(default)]
     pub trackers: Vec<Vec<String>>,
@@ -129,6 +133,7 @@ impl Checkpoint {
             && self.total_len == geometry.total_len()
             && self.have.len() == geometry.piece_count()
             && self.files.len() == metainfo.files.len()
+            && self.file_priorities.len() <= metainfo.files.len()
             && self.renames.iter().all(|rename| (rename.file as usize) < metainfo.files.len());
         if same { Ok(()) } else { Err(Mismatch::Shape) }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::bitfield::Bitfield;
+use crate::picker::Priority;
 
 pub(super) fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -60,6 +61,22 @@ pub(super) mod bitfield {
             Bitfield::from_wire(&from_hex(hex)?, len.parse().ok()?).ok()
         };
         parse().ok_or_else(|| de::Error::custom("not a set of pieces"))
+    }
+}
+
+/// Priorities as words.
+pub(super) mod priorities {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(priorities: &[Priority], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(priorities.iter().map(|priority| priority.name()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Priority>, D::Error> {
+        let read = |name: String| {
+            Priority::from_name(&name).ok_or_else(|| de::Error::custom("not the name of a priority"))
+        };
+        Vec::<String>::deserialize(deserializer)?.into_iter().map(read).collect()
     }
 }
 

@@ -7,6 +7,7 @@ mod checkpoints;
 mod config;
 mod files;
 mod settings;
+mod stream;
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -18,8 +19,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use checkpoints::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
-pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use settings::{SettingArgs, SourceArgs};
+pub use stream::StreamArgs;
 
 /// A fast BitTorrent client for Linux (io_uring, one thread per core).
 #[derive(Debug, Parser)]
@@ -46,6 +48,8 @@ Exit codes:
 pub enum Command {
     /// Download a torrent; ends when everything is verified and on disk
     Download(DownloadArgs),
+    /// Download a file and serve it over HTTP while it comes, for mpv, VLC and others
+    Stream(StreamArgs),
     /// Go on with a download that has a checkpoint
     Resume(ResumeArgs),
     /// List, show, compare, remove, export and import checkpoints
@@ -73,6 +77,7 @@ impl Command {
     pub fn tells_json(&self) -> bool {
         match self {
             Self::Download(args) => args.transfer.json,
+            Self::Stream(args) => args.download.transfer.json,
             Self::Resume(args) => args.download.transfer.json,
             Self::Seed(args) => args.transfer.json,
             Self::Move(args) => args.json,
@@ -106,6 +111,8 @@ pub struct TransferArgs {
 pub struct DownloadArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub files: FilesArgs,
     #[command(flatten)]
     pub settings: SettingArgs<true>,
     #[command(flatten)]

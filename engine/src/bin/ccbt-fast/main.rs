@@ -24,6 +24,7 @@ mod relocate;
 mod resume;
 mod seed;
 mod signals;
+mod stream;
 mod transfer;
 mod units;
 mod verify;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_default_command(std::env::args_os().collect()));
     let outcome = match &cli.command {
         Command::Download(args) => download::run(args),
+        Command::Stream(args) => stream::run(args),
         Command::Resume(args) => resume::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),
         Command::Seed(args) => seed::run(args),

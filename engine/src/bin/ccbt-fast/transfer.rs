@@ -2,12 +2,14 @@
 //! orderly.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::config::{Config, Effect, Limits, Setting, Sources, Watcher};
+use ccbt_fast::streaming::StreamServer;
 use ccbt_fast::{
     AddOptions, CacheStats, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
     TorrentHandle, TorrentSource, TorrentStatus,
@@ -37,6 +39,12 @@ pub enum Kind {
         move_completed: Option<PathBuf>,
     },
     Seed,
+    /// A download that is served over HTTP until it is stopped.
+    Stream {
+        /// Its index.
+        file: usize,
+        listen: SocketAddr,
+    },
 }
 
 /// The torrent and the configuration, read. Nothing is started or created yet.
@@ -167,6 +175,16 @@ fn run_session(
         });
     }
     let torrent = session.add_torrent(metainfo, options)?;
+    let server = match course.kind {
+        Kind::Stream { file, listen } => {
+            let failed = Failure::system(format!("serve HTTP at {listen}"));
+            Some(StreamServer::start(torrent.clone(), file, listen).map_err(failed)?)
+        }
+        _ => None,
+    };
+    if let Some(server) = &server {
+        console.line(&Line::Streaming { url: server.url() });
+    }
     let mut reloader = Reloader::new(sources, watcher, config, (torrent.clone(), limits), log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
@@ -194,6 +212,7 @@ fn run_session(
     if let Err(failure @ (Failure::EngineLost | Failure::NothingToSeed)) = &end {
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
+    drop(server);
     let (caches, storage) = (session.caches(), session.storage_stats());
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {
@@ -311,6 +330,10 @@ impl Course {
             }
             // All was known to be good, and nothing was looked at.
             (TorrentEvent::Finished, Kind::Seed) => self.seeding.is_none(),
+            (TorrentEvent::Finished, Kind::Stream { .. }) => {
+                self.finished.get_or_insert(now);
+                true
+            }
             (TorrentEvent::Finished, Kind::Download { move_completed }) => {
                 let is_first = self.finished.is_none();
                 self.finished.get_or_insert(now);
@@ -345,12 +368,13 @@ impl Course {
         self.moving = Moving::UnderWay;
         match &self.kind {
             Kind::Download { move_completed } => move_completed.clone(),
-            Kind::Seed => None,
+            Kind::Seed | Kind::Stream { .. } => None,
         }
     }
 
     fn is_done(&self, now: Instant) -> bool {
         match (self.seeding, &self.kind) {
+            (_, Kind::Stream { .. }) => false,
             (Some(since), _) => self.goal.is_reached(now.duration_since(since), self.uploaded, self.size),
             (None, Kind::Download { .. }) => self.finished.is_some() && self.moving == Moving::Not,
             (None, Kind::Seed) => false,
@@ -376,7 +400,9 @@ impl Course {
             format!("received {} in {} ({rate})", units::bytes(stats.downloaded), units::duration(took));
         let sent = format!("sent {}", units::bytes(stats.uploaded));
         match &self.kind {
-            Kind::Download { .. } => format!("{received}, {sent}, wasted {}", units::bytes(stats.wasted)),
+            Kind::Download { .. } | Kind::Stream { .. } => {
+                format!("{received}, {sent}, wasted {}", units::bytes(stats.wasted))
+            }
             Kind::Seed => sent,
         }
     }
