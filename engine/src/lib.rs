@@ -31,6 +31,8 @@
 
 pub mod checkpoints;
 pub mod config;
+pub mod daemon;
+mod goal;
 pub mod hashing;
 pub mod layout;
 pub mod linking;
@@ -50,6 +52,7 @@ pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
+pub use goal::Goal;
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
     ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource,

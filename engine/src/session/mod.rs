@@ -33,6 +33,7 @@ pub use events::{EventStream, Events, Received, SessionEvent};
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
+pub(crate) use source::read_torrent;
 pub use torrent::TorrentHandle;
 
 use checkpointing::Checkpointer;
