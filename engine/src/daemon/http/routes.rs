@@ -9,10 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{
-    DefaultBodyLimit, Extension, FromRequest, FromRequestParts, Path, Query, Request, State,
+    Extension, FromRequest, FromRequestParts, Path, Query, Request, State,
 };
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -21,6 +21,7 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crossbeam_channel::Sender;
+use http_body_util::LengthLimitError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -57,7 +58,7 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("patch", "/v1/limits", patch(limits)),
         ("get", "/v1/events", get(events)),
         ("get", "/v1/torrents", get(list)),
-        ("post", "/v1/torrents", post(add).layer(DefaultBodyLimit::max(ADD_BYTES_MAX))),
+        ("post", "/v1/torrents", post(add)),
         ("get", "/v1/torrents/{id}", get(show)),
         ("patch", "/v1/torrents/{id}", patch(change)),
         ("delete", "/v1/torrents/{id}", delete(remove)),
@@ -78,7 +79,6 @@ pub(super) fn router(tell: Sender<Message>) -> Router {
         .method_not_allowed_fallback(async || {
             ApiError::new(405, "wrong_method", "GET /openapi.json lists the methods of each path")
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(App { tell, adds: Arc::new(Semaphore::new(ADDS_MAX)) })
 }
 
@@ -108,17 +108,33 @@ fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response
     (status, headers, body).into_response()
 }
 
-/// A body of JSON; errors name the field.
-struct Json<T>(T);
+/// A body of JSON of so many bytes at most; errors name the field.
+struct Json<T, const BYTES_MAX: usize = BODY_BYTES_MAX>(T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<App> for Json<T, BYTES_MAX> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        let body = Bytes::from_request(request, app).await.map_err(|rejection| {
-            let status = rejection.status().as_u16();
-            ApiError::new(status, if status == 413 { "too_large" } else { "bad_body" }, rejection.body_text())
-        })?;
+    async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        let too_large = || {
+            ApiError::new(
+                413,
+                "too_large",
+                format!("the body has more than the {BYTES_MAX} bytes that are taken"),
+            )
+        };
+        // One that says so itself is not waited for.
+        if request.body().size_hint().lower() > BYTES_MAX as u64 {
+            return Err(too_large());
+        }
+        let body =
+            to_bytes(request.into_body(), BYTES_MAX).await.map_err(
+                |error| match std::error::Error::source(&error)
+                    .is_some_and(|source| source.is::<LengthLimitError>())
+                {
+                    true => too_large(),
+                    false => ApiError::new(400, "bad_body", format!("the body: {error}")),
+                },
+            )?;
         let parsed = serde_json::from_slice(&body);
         parsed.map(Self).map_err(|error| ApiError::new(400, "bad_json", format!("the body: {error}")))
     }
@@ -204,7 +220,11 @@ async fn list(State(app): State<App>) -> Answered {
     app.answer(StatusCode::OK, Call::List).await
 }
 
-async fn add(State(app): State<App>, _room: AddRoom, Json(mut how): Json<api::Add>) -> Answered {
+async fn add(
+    State(app): State<App>,
+    _room: AddRoom,
+    Json(mut how): Json<api::Add, ADD_BYTES_MAX>,
+) -> Answered {
     let bytes = STANDARD.decode(std::mem::take(&mut how.torrent));
     let bytes = bytes.map_err(|error| ApiError::new(400, "bad_base64", format!("torrent: {error}")))?;
     app.answer(StatusCode::CREATED, Call::Add(Box::new(NewTorrent { bytes, how }))).await
