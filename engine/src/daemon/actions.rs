@@ -157,6 +157,7 @@ impl Core {
                     trouble: None,
                     move_done: None,
                     leaving: None,
+                    finishing: false,
                     news: true,
                 };
                 self.torrents.insert(hash, torrent);

@@ -113,8 +113,9 @@ pub(super) struct Core {
     pub failing: bool,
 }
 
-/// The engine's threads are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The engine's threads are gone without having been asked to stop: nothing goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine stopped by itself; the log says why, and what was verified and synced is safe")]
 pub struct EngineGone;
 
 impl Core {

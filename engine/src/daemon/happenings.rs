@@ -32,6 +32,8 @@ impl Core {
                     self.undecided |= complete != torrent.complete;
                     torrent.complete = complete;
                     self.counters_changed |= status.stats.downloaded + status.stats.uploaded > 0;
+                    let hash = torrent.info_hash();
+                    self.finish(hash);
                 }
             }
             SessionEvent::Torrent(key, event) => self.torrent_happened(key, event),
@@ -51,7 +53,11 @@ impl Core {
                 self.undecided = true;
                 self.subscribers.tell(&Event::Checked { info_hash, good, total });
             }
-            TorrentEvent::Finished => self.finished(hash),
+            TorrentEvent::Finished => {
+                (torrent.complete, torrent.finishing) = (true, true);
+                self.undecided = true;
+                self.finish(hash);
+            }
             TorrentEvent::Failed { message, retry } => {
                 tracing::warn!("{}: {message}", torrent.record.name);
                 torrent.trouble = Some(Trouble { message: message.clone(), passes: retry });
@@ -112,11 +118,16 @@ impl Core {
         }
     }
 
-    /// Nothing is left to fetch. What follows a download does so once, and not for what was complete when it was added.
-    fn finished(&mut self, hash: InfoHash) {
+    /// Does what follows a download: once, and not for what was complete when it was added. Waits for the status after the
+    /// end, which tells whether anything was fetched.
+    fn finish(&mut self, hash: InfoHash) {
         let torrent = self.torrents.get_mut(&hash).expect("it was there just now");
-        torrent.complete = true;
-        self.undecided = true;
+        let state = torrent.handle.status().map_or(State::Opening, |status| status.state);
+        let is_early = matches!(state, State::Opening | State::Checking | State::Downloading);
+        if !torrent.finishing || is_early {
+            return;
+        }
+        torrent.finishing = false;
         if torrent.record.completion_handled || torrent.leaving.is_some() {
             return;
         }
@@ -160,6 +171,10 @@ impl Core {
 
     /// Counts time of seeding, and does what a goal says that is reached.
     pub fn rule(&mut self, elapsed: Duration) {
+        let finishing = self.torrents.iter().filter(|(_, torrent)| torrent.finishing);
+        for hash in finishing.map(|(hash, _)| *hash).collect::<Vec<_>>() {
+            self.finish(hash);
+        }
         let mut reached = Vec::new();
         for (hash, torrent) in &mut self.torrents {
             let state = torrent.handle.status().map(|status| status.state);

@@ -81,6 +81,8 @@ pub(super) struct Torrent {
     pub trouble: Option<Trouble>,
     pub move_done: Option<u64>,
     pub leaving: Option<Leaving>,
+    /// It has told that nothing is left to fetch, and what follows was not done yet.
+    pub finishing: bool,
     /// Subscribers have not seen its newest status.
     pub news: bool,
 }

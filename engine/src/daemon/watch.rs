@@ -22,6 +22,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// Between two looks without a word from inotify: where it does not work (network file systems), or the folder is made later.
 const POLL: Duration = Duration::from_secs(5);
+/// Files to try at a time.
+const FILES_MAX: usize = 64;
 /// Ending of files that were added.
 const ADDED: &str = "added";
 
@@ -108,6 +110,11 @@ impl WatchFolder {
         let mut files: Vec<PathBuf> = open.map(|(path, _)| path.clone()).collect();
         files.sort();
         self.pending = !files.is_empty();
+        if files.len() > FILES_MAX {
+            // The others have their turn at once, but clients before them.
+            files.truncate(FILES_MAX);
+            self.looked = None;
+        }
         Ok(files)
     }
 

@@ -79,7 +79,7 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
     let output = args.output.as_deref().map(absolute).transpose()?;
     for path in &args.torrents {
         // Here it is known which file is wrong.
-        let metainfo = TorrentSource::from(path.as_path()).load()?;
+        TorrentSource::from(path.as_path()).load()?;
         let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
         let how = api::Add {
             torrent: STANDARD.encode(bytes),
@@ -89,7 +89,6 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
             peers: args.peers.clone(),
             change: change(&args.change),
         };
-        drop(metainfo);
         let torrent: api::Torrent = client.call("POST", "/v1/torrents", Some(&how))?;
         tell(args.control.json, &torrent, || format!("added: {}", named(&torrent)));
     }
@@ -257,10 +256,16 @@ pub fn stats(args: &ListArgs) -> Result<(), Failure> {
 
 /// Prints what happens, one JSON object a line, until the daemon stops.
 pub fn events(args: &ListArgs) -> Result<(), Failure> {
-    let mut out = io::stdout();
+    let mut rest = Vec::new();
     client(&args.control)?.follow("/v1/events", |bytes| {
-        // Nobody reads any more.
-        out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+        rest.extend_from_slice(bytes);
+        let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { return true };
+        let lines: Vec<u8> = rest.drain(..=end).collect();
+        let mut out = io::stdout().lock();
+        let mut print = |line: &str| writeln!(out, "{}", json::escaped(line.to_owned()));
+        // An error: nobody reads any more.
+        let printed = String::from_utf8_lossy(&lines).lines().try_for_each(&mut print);
+        printed.and_then(|()| out.flush()).is_ok()
     })?;
     Ok(())
 }
