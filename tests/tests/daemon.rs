@@ -37,6 +37,15 @@ fn add(daemon: &Daemon, made: &Published, seeder: Option<&RawSeeder>, more: &[&s
     daemon.ask(&args).remove(0)
 }
 
+/// Waits until a download is complete, and what follows that was begun.
+fn wait_complete(daemon: &Daemon, made: &Published) -> Value {
+    daemon.wait_for(made, "state", "seeding");
+    wait_until(PATIENCE, "its date", || {
+        let shown = daemon.show(made);
+        shown["completed_at"].is_i64().then_some(shown)
+    })
+}
+
 fn hash(made: &Published) -> String {
     made.torrent.info_hash_hex()
 }
@@ -56,7 +65,7 @@ fn torrents_live_and_go() {
     let added = add(&daemon, &one, Some(&a), &[]);
     assert_eq!((&added["name"], &added["position"]), (&json!("one.bin"), &json!(1)));
     add(&daemon, &other, Some(&b), &["--down", "3MiB/s"]);
-    let one_done = daemon.wait_for(&one, "state", "seeding");
+    let one_done = wait_complete(&daemon, &one);
     let other_done = daemon.wait_for(&other, "state", "seeding");
     one.payload.assert_equal_in(&out);
     other.payload.assert_equal_in(&out);
@@ -125,7 +134,7 @@ fn all_comes_back_after_a_crash() {
     let start = || DaemonCommand::new(&lab).args(["--set", "daemon.active_downloads=1"]).start();
     let daemon = start();
     add(&daemon, &done, Some(&seeder), &["--ratio", "9", "--then", "remove"]);
-    daemon.wait_for(&done, "state", "seeding");
+    wait_complete(&daemon, &done);
     add(&daemon, &paused, None, &["--paused", "--up", "7"]);
     add(&daemon, &waits, None, &[]);
     add(&daemon, &running, Some(&slow_seeder), &["--top"]);

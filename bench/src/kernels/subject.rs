@@ -120,7 +120,9 @@ fn own<A: Algorithm>() -> Vec<Subject> {
             subjects.push(Subject { kernel: Some(kernel), ..subject });
         }
     }
-    for lanes in DISPATCH_LANES.into_iter().filter(|&lanes| lanes <= Backend::detect().lanes::<Sha1Algorithm>()) {
+    for lanes in
+        DISPATCH_LANES.into_iter().filter(|&lanes| lanes <= Backend::detect().lanes::<Sha1Algorithm>())
+    {
         subjects.push(Subject::new::<A>("update_lanes", lanes, by_dispatch::<A>(lanes)));
     }
     subjects

@@ -188,8 +188,7 @@ proptest! {
                 Op::Pass(seconds) => now += Duration::from_secs(seconds),
             }
             let ran: Vec<usize> = running(&queue);
-            for key in 0..12 {
-                let look = looks[key];
+            for (key, look) in looks.iter().enumerate() {
                 let is_managed = look.wanted && !look.forced;
                 if is_managed && ran.contains(&key) && !look.busy && look.rate < limits.slow_rate {
                     since.entry(key).or_insert(now);

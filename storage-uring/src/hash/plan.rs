@@ -121,7 +121,8 @@ mod tests {
 
     /// From GB/s, as `ccbt-bench hash` prints them.
     fn costs(rates: &[(Kernel, usize, f64)]) -> Vec<Cost> {
-        let cost = |&(kernel, lanes, rate): &(Kernel, usize, f64)| Cost { kernel, lanes, time: lanes as f64 / rate };
+        let cost =
+            |&(kernel, lanes, rate): &(Kernel, usize, f64)| Cost { kernel, lanes, time: lanes as f64 / rate };
         rates.iter().map(cost).collect()
     }
 

@@ -183,7 +183,11 @@ fn groups<A: Algorithm>() {
                 waiting -= count;
             }
         }
-        assert_eq!(backend.group::<A>(backend.lanes::<A>()).1, backend.lanes::<A>(), "{backend:?}: one full group");
+        assert_eq!(
+            backend.group::<A>(backend.lanes::<A>()).1,
+            backend.lanes::<A>(),
+            "{backend:?}: one full group"
+        );
     }
 }
 

@@ -11,9 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{
-    Extension, FromRequest, FromRequestParts, Path, Query, Request, State,
-};
+use axum::extract::{Extension, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
