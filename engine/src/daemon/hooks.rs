@@ -1,7 +1,7 @@
 //! The program that runs for each complete download.
 //!
-//! Role: runs it without a shell, a few at a time, and passes what it prints to the log. Owner: [`super::core`]. Invariant: at
-//! most [`RUNNING_MAX`] run; the others wait in order. What runs when the daemon ends is left to itself.
+//! Role: runs it without a shell, a few at a time, and passes what it prints to the log. Owner: [`super::core`].
+//! Invariant: at most [`RUNNING_MAX`] run; the others wait in order. What runs when the daemon ends is left to itself.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, PipeReader, Read};

@@ -1,9 +1,9 @@
 //! A daemon: many torrents in one process, controlled over HTTP.
 //!
-//! Role: everything of `ccbt-fast daemon` but options and output. Owner: the thread that calls [`Daemon::turn`], which owns the
-//! session and all torrents (`core`); nothing is shared or locked. What talks to clients is a thread of its own (`http`)
-//! that sends calls over a bounded queue and waits for their answers; a third one passes the session's events into the same
-//! queue.
+//! Role: everything of `ccbt-fast daemon` but options and output. Owner: the thread that calls [`Daemon::turn`], which
+//! owns the session and all torrents (`core`); nothing is shared or locked. What talks to clients is a thread of its own
+//! (`http`) that sends calls over a bounded queue and waits for their answers; a third one passes the session's events
+//! into the same queue.
 //!
 //! ```text
 //!  clients ──Unix socket, TCP──▶ http ──Call──┐

@@ -1,7 +1,7 @@
 //! Which torrents run: a pure state machine. Time is passed in.
 //!
-//! Role: keeps the order of torrents and decides, from what each is and how fast it goes, which ones run. Owner: the daemon,
-//! which tells it what it sees and does what it says.
+//! Role: keeps the order of torrents and decides, from what each is and how fast it goes, which ones run. Owner: the
+//! daemon, which tells it what it sees and does what it says.
 //!
 //! Rules, as libtorrent's for torrents that are managed: within their limits the first downloads of the order run, then the
 //! first seeds. One that was slower than [`QueueLimits::slow_rate`] for [`QueueLimits::slow_after`] keeps running and does

@@ -1,7 +1,7 @@
 //! Starting and stopping a daemon.
 //!
-//! In this order: the folder of the state is taken, the socket made, the session started, torrents given back to it, and only
-//! then clients are heard. So no client sees half a daemon, and a second daemon disturbs nothing.
+//! In this order: the folder of the state is taken, the socket made, the session started, torrents given back to it, and
+//! only then clients are heard. So no client sees half a daemon, and a second daemon disturbs nothing.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,7 +1,7 @@
 //! Who reads `GET /v1/events`.
 //!
-//! Role: a bounded queue of lines per reader. Owner: [`super::core`] writes, the HTTP thread reads. Invariant: nobody waits for
-//! a reader; one that is [`LINES_MAX`] lines behind gets [`Event::Dropped`] as its last line and is cut off.
+//! Role: a bounded queue of lines per reader. Owner: [`super::core`] writes, the HTTP thread reads. Invariant: nobody
+//! waits for a reader; one that is [`LINES_MAX`] lines behind gets [`Event::Dropped`] as its last line and is cut off.
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 

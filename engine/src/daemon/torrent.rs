@@ -1,7 +1,7 @@
 //! A torrent of the daemon: what was asked for, what its session tells, and both as clients see them.
 //!
-//! Owner: [`super::core`]. Invariant: what is in `record` is in the folder of the state, too, once the call that changed it is
-//! answered.
+//! Owner: [`super::core`]. Invariant: what is in `record` is in the folder of the state, too, once the call that changed
+//! it is answered.
 
 use std::path::PathBuf;
 use std::time::Duration;

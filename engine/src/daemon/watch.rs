@@ -1,9 +1,9 @@
 //! The watch folder: torrent files that are put there are added.
 //!
-//! Role: says which files to try, and remembers what became of them. Owner: [`super::core`], which asks a few times a second.
-//! inotify says when to look, the folder what is there, and the parser whether a file is complete: one that is being written
-//! does not parse, and is tried again. Invariant: a file is added once; what is not a torrent is told once and tried again
-//! when it has changed.
+//! Role: says which files to try, and remembers what became of them. Owner: [`super::core`], which asks a few times a
+//! second. inotify says when to look, the folder what is there, and the parser whether a file is complete: one that is
+//! being written does not parse, and is tried again. Invariant: a file is added once; what is not a torrent is told once
+//! and tried again when it has changed.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,7 +20,8 @@ use rustix::io::Errno;
 const RETRY: Duration = Duration::from_secs(1);
 /// So long a file must have been the same before it is told that it is no torrent.
 const GIVE_UP: Duration = Duration::from_secs(10);
-/// Between two looks without a word from inotify: where it does not work (network file systems), or the folder is made later.
+/// Between two looks without a word from inotify: where it does not work (network file systems), or the folder is made
+/// later.
 const POLL: Duration = Duration::from_secs(5);
 /// Files to try at a time.
 const FILES_MAX: usize = 64;

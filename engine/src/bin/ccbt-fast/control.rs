@@ -1,5 +1,5 @@
-//! The commands that control a daemon: `add`, `list`, `show`, `pause`, `resume`, `remove`, `limit`, `recheck`, `move`, `queue`,
-//! `events` and `stats`.
+//! The commands that control a daemon: `add`, `list`, `show`, `pause`, `resume`, `remove`, `limit`, `recheck`, `move`,
+//! `queue`, `events` and `stats`.
 //!
 //! Each asks once per torrent and tells the answer. Invariant: what a stranger named is escaped, in words and in JSON.
 

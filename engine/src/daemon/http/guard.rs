@@ -1,8 +1,8 @@
 //! Who may ask.
 //!
-//! A Unix socket is guarded by its file's mode. By TCP every request must show the token, whatever it asks for, and name this
-//! daemon in `Host`: a page that a browser of this machine shows reaches us under a name of its maker's (DNS rebinding), and
-//! says so there. No CORS header is ever sent, so no page may read an answer either.
+//! A Unix socket is guarded by its file's mode. By TCP every request must show the token, whatever it asks for, and name
+//! this daemon in `Host`: a page that a browser of this machine shows reaches us under a name of its maker's (DNS
+//! rebinding), and says so there. No CORS header is ever sent, so no page may read an answer either.
 
 use std::net::SocketAddr;
 
