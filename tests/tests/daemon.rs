@@ -181,6 +181,36 @@ fn all_comes_back_after_a_crash() {
 }
 
 #[test]
+fn a_move_that_was_interrupted_is_completed() {
+    let lab = Lab::open();
+    let (begun, moved) = (torrent(&lab, "begun.bin", MIB, true), torrent(&lab, "moved.bin", MIB, true));
+    let (data, elsewhere) = (lab.dir("data"), lab.dir("elsewhere"));
+    let daemon = DaemonCommand::new(&lab).start();
+    for made in [&begun, &moved] {
+        add(&daemon, made, None, &["--output", data.to_str().expect("plain")]);
+        daemon.wait_for(made, "state", "seeding");
+    }
+    daemon.kill();
+    // As a crash leaves it: the intention is kept, and one file is where it was to go.
+    for made in [&begun, &moved] {
+        let record = lab.dir("state").join(format!("daemon/torrents/{}.json", hash(made)));
+        let mut json: Value = serde_json::from_slice(&fs::read(&record).expect("kept")).expect("JSON");
+        json["move_to"] = elsewhere.to_str().expect("plain").into();
+        fs::write(&record, json.to_string()).expect("written");
+    }
+    fs::rename(data.join("moved.bin"), elsewhere.join("moved.bin")).expect("one file system");
+    let daemon = DaemonCommand::new(&lab).start();
+    for made in [&begun, &moved] {
+        daemon.wait_for(made, "output", elsewhere.to_str().expect("plain"));
+        daemon.wait_for(made, "move_to", Value::Null);
+        daemon.wait_for(made, "state", "seeding");
+        made.payload.assert_equal_in(&elsewhere);
+        assert!(!data.join(made.payload.name()).exists(), "nothing was made anew at the old place");
+    }
+    daemon.stop();
+}
+
+#[test]
 fn the_queue_keeps_its_limits() {
     let lab = Lab::open();
     let made = ["a.bin", "b.bin", "c.bin"].map(|name| torrent(&lab, name, MIB, false));
