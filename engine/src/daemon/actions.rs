@@ -154,6 +154,7 @@ impl Core {
                     seeded: std::time::Duration::ZERO,
                     complete,
                     bytes_known,
+                    moved: 0,
                     trouble: None,
                     move_done: None,
                     leaving: None,

@@ -30,8 +30,10 @@ const BATCH: usize = 256;
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two writes of the order of the queue.
 const SAVE_ORDER: Duration = Duration::from_millis(200);
-/// Between two writes of counters.
+/// Between two writes of counters while payload moves.
 const SAVE_COUNTERS: Duration = Duration::from_secs(10);
+/// Between two writes when nothing changes but the time of seeding: disks may sleep meanwhile.
+const SAVE_TIMES: Duration = Duration::from_secs(300);
 
 /// To the daemon's thread.
 #[derive(Debug)]
@@ -107,6 +109,7 @@ pub(super) struct Core {
     pub undecided: bool,
     pub order_changed: bool,
     pub counters_changed: bool,
+    pub times_changed: bool,
     pub looked: Instant,
     pub saved: Instant,
     /// A failure to write the state was told.
@@ -186,7 +189,12 @@ impl Core {
             self.decide(now);
         }
         let age = now.saturating_duration_since(self.saved);
-        if self.order_changed && age >= SAVE_ORDER || self.counters_changed && age >= SAVE_COUNTERS {
+        let due = [
+            (self.order_changed, SAVE_ORDER),
+            (self.counters_changed, SAVE_COUNTERS),
+            (self.times_changed, SAVE_TIMES),
+        ];
+        if due.into_iter().any(|(changed, after)| changed && age >= after) {
             self.save_board(now);
         }
     }
@@ -207,7 +215,8 @@ impl Core {
 
     /// Keeps what changes often.
     pub fn save_board(&mut self, now: Instant) {
-        (self.saved, self.order_changed, self.counters_changed) = (now, false, false);
+        self.saved = now;
+        (self.order_changed, self.counters_changed, self.times_changed) = (false, false, false);
         let mut board = Board::default();
         board.order = self.queue.order().iter().map(InfoHash::to_string).collect();
         (board.down_limit, board.up_limit) = self.own_limits;

@@ -31,7 +31,8 @@ impl Core {
                     };
                     self.undecided |= complete != torrent.complete;
                     torrent.complete = complete;
-                    self.counters_changed |= status.stats.downloaded + status.stats.uploaded > 0;
+                    let moved = status.stats.downloaded + status.stats.uploaded;
+                    self.counters_changed |= moved != std::mem::replace(&mut torrent.moved, moved);
                     let hash = torrent.info_hash();
                     self.finish(hash);
                 }
@@ -182,7 +183,7 @@ impl Core {
                 continue;
             }
             torrent.seeded += elapsed;
-            self.counters_changed = true;
+            self.times_changed = true;
             let record = &torrent.record;
             if !record.goal_ignored && record.move_to.is_none() && torrent.is_goal_reached() {
                 reached.push((*hash, torrent.action()));

@@ -116,6 +116,7 @@ impl Daemon {
             undecided: true,
             order_changed: false,
             counters_changed: false,
+            times_changed: false,
             looked: now,
             saved: now,
             failing: false,

@@ -78,6 +78,8 @@ pub(super) struct Torrent {
     pub complete: bool,
     /// Bytes there before the session tells of any.
     pub bytes_known: u64,
+    /// Payload in this run, both ways, as last looked at.
+    pub moved: u64,
     pub trouble: Option<Trouble>,
     pub move_done: Option<u64>,
     pub leaving: Option<Leaving>,
