@@ -301,7 +301,7 @@ impl Shard {
         if in_the_way {
             // First what is idle already; what is given up now is idle the next time.
             self.abandon_idle(index);
-            self.homes[index].torrent.as_mut().expect("looked at above").rest_snubbed(now);
+            self.homes[index].torrent.as_mut().expect("looked at above").rest_useless(now);
         }
         let home = &mut self.homes[index];
         if let (Part::Satellite { borrower, .. }, Some(torrent)) = (&mut home.part, &mut home.torrent) {

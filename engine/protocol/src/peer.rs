@@ -357,6 +357,11 @@ impl Peer {
         }
     }
 
+    /// Whether it does not answer requests, or rejects them although it serves us.
+    pub(crate) fn sends_nothing(&self) -> bool {
+        self.snubbed || self.rejects > 0 && !self.peer_choking
+    }
+
     /// Whether it is asked for nothing for now.
     pub(crate) fn rests(&self, now: Instant) -> bool {
         self.rests_until.is_some_and(|until| now < until)

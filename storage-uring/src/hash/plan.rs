@@ -1,7 +1,7 @@
 //! How a batch of messages is cut into groups for the kernels of this CPU.
 //!
-//! Role: measures each kernel once per process, under a millisecond for all of them, and keeps the cheapest way to cut every
-//! batch. No table of thresholds would do: SHA-NI takes four messages at 5.7 GB/s on a Zen 5 and at 1.55 on a Xeon of
+//! Role: measures each kernel once per process, under a millisecond for all of them, and keeps the cheapest way to cut
+//! every batch. No table of thresholds would do: SHA-NI takes four messages at 5.7 GB/s on a Zen 5 and at 1.55 on a Xeon of
 //! the fifth generation, so AVX-512 (10 and 5.6 for sixteen) wins from nine messages there and from five here. Owner:
 //! [`super::Backend`], which looks its plan up. Invariant: a plan names kernels of its backend only; a measurement that
 //! goes wrong costs speed, never a digest. `ccbt-bench hash` compares the plan with its own longer measurement.

@@ -124,7 +124,7 @@ impl Spread {
             if second {
                 if borrower.is_stalled(now) {
                     node.abandon_idle();
-                    node.torrent.rest_snubbed(now);
+                    node.torrent.rest_useless(now);
                 }
                 borrower.tick(now, &mut node.torrent);
             }
@@ -135,7 +135,7 @@ impl Spread {
         }
         if second && self.lender.is_home_in_the_way(now, &self.swarm.nodes[self.home].torrent) {
             self.swarm.nodes[self.home].abandon_idle();
-            self.swarm.nodes[self.home].torrent.rest_snubbed(now);
+            self.swarm.nodes[self.home].torrent.rest_useless(now);
         }
         let torrent = &mut self.swarm.nodes[self.home].torrent;
         self.lender.settle(now, torrent, &mut self.swarm.rng);
@@ -238,16 +238,19 @@ fn what_a_stalled_satellite_holds_comes_back() {
 }
 
 #[test]
-fn a_peer_that_answers_nothing_keeps_no_piece_on_its_shard() {
-    for (mute_at, good_at) in [(0, 1), (1, 0), (1, 2)] {
-        let mut spread = Spread::new(6, 60, 2);
-        let nodes = spread.nodes();
-        let (good, mute) = (spread.swarm.seed(Manner::Honest), spread.swarm.seed(Manner::Snub));
-        spread.swarm.connect(nodes[mute_at], mute, FAST);
-        (0..50).for_each(|_| spread.step());
-        spread.swarm.connect(nodes[good_at], good, FAST);
-        assert!(spread.run(20_000), "mute at {mute_at}, good at {good_at}");
-        spread.swarm.assert_complete(spread.home);
+fn a_peer_that_sends_nothing_keeps_no_piece_on_its_shard() {
+    for manner in [Manner::Snub, Manner::Refuses] {
+        for (bad_at, good_at) in [(0, 1), (1, 0), (1, 2)] {
+            let mut spread = Spread::new(6, 60, 2);
+            let nodes = spread.nodes();
+            nodes.iter().for_each(|node| spread.swarm.nodes[*node].memory_max = 1);
+            let (good, bad) = (spread.swarm.seed(Manner::Honest), spread.swarm.seed(manner));
+            spread.swarm.connect(nodes[bad_at], bad, FAST);
+            (0..50).for_each(|_| spread.step());
+            spread.swarm.connect(nodes[good_at], good, FAST);
+            assert!(spread.run(20_000), "{manner:?} at {bad_at}, good at {good_at}");
+            spread.swarm.assert_complete(spread.home);
+        }
     }
 }
 

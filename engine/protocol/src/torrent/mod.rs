@@ -284,8 +284,8 @@ impl Torrent {
         self.events.pop_front()
     }
 
-    /// The peers for which something changed since the last call, each once. Those that snub us come last, so that
-    /// they do not take back at once what was just given up for their sake.
+    /// The peers for which something changed since the last call, each once. Those that send nothing come last, so that
+    /// they do not take back at once what was just given up for their sake, or what they have rejected.
     pub fn take_dirty(&mut self, into: &mut Vec<PeerKey>) {
         into.clear();
         into.append(&mut self.dirty);
@@ -296,9 +296,9 @@ impl Torrent {
             }
             None => false,
         });
-        let snubbed = |key: &PeerKey| self.peer(*key).snubbed;
-        if into.iter().any(snubbed) {
-            into.sort_by_key(snubbed);
+        let useless = |key: &PeerKey| self.peer(*key).sends_nothing();
+        if into.iter().any(useless) {
+            into.sort_by_key(useless);
         }
     }
 

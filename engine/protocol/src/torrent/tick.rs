@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::{KEY_INDEX_BITS, Torrent, key_index, peer_of};
 use crate::choker::Candidate;
-use crate::peer::PeerFault;
+use crate::peer::{Peer, PeerFault};
 use crate::picker::PeerKey;
 use crate::wire::message::Message;
 
@@ -157,11 +157,11 @@ impl Torrent {
         self.give_up_requests(now, key);
     }
 
-    /// This shard gets nowhere while others have nothing to fetch: what peers that snub us are asked for is given up, and
-    /// they rest. One request to each of them would hold its piece here for ever.
-    pub fn rest_snubbed(&mut self, now: Instant) {
-        let snubbing = |key: &PeerKey| self.peer(*key).snubbed && !self.peer(*key).rests(now);
-        let keys: Vec<PeerKey> = self.peer_keys().filter(snubbing).collect();
+    /// This shard gets nowhere while others have nothing to fetch: what peers that snub us or reject our requests are asked
+    /// for is given up, and they rest. One request to each of them would hold its piece here for ever.
+    pub fn rest_useless(&mut self, now: Instant) {
+        let useless = |peer: &Peer| peer.sends_nothing() && !peer.rests(now);
+        let keys: Vec<PeerKey> = self.peer_keys().filter(|key| useless(self.peer(*key))).collect();
         for key in keys {
             peer_of(&mut self.slots, key).rests_until = Some(now + REST);
             self.give_up_requests(now, key);
