@@ -99,6 +99,8 @@ pub(crate) struct Home {
     pub durability: Durability,
     /// Reads that failed.
     pub reads: ReadFaults,
+    /// Its files live in memory.
+    pub in_memory: bool,
     /// What is known of the files before they are looked at.
     pub known: Option<Known>,
     /// The files when they were opened.
@@ -173,6 +175,7 @@ impl Home {
             backlog: Backlog::default(),
             durability: Durability::new(meta.geometry.piece_count()),
             reads: ReadFaults::default(),
+            in_memory: false,
             known: None,
             files: Vec::new(),
             recent: Vec::new(),

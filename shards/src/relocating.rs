@@ -401,6 +401,7 @@ impl Shard {
         let key = home.key;
         let change = home.relocations.change.take().expect("opened after a change");
         home.files.clone_from(&report.files);
+        home.in_memory = report.in_memory;
         let lost = lost_pieces(home, &report);
         for piece in &lost {
             self.lose_piece(index, *piece);

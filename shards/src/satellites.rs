@@ -47,6 +47,8 @@ pub struct AddSatellite {
     pub picker: PickerConfig,
     /// Connections of this part at most.
     pub max_peers: usize,
+    /// The files live in memory.
+    pub in_memory: bool,
     /// As at home; its home keeps those of all peers together.
     pub limits: TorrentLimits,
     /// The home's shard.
@@ -189,6 +191,7 @@ impl Shard {
                     .collect(),
                 picker: home.picker.clone(),
                 max_peers: home.max_peers.div_ceil(self.others.len()),
+                in_memory: home.in_memory,
                 limits,
                 home: self.config.index,
             };
@@ -319,7 +322,18 @@ impl Shard {
     // ---- on a satellite
 
     pub(crate) fn add_satellite(&mut self, add: AddSatellite) {
-        let AddSatellite { key, metainfo, spec, have, priorities, picker, max_peers, limits, home } = add;
+        let AddSatellite {
+            key,
+            metainfo,
+            spec,
+            have,
+            priorities,
+            picker,
+            max_peers,
+            in_memory,
+            limits,
+            home,
+        } = add;
         if self.stopping.is_some() {
             return self.post(home, ToShard::SatelliteGone { key, shard: self.config.index });
         }
@@ -338,6 +352,7 @@ impl Shard {
         torrent.priorities_changed();
         let mut satellite = Home::new(now, key, metainfo, spec, picker, max_peers);
         satellite.phase = Phase::Running;
+        satellite.in_memory = in_memory;
         satellite.torrent = Some(torrent);
         satellite.part = Part::Satellite { home, borrower: Borrower::new(now, self.others.len()) };
         let index = self.homes.insert(satellite);

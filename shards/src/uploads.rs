@@ -14,7 +14,7 @@ use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::messages::StorageCmd;
 
-use crate::cache::{EXTENT, ExtentKey, Found, Why, extents_of, per_piece, range_of};
+use crate::cache::{EXTENT, ExtentKey, Found, Place, Why, extents_of, per_piece, range_of};
 use crate::ring::SocketKey;
 use crate::shard::{READS_MAX, Shard};
 use crate::transfer::message_len;
@@ -197,7 +197,7 @@ impl Shard {
         }
         let (begin, len) = range_of(&home.meta.geometry, key);
         let start = home.meta.geometry.piece_start(key.piece) + u64::from(begin);
-        let place = (len, home.spec.phase_at(start));
+        let place = Place { len, phase: home.spec.phase_at(start), in_memory: home.in_memory };
         let mut in_vain = Vec::new();
         let begun = self.cache.begin_read(key, place, why, &mut in_vain);
         self.note_waste(in_vain);
@@ -262,7 +262,7 @@ impl Shard {
         for (nth, bytes) in buf.as_slice().chunks(EXTENT as usize).enumerate() {
             let extent = ExtentKey { torrent: home.key, piece, nth: nth as u32 };
             let start = geometry.piece_start(piece) + u64::from(range_of(&geometry, extent).0);
-            if !self.cache.admit(extent, home.spec.phase_at(start), bytes, &mut in_vain) {
+            if !self.cache.admit(extent, (home.spec.phase_at(start), home.in_memory), bytes, &mut in_vain) {
                 break;
             }
         }

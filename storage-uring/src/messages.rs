@@ -144,6 +144,8 @@ pub struct OpenReport {
     pub device: u64,
     /// Whether that device rotates, so that several streams at once would slow it down.
     pub rotating: bool,
+    /// Whether it is memory: reading again costs a copy and nothing else.
+    pub in_memory: bool,
     /// Ranges of files that hold no data and read as zeros, by rising file and offset; a bounded number of them, and
     /// none of file systems that do not tell.
     pub holes: Vec<Hole>,

@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(rounds.runs, [3, 3, 3, 3, 1]);
         assert_eq!(rounds.bytes[..4], [1024 * MIB; 4], "the others lose nothing");
         assert!(rounds.bytes[4] < 1024 * MIB && candidates[4].probe.estimate(rounds.bytes[4]) <= SLOW_MAX_S);
-        candidates[4] = candidate(0, 120.0, 0);
+        candidates[4] = candidate(0, 60.0, 0);
         let rounds = fit(&candidates, 1024 * MIB, 3, 100.0);
         assert_eq!((rounds.runs[4], rounds.bytes[4]), (1, 1024 * MIB), "the same payload if it can be");
     }

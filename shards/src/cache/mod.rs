@@ -5,9 +5,10 @@
 //! its memory is a partition of its own, so uploads never starve downloads; an extent is read once however many peers
 //! wait for it, and wakes only those; whoever found no memory is woken in turn as memory is let go of.
 //!
-//! Memory is taken for a reason only: there is a small share to begin with, and it grows by what readers need at once, and
-//! by what somebody comes back for that was let go of for lack of it. Peers that read everything once, or follow each other
-//! closely, stay within a few MiB, which the CPU caches hold; nothing is gained by touching more.
+//! For a disk all memory is used: reading twice costs more. For files in memory it is taken for a reason only: there is a
+//! small share to begin with, and it grows by what readers need at once, and by what somebody comes back for that was let
+//! go of for lack of it. Peers that read everything once, or follow each other closely, stay within a few MiB, which the
+//! CPU caches hold; nothing is gained by touching more.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -26,7 +27,7 @@ pub(crate) const EXTENT: u32 = 256 * 1024;
 const GHOST_BYTES: usize = 64 * 1024;
 const GHOSTS_MIN: usize = 64;
 const GHOSTS_MAX: usize = 65_536;
-/// Memory used before there is a reason for more.
+/// Memory used before there is a reason for more, with files in memory.
 const SHARE_START: usize = 8 << 20;
 /// Bytes by which the share grows for each byte that somebody came back for.
 const SHARE_GROWTH: usize = 2;
@@ -41,6 +42,17 @@ pub(crate) struct ExtentKey {
     pub torrent: TorrentKey,
     pub piece: PieceIndex,
     pub nth: u32,
+}
+
+/// What memory an extent needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    /// Bytes.
+    pub len: u32,
+    /// Their place on disk modulo the page.
+    pub phase: u32,
+    /// Its file is in memory: reading it again costs a copy and nothing else.
+    pub in_memory: bool,
 }
 
 /// Why an extent is read.
@@ -172,20 +184,21 @@ impl ReadCache {
     }
 
     /// Memory for an extent, if need be that of another one, and the connection for which that one was read in vain.
-    fn alloc(&mut self, len: u32, phase: u32, in_vain: &mut Vec<SocketKey>) -> Option<PieceBuf> {
+    fn alloc(&mut self, place: Place, in_vain: &mut Vec<SocketKey>) -> Option<PieceBuf> {
+        let Place { len, phase, in_memory } = place;
         loop {
             let all = self.share >= self.partition.capacity();
             let fits = all || self.partition.used() + len as usize <= self.share;
             if fits && let Some(buf) = self.partition.alloc(len, phase) {
                 return Some(buf);
             }
-            if self.reclaim_orphans() || self.evict(!fits, in_vain).is_some() {
+            if (fits || in_memory) && (self.reclaim_orphans() || self.evict(!fits, in_vain).is_some()) {
                 continue;
             }
             if fits {
                 return None;
             }
-            // All of it is being read or sent, or somebody is on the way to it.
+            // All of it is being read or sent, or somebody is on the way to it; or a disk would have to read it again.
             self.grow(len as usize);
         }
     }
@@ -234,11 +247,12 @@ impl ReadCache {
     pub fn begin_read(
         &mut self,
         key: ExtentKey,
-        (len, phase): (u32, u32),
+        place: Place,
         why: Why,
         in_vain: &mut Vec<SocketKey>,
     ) -> Option<(u64, PieceBuf)> {
-        let mut buf = self.alloc(len, phase, in_vain)?;
+        let len = place.len;
+        let mut buf = self.alloc(place, in_vain)?;
         buf.set_len(len);
         let tag = self.next_tag;
         self.next_tag += 1;
@@ -284,11 +298,18 @@ impl ReadCache {
     }
 
     /// Takes in a copy of bytes that are at hand, as if they had been read. Returns whether there was memory.
-    pub fn admit(&mut self, key: ExtentKey, phase: u32, bytes: &[u8], in_vain: &mut Vec<SocketKey>) -> bool {
+    pub fn admit(
+        &mut self,
+        key: ExtentKey,
+        (phase, in_memory): (u32, bool),
+        bytes: &[u8],
+        in_vain: &mut Vec<SocketKey>,
+    ) -> bool {
         if self.contains(key) {
             return true;
         }
-        let Some(mut buf) = self.alloc(bytes.len() as u32, phase, in_vain) else { return false };
+        let place = Place { len: bytes.len() as u32, phase, in_memory };
+        let Some(mut buf) = self.alloc(place, in_vain) else { return false };
         buf.as_mut_slice().copy_from_slice(bytes);
         self.take_in(key, buf, None);
         self.stats.admitted += 1;

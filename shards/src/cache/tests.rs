@@ -3,6 +3,7 @@
 use super::*;
 
 const LEN: u32 = 65_536;
+const PLACE: Place = Place { len: LEN, phase: 0, in_memory: true };
 
 fn key(nth: u32) -> ExtentKey {
     ExtentKey { torrent: TorrentKey(0), piece: PieceIndex(0), nth }
@@ -18,7 +19,7 @@ fn cache() -> ReadCache {
 }
 
 fn begin(cache: &mut ReadCache, nth: u32, why: Why) -> Option<(u64, PieceBuf)> {
-    cache.begin_read(key(nth), (LEN, 0), why, &mut Vec::new())
+    cache.begin_read(key(nth), PLACE, why, &mut Vec::new())
 }
 
 fn read(cache: &mut ReadCache, nth: u32) {
@@ -106,7 +107,7 @@ fn suspicions_are_bounded_and_their_outcome_is_counted() {
     cache.end_read(tag, buf, true).unwrap();
     let mut in_vain = Vec::new();
     for nth in 10..14 {
-        let (tag, buf) = cache.begin_read(key(nth), (LEN, 0), Why::Asked, &mut in_vain).unwrap();
+        let (tag, buf) = cache.begin_read(key(nth), PLACE, Why::Asked, &mut in_vain).unwrap();
         cache.end_read(tag, buf, true).unwrap();
     }
     assert_eq!(in_vain, [socket(3)]);
@@ -142,7 +143,8 @@ fn a_lost_piece_is_forgotten_in_every_stage() {
 #[test]
 fn what_was_just_written_is_there_as_if_it_had_been_read() {
     let mut cache = cache();
-    let admit = |cache: &mut ReadCache, nth| cache.admit(key(nth), 0, &[7; LEN as usize], &mut Vec::new());
+    let admit =
+        |cache: &mut ReadCache, nth| cache.admit(key(nth), (0, true), &[7; LEN as usize], &mut Vec::new());
     assert!(admit(&mut cache, 0));
     assert_eq!(hold(&cache, 0).as_slice()[..3], [7; 3]);
     (1..4).for_each(|nth| read(&mut cache, nth));
@@ -200,4 +202,16 @@ fn what_readers_are_on_the_way_to_is_not_let_go_of() {
     // With all memory in use somebody has to give way.
     (3 * AT_START..8 * AT_START).for_each(|nth| read(&mut cache, nth));
     assert_eq!(cache.stats().resident, 3 * SHARE_START as u64);
+}
+
+#[test]
+fn a_disk_is_read_twice_for_lack_of_memory_only() {
+    let mut cache = ReadCache::new(3 * SHARE_START).unwrap();
+    let place = Place { in_memory: false, ..PLACE };
+    for nth in 0..3 * AT_START {
+        let (tag, buf) = cache.begin_read(key(nth), place, Why::Asked, &mut Vec::new()).unwrap();
+        cache.end_read(tag, buf, true).unwrap();
+        cache.used(key(nth));
+    }
+    assert_eq!((cache.stats().evictions, cache.stats().resident), (0, 3 * SHARE_START as u64));
 }

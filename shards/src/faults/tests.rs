@@ -222,7 +222,12 @@ fn want_of_descriptors_costs_no_piece() {
     let (tag, buf) = rig
         .shard
         .cache
-        .begin_read(key, (PIECE as u32, 0), crate::cache::Why::Asked, &mut Vec::new())
+        .begin_read(
+            key,
+            crate::cache::Place { len: PIECE as u32, phase: 0, in_memory: true },
+            crate::cache::Why::Asked,
+            &mut Vec::new(),
+        )
         .unwrap();
     rig.shard.homes[0].busy += 1;
     rig.shard.on_upload_read(0, tag, buf, Err(error(Op::Read, 24)));

@@ -414,7 +414,7 @@ fn a_piece_found_damaged_leaves_every_cache() {
     let extent = ExtentKey { torrent: KEY, piece: PieceIndex(4), nth: 0 };
     for finder in 0..SHARDS {
         for shard in &mut team.shards {
-            assert!(shard.cache.admit(extent, 0, &[1; PIECE], &mut Vec::new()));
+            assert!(shard.cache.admit(extent, (0, true), &[1; PIECE], &mut Vec::new()));
         }
         let index = team.shards[finder].by_key[&KEY];
         let error = StorageError::from_errno(Op::Read, "f0".as_ref(), 5);

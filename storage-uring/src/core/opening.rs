@@ -256,6 +256,7 @@ impl Core {
         let home = self.device(number, || fd.as_ref().is_some_and(|fd| files::in_memory(fd.as_fd())));
         opening.report.device = number;
         opening.report.rotating = rotation::is_rotating(number, self.torrents[&key].spec.root());
+        opening.report.in_memory = self.devices[usize::from(home)].in_memory;
         self.torrents.get_mut(&key).expect("being opened").home = home;
         opening.root = Some(fd);
         Ok(())
