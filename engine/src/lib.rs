@@ -32,6 +32,8 @@
 pub mod checkpoints;
 pub mod choosing;
 pub mod config;
+pub mod daemon;
+mod goal;
 pub mod hashing;
 pub mod layout;
 pub mod linking;
@@ -52,6 +54,7 @@ pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
+pub use goal::Goal;
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, Received,
     RemoveOptions, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle,

@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use ccbt_protocol::rate::TorrentLimits;
 
+use crate::daemon::DaemonSettings;
 use crate::session::{AddOptions, Settings};
 
 /// Connections of all torrents together when nobody says how many.
@@ -40,6 +41,8 @@ pub struct Effect {
     pub log_file: Option<PathBuf>,
     /// Its content belongs into [`Settings::tracker_roots_pem`].
     pub tracker_ca_file: Option<PathBuf>,
+    /// For [`crate::daemon`].
+    pub daemon: DaemonSettings,
 }
 
 impl Default for Effect {
@@ -55,6 +58,7 @@ impl Default for Effect {
             log_level: LevelFilter::WARN,
             log_file: None,
             tracker_ca_file: None,
+            daemon: DaemonSettings::default(),
         }
     }
 }

@@ -121,7 +121,11 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     let needed = ["bind_address", "output", "move_completed", "log_file", "tracker_ca_file"];
     assert!(needed.iter().all(|name| trusted.iter().any(|key| key.name == *name)));
     for key in trusted {
-        let value = if key.name == "bind_address" { "127.0.0.1" } else { "/tmp/x" };
+        let value = match key.name {
+            "bind_address" => "127.0.0.1",
+            "listen" => "127.0.0.1:1",
+            _ => "/tmp/x",
+        };
         let plain = format!("[{}]\n{} = {value:?}\n", key.section, key.name);
         let of_torrent = format!("[torrent.\"*\"]\n{} = {value:?}\n", key.name);
         for text in [plain, of_torrent].iter().take(1 + usize::from(key.per_torrent)) {

@@ -35,6 +35,7 @@ pub use reader::FileReader;
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings};
 pub use source::TorrentSource;
+pub(crate) use source::read_torrent;
 pub use torrent::TorrentHandle;
 
 use checkpointing::Checkpointer;

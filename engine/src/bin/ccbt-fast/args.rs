@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod config;
+mod daemon;
 mod files;
 mod settings;
 mod stream;
@@ -19,6 +20,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use checkpoints::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
+pub use daemon::{
+    AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
+    RemoveArgs,
+};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use settings::{SettingArgs, SourceArgs};
 pub use stream::StreamArgs;
@@ -34,13 +39,13 @@ pub struct Cli {
 const EXIT_CODES: &str = "`ccbt-fast TORRENT` is short for `ccbt-fast download TORRENT`.
 
 Exit codes:
-  0              done; for `seed`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
-  1              failed while running: bad pieces, or a failure of disk or network
+  0              done; for `seed`, `daemon`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
+  1              failed while running: bad pieces, or a failure of disk or network; no daemon runs
   2              wrong usage, configuration, torrent or path; nothing was created
   3              io_uring or lockable memory is not available
   129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one
 
-`download` and `seed` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
+`download`, `seed` and `daemon` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
 `ccbt-fast config default` prints every key; each can be set by file, environment, option or --set.";
 
 /// What to do.
@@ -50,7 +55,7 @@ pub enum Command {
     Download(DownloadArgs),
     /// Download a file and serve it over HTTP while it comes, for mpv, VLC and others
     Stream(StreamArgs),
-    /// Go on with a download that has a checkpoint
+    /// Go on with a torrent: one of the daemon if a daemon has it, else a download that has a checkpoint
     Resume(ResumeArgs),
     /// List, show, compare, remove, export and import checkpoints
     Checkpoints(CheckpointsArgs),
@@ -60,7 +65,8 @@ pub enum Command {
     Create(CreateArgs),
     /// Check files against a torrent; nothing is changed
     Verify(VerifyArgs),
-    /// Move a torrent's files to another folder; run it again after an interruption to complete it
+    /// Move a torrent's files to another folder: with --from files that no daemon uses (run it again after an interruption
+    /// to complete it), else those of a torrent of the daemon
     Move(MoveArgs),
     /// Remove a torrent's files and nothing else
     Delete(DeleteArgs),
@@ -70,6 +76,28 @@ pub enum Command {
     Config(ConfigArgs),
     /// Make, share, download and compare a file on this machine, without the internet
     Demo(DemoArgs),
+    /// Run many torrents until stopped; the commands below control it
+    Daemon(DaemonArgs),
+    /// Add torrent files to the daemon
+    Add(AddArgs),
+    /// List the daemon's torrents
+    List(ListArgs),
+    /// Show all that the daemon knows of a torrent
+    Show(PickArgs),
+    /// Let torrents of the daemon rest
+    Pause(PickArgs),
+    /// Remove torrents from the daemon; their files stay unless --delete-data is given
+    Remove(RemoveArgs),
+    /// Change limits and seeding goals of torrents of the daemon, or the limits of all together
+    Limit(LimitArgs),
+    /// Hash all data of torrents of the daemon again
+    Recheck(PickArgs),
+    /// Move torrents of the daemon in its queue
+    Queue(QueueArgs),
+    /// Show the daemon as a whole
+    Stats(ListArgs),
+    /// Print what happens in the daemon, one JSON object a line
+    Events(ListArgs),
 }
 
 impl Command {
@@ -81,6 +109,7 @@ impl Command {
             Self::Resume(args) => args.download.transfer.json,
             Self::Seed(args) => args.transfer.json,
             Self::Move(args) => args.json,
+            Self::Daemon(args) => args.json,
             _ => false,
         }
     }

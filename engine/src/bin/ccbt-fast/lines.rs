@@ -18,6 +18,10 @@ use crate::units;
 pub enum Line<'a> {
     /// The port that is listened on; the first event.
     Listening { port: u16, info_hash: String, name: &'a str },
+    /// A daemon runs: its port for peers, and where it is controlled; the first event.
+    Daemon { port: u16, socket: &'a str, listen: Option<String>, torrents: usize },
+    /// It has stopped; the last event.
+    DaemonStopped,
     /// How it goes, about four times a second while something changes, and once before `finished` and
     /// `stopped`.
     Progress(Progress),
@@ -310,6 +314,11 @@ impl<'a> Line<'a> {
         let text = match self {
             Self::Listening { port: 0, name, .. } => format!("{name} (not listening)"),
             Self::Listening { port, name, .. } => format!("{name} (listening on port {port})"),
+            Self::Daemon { port, socket, listen, torrents } => {
+                let listen = listen.as_ref().map(|address| format!(" and {address}")).unwrap_or_default();
+                format!("daemon with {torrents} torrents on port {port}, controlled at {socket}{listen}")
+            }
+            Self::DaemonStopped => "stopped".to_owned(),
             Self::Checked { good, total } => format!("checked: {good} of {total} pieces are good"),
             Self::Resumed { pieces, total, saved_at } => {
                 let age = crate::resume::age(*saved_at);

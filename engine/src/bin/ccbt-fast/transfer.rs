@@ -18,13 +18,13 @@ use ccbt_fast::{
 use crate::args::TransferArgs;
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::goal::Goal;
 use crate::lines::{Disk, Line, Progress};
 use crate::logging::Log;
 use crate::reload::{Reloader, limits_now};
 use crate::signals::Signals;
 use crate::units;
 use crate::{limits, link, logging, relocate};
+use ccbt_fast::Goal;
 
 /// How often signals and the seeding goal are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -73,25 +73,25 @@ impl Plan {
         Ok(Self { metainfo, sources, watcher, config, effect, notes: Vec::new() })
     }
 
-    /// What the session is started with when this process may open `descriptors` files and sockets.
-    fn settings(&self, descriptors: usize) -> Result<Settings, Failure> {
-        let mut settings = self.effect.settings.clone();
-        settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
-        let limits = limits_now(&self.config);
-        (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
-        if let Some(path) = &self.effect.tracker_ca_file {
-            let pem = std::fs::read(path).map_err(|error| {
-                let text = format!("security.tracker_ca_file {}: {error}", path.display());
-                Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
-            })?;
-            settings.tracker_roots_pem = vec![pem];
-        }
-        Ok(settings)
-    }
-
     fn goal(&self) -> Goal {
         Goal { time: self.effect.seed_time, ratio: self.effect.seed_ratio }
     }
+}
+
+/// What a session is started with when this process may open `descriptors` files and sockets.
+pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<Settings, Failure> {
+    let mut settings = effect.settings.clone();
+    settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
+    let limits = limits_now(config);
+    (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
+    if let Some(path) = &effect.tracker_ca_file {
+        let pem = std::fs::read(path).map_err(|error| {
+            let text = format!("security.tracker_ca_file {}: {error}", path.display());
+            Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
+        })?;
+        settings.tracker_roots_pem = vec![pem];
+    }
+    Ok(settings)
 }
 
 /// Runs one torrent to its end.
@@ -99,7 +99,7 @@ pub fn run(kind: Kind, args: &TransferArgs, mut plan: Plan) -> Result<(), Failur
     let mut console = Console::new(args.json);
     let log = logging::start(plan.effect.log_level, plan.effect.log_file.as_deref(), console.bar())?;
     let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
-    let settings = plan.settings(limits::raise())?;
+    let settings = settings(&plan.effect, &plan.config, limits::raise())?;
     for message in &plan.notes {
         console.line(&Line::Note { message });
     }

@@ -3,6 +3,7 @@
 //! Parser, messages, `ccbt.toml`, environment variables, options, `config show` and the effect on the engine are derived
 //! from it. A new key is one entry in a file below (and one line in the test of effects, which fails until it is there).
 
+mod daemon;
 mod disk;
 mod limits;
 mod network;
@@ -28,7 +29,7 @@ const LIMIT: Kind = Kind::Rate { max: 4 * TIB };
 const SECONDS: Kind = Kind::Time { bare: SECOND, min: SECOND, max: HOUR };
 
 /// Sections in the order of the file, each with what it is about.
-pub const SECTIONS: [(&str, &str); 8] = [
+pub const SECTIONS: [(&str, &str); 9] = [
     ("network", "Connections to peers."),
     ("disk", "Files."),
     ("strategy", "What is asked of whom, and who is served."),
@@ -37,9 +38,11 @@ pub const SECTIONS: [(&str, &str); 8] = [
     ("observability", "Logs."),
     ("engine", "Threads, CPUs and memory."),
     ("security", "Whom to trust."),
+    ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
 ];
 
-const PARTS: [&[Key]; 5] = [network::KEYS, disk::KEYS, strategy::KEYS, limits::KEYS, system::KEYS];
+const PARTS: [&[Key]; 6] =
+    [network::KEYS, disk::KEYS, strategy::KEYS, limits::KEYS, system::KEYS, daemon::KEYS];
 
 const COUNT: usize = {
     let (mut count, mut part) = (0, 0);

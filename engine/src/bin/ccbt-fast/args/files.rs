@@ -8,6 +8,7 @@ use ccbt_fast::{Metainfo, Priority};
 use ccbt_protocol::metainfo::FileEntry;
 use clap::{Args, ValueEnum};
 
+use super::{PlaceArgs, SourceArgs};
 use crate::failure::Failure;
 
 /// Options for taking over files of other folders.
@@ -94,12 +95,12 @@ pub struct RenameArgs {
 /// Options of `move`.
 #[derive(Args, Clone, Debug)]
 pub struct MoveArgs {
-    /// Torrent file
-    #[arg(value_name = "TORRENT")]
+    /// Torrent file; without --from the info-hash of a torrent of the daemon, or its first digits
+    #[arg(value_name = "TORRENT|INFO_HASH")]
     pub torrent: PathBuf,
     /// Folder that holds the torrent's file or folder now; nothing may be using it
-    #[arg(long, value_name = "DIR")]
-    pub from: PathBuf,
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["socket", "connect"])]
+    pub from: Option<PathBuf>,
     /// Folder that shall hold it
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
@@ -108,6 +109,10 @@ pub struct MoveArgs {
     pub overwrite: bool,
     #[command(flatten)]
     pub rename: RenameArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
