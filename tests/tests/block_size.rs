@@ -1,18 +1,16 @@
-//! What other clients do when they are asked for more than 16 KiB at once: why `network.block_size_kib` is not there.
+//! What libtorrent, and so qBittorrent, does when it is asked for more than 16 KiB at once: why there is no
+//! `network.block_size_kib`.
 //!
-//! They are asked over a connection without extensions for 32 KiB, and then for 16 KiB.
+//! It is asked over a connection without extensions for 32 KiB, and then for 16 KiB.
 
 use std::net::SocketAddr;
 
-use ccbt_tests::aria2::Aria2Peer;
 use ccbt_tests::ccbt::CcbtCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
 use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::torrent::TorrentSpec;
-use ccbt_tests::tracker::Tracker;
-use ccbt_tests::transmission::TransmissionPeer;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -38,22 +36,13 @@ fn ask_for_more(peer: SocketAddr, made: &Published) -> Outcome {
     }
 }
 
-fn publish(lab: &Lab, tracker: &Tracker) -> Published {
-    let spec = TorrentSpec::pieces_of(64 << 10).announce(tracker.url());
-    lab.publish(Payload::single("blocks.bin", 1 << 20), spec)
-}
-
 #[test]
-fn who_is_asked_for_more_than_16_kib() {
-    let (lab, tracker) = (Lab::open(), Tracker::start());
-    let made = publish(&lab, &tracker);
+fn libtorrent_does_not_serve_more_than_16_kib_at_once_and_we_do() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("blocks.bin", 1 << 20), TorrentSpec::pieces_of(64 << 10));
     let mut ours = CcbtCommand::seed(&made.torrent_path, &made.data).start();
     ours.wait_ready();
     assert_eq!(ask_for_more(ours.address(), &made), Outcome::Served);
     let libtorrent = LibtorrentPeer::start(&made.torrent_path, &made.data);
     assert_ne!(ask_for_more(libtorrent.address(), &made), Outcome::Served);
-    let transmission = TransmissionPeer::seed(&lab, &made.torrent_path, &made.data);
-    assert_ne!(ask_for_more(transmission.address(), &made), Outcome::Served);
-    let aria2 = Aria2Peer::seed(&lab, &made.torrent_path, &made.data, &tracker);
-    println!("aria2: {:?}", ask_for_more(aria2.address(), &made));
 }

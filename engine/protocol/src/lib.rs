@@ -6,8 +6,8 @@
 //!
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
-//! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`], [`superseed`],
-//!   [`torrent`], and [`lease`] for a torrent on several shards
+//! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`],
+//!   [`blame`], [`candidates`], [`peer`], [`superseed`], [`torrent`], and [`lease`] for a torrent on several shards
 //! * Trackers: [`tracker`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
 #![forbid(unsafe_code)]

@@ -6,8 +6,8 @@
 //! twice; at most [`SHOWN_MAX`] of the pieces that a peer was shown wait to be seen elsewhere.
 //!
 //! A peer gets the next piece when another peer announces one that it was shown, for then it has passed it on. Alone with
-//! us it could pass on nothing, so then it is enough that it has it, and so it is after [`PATIENCE`]: its neighbours may be out
-//! of its reach.
+//! us it could pass on nothing, so then it is enough that it has it, and so it is after [`PATIENCE`]: its neighbours may
+//! be out of its reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

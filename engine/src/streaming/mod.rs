@@ -1,8 +1,8 @@
 //! A file of a torrent over HTTP while it is fetched, for players such as mpv and VLC.
 //!
-//! Role: one file, read only, with byte ranges (RFC 9110 section 14). Owner: whoever started it; it has a thread of its own,
-//! `ccbt-http`, with a runtime that nothing else uses, and one more for each answer that is being read. Invariants: at most
-//! [`CONNECTIONS_MAX`] connections, of which each holds 256 KiB at most beyond what the kernel holds; a client that stops
+//! Role: one file, read only, with byte ranges (RFC 9110 section 14). Owner: whoever started it; it has a thread of its
+//! own, `ccbt-http`, with a runtime that nothing else uses, and one more for each answer that is being read. Invariants: at
+//! most [`CONNECTIONS_MAX`] connections, each with 256 KiB at most beyond what the kernel holds; a client that stops
 //! reading holds up nobody else.
 //!
 //! Pages in a browser are kept out: an address in a Host header must be a number or `localhost`, so no name that somebody
