@@ -53,5 +53,5 @@ pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
     ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource,
-    WaitError,
+    TrackerSchemes, WaitError,
 };

@@ -228,7 +228,7 @@ fn take_partial_names(foreign: &mut Foreign, metainfo: &Metainfo, output: &Path,
     }
 }
 
-pub(super) fn mark(path: &Path) -> Option<Mark> {
+pub(crate) fn mark(path: &Path) -> Option<Mark> {
     let metadata = path.symlink_metadata().ok().filter(Metadata::is_file)?;
     Some(Mark { len: metadata.len(), mtime_ns: time_ns(&metadata) })
 }

@@ -1,7 +1,7 @@
 //! What a configuration makes of the engine's own types.
 //!
-//! Invariant: without a configuration it is exactly what the library's defaults are (tested), so the table and the
-//! library cannot drift apart.
+//! Invariant: without a configuration it is exactly what the library's defaults are (tested), but for the folder of
+//! checkpoints, which the library leaves to its user; so the table and the library cannot drift apart.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,12 +10,25 @@ use tracing::level_filters::LevelFilter;
 
 use ccbt_protocol::rate::TorrentLimits;
 
+use crate::checkpoints::CheckpointSettings;
 use crate::session::{AddOptions, Settings};
 
 /// Connections of all torrents together when nobody says how many.
 const GLOBAL_PEERS: usize = 500;
 /// Connections beyond a torrent's own: incoming ones that are still in their handshake.
 const HANDSHAKES: usize = 64;
+
+/// Whether a torrent goes on from its checkpoint; see `disk.auto_resume`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoResume {
+    /// After a question where somebody can be asked, else yes.
+    #[default]
+    Ask,
+    /// Without a question.
+    Always,
+    /// Only when a command says so.
+    Never,
+}
 
 /// What the keys have an effect on. Each key writes a field of its own.
 #[derive(Clone, Debug)]
@@ -28,6 +41,12 @@ pub struct Effect {
     pub(super) limits: TorrentLimits,
     /// See `network.max_global_peers`; ends up in `settings`.
     pub(super) max_global_peers: Option<usize>,
+    /// See `disk.checkpoint_enabled`; ends up in `settings`.
+    pub(super) checkpoint_enabled: bool,
+    /// See `disk.checkpoint_dir`; ends up in `settings`.
+    pub(super) checkpoint_dir: Option<PathBuf>,
+    /// Whether to ask before going on from a checkpoint; `torrent` has the rest of it.
+    pub auto_resume: AutoResume,
     /// Folder that a finished download moves to.
     pub move_completed: Option<PathBuf>,
     /// Time of seeding.
@@ -49,6 +68,9 @@ impl Default for Effect {
             torrent: AddOptions::new("."),
             limits: TorrentLimits::default(),
             max_global_peers: None,
+            checkpoint_enabled: true,
+            checkpoint_dir: None,
+            auto_resume: AutoResume::default(),
             move_completed: None,
             seed_time: None,
             seed_ratio: None,
@@ -65,6 +87,13 @@ impl Effect {
         self.torrent.limits = Some(self.limits);
         let wanted = GLOBAL_PEERS.max(self.torrent.max_peers + HANDSHAKES);
         self.settings.max_connections = self.max_global_peers.unwrap_or(wanted);
+        self.settings.checkpoints.dir = if self.checkpoint_enabled { self.checkpoint_folder() } else { None };
+        self.torrent.auto_resume = self.auto_resume != AutoResume::Never;
         self
+    }
+
+    /// The folder of checkpoints, also when none are to be kept; `None` where there is no home to put it in.
+    pub fn checkpoint_folder(&self) -> Option<PathBuf> {
+        self.checkpoint_dir.clone().or_else(CheckpointSettings::default_dir)
     }
 }

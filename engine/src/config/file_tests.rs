@@ -118,10 +118,15 @@ fn broken_syntax_is_told_with_its_line_and_the_rest_is_still_read() {
 #[test]
 fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     let trusted: Vec<&Key> = KEYS.iter().filter(|key| key.trusted_only).collect();
-    let needed = ["bind_address", "output", "move_completed", "log_file", "tracker_ca_file"];
+    let needed = ["bind_address", "output", "move_completed", "checkpoint_dir", "log_file", "tracker_ca_file"];
     assert!(needed.iter().all(|name| trusted.iter().any(|key| key.name == *name)));
     for key in trusted {
-        let value = if key.name == "bind_address" { "127.0.0.1" } else { "/tmp/x" };
+        let value = match key.kind {
+            Kind::Address => "127.0.0.1",
+            Kind::Bool => "true",
+            Kind::Int { .. } => "3",
+            _ => "/tmp/x",
+        };
         let plain = format!("[{}]\n{} = {value:?}\n", key.section, key.name);
         let of_torrent = format!("[torrent.\"*\"]\n{} = {value:?}\n", key.name);
         for text in [plain, of_torrent].iter().take(1 + usize::from(key.per_torrent)) {

@@ -13,9 +13,9 @@ fn torrent() -> Torrent {
         totals: Totals { downloaded: 1, uploaded: 2 },
         peers: vec!["192.0.2.9:5".parse().unwrap()],
         seed_only: false,
+        spec: None,
     };
-    let shared = Arc::new(Shared::new(TorrentKey(0), metainfo));
-    Torrent { shared, origin, last: None, hot: false, urgent: false }
+    Torrent::new(Arc::new(Shared::new(TorrentKey(0), metainfo)), origin)
 }
 
 fn seen(pieces: u32, state: State) -> Seen {
@@ -82,11 +82,41 @@ fn what_is_composed_fits_the_torrent_and_counts_from_before() {
 #[test]
 fn news_of_a_status_do_not_wake_what_looks_by_itself() {
     let board = Board::default();
+    let far = Instant::now() + Duration::from_secs(3600);
     board.changed(TorrentKey(1));
-    assert_eq!(board.wait(None).changed.len(), 1);
+    assert_eq!(board.wait(None, far).changed.len(), 1);
+    assert!(board.wait(None, Instant::now() + Duration::from_millis(1)).changed.is_empty(), "its time has come");
     board.changed(TorrentKey(2));
-    let news = board.wait(Some(Duration::from_millis(1)));
+    let news = board.wait(Some(Duration::from_millis(1)), far);
     assert!(news.changed.contains(&TorrentKey(2)) && !news.ended);
     board.happened(TorrentKey(3), &Event::Finished);
-    assert!(board.wait(Some(Duration::from_secs(3600))).urgent.contains(&TorrentKey(3)), "at once");
+    assert!(board.wait(Some(Duration::from_secs(3600)), far).urgent.contains(&TorrentKey(3)), "at once");
+}
+
+/// Hashed, then changed by somebody: what was hashed says nothing about it.
+#[test]
+fn a_served_file_that_was_changed_meanwhile_gets_no_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t");
+    std::fs::write(&path, [1; 100]).unwrap();
+    let mut torrent = torrent();
+    let spec = LayoutSpec::from_metainfo(folder.path().to_owned(), torrent.metainfo()).unwrap();
+    torrent.origin.spec = Some(spec.clone());
+    let mut torrent = Torrent::new(torrent.shared, torrent.origin);
+    let field = Bitfield::full(10);
+    let known = || Known { have: field.clone(), looked: field.clone(), files: marks(&spec) };
+    let mut as_it_was = known();
+    torrent.doubt_changed(&mut as_it_was);
+    assert!(as_it_was.files[0].is_some());
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+    let mut changed = known();
+    assert!(changed.files[0].is_some());
+    torrent.doubt_changed(&mut changed);
+    assert_eq!(changed.files, [None]);
+    // A download changes its files itself.
+    torrent.unchanged = None;
+    let mut ours = known();
+    torrent.doubt_changed(&mut ours);
+    assert!(ours.files[0].is_some());
 }

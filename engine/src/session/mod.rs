@@ -25,13 +25,13 @@ use ccbt_shards::service::Service;
 use ccbt_shards::sync::SyncPolicy;
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 
-use crate::checkpoints::Store;
+use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use relocate::RemoveOptions;
-pub use settings::{AddOptions, Settings};
+pub use settings::{AddOptions, Settings, TrackerSchemes};
 pub use source::TorrentSource;
 pub use torrent::TorrentHandle;
 
@@ -115,10 +115,18 @@ impl Session {
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
         if let Some(checkpointer) = &self.checkpointer {
-            checkpointer.watch(&handle.shared, &options);
+            if options.auto_resume && options.resume.is_none() {
+                let loaded = checkpointer.store().load(metainfo.info_hash);
+                options.resume = loaded.ok().map(|loaded| Box::new(loaded.checkpoint));
+            }
         }
         options.limits.get_or_insert(self.torrent_limits);
-        let home = self.service().add(options.into_message(handle.key(), metainfo));
+        let (source, before) = (options.source.take(), options.resume.clone());
+        let add = options.into_message(handle.key(), metainfo);
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.watch(&handle.shared, source.as_deref(), before.as_deref(), &add);
+        }
+        let home = self.service().add(add);
         handle.shared.set_home(home);
         Ok(handle)
     }
@@ -160,6 +168,13 @@ impl Session {
     /// The kernel's threads for disk operations that have to wait. Reads procfs: not for every second.
     pub fn storage_workers(&self) -> io::Result<WorkerStats> {
         self.service().storage().workers()
+    }
+
+    /// Changes when checkpoints are written, in which form, and which ones are removed. Their folder stays.
+    pub fn set_checkpoints(&self, settings: CheckpointSettings) {
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.set(settings);
+        }
     }
 
     /// The folder of checkpoints, where any are kept.

@@ -19,7 +19,7 @@ use crate::{json, units};
 
 /// Does what was asked for.
 pub fn run(args: &CheckpointsArgs) -> Result<(), Failure> {
-    let store = open(args.dir.dir())?;
+    let store = open(args.dir.dir()?)?;
     let is_json = args.json;
     match &args.command {
         CheckpointsCommand::List => list(&store, is_json),

@@ -20,7 +20,6 @@ pub fn run_in(args: &DownloadArgs, output: Option<PathBuf>) -> Result<(), Failur
     if let Some(output) = output {
         plan.effect.torrent.output = output;
     }
-    plan.effect.settings.checkpoints = args.checkpoint.settings();
     plan.effect.torrent.source = Some(args.transfer.torrent.clone());
     let found = resume::find(args, &plan, named)?;
     plan.notes = found.notes;
@@ -30,11 +29,12 @@ pub fn run_in(args: &DownloadArgs, output: Option<PathBuf>) -> Result<(), Failur
             options.output.clone_from(&checkpoint.output);
         }
         if options.renames.is_empty() {
-            let renames = checkpoint.renames.iter().map(|rename| (rename.file, rename.path.clone()));
-            options.renames = renames.collect();
+            options.renames = resume::renames_of(&checkpoint);
         }
         options.resume = Some(checkpoint);
     }
+    // It was decided just now.
+    options.auto_resume = false;
     let output = &options.output;
     // Only now: a torrent that is refused leaves nothing behind.
     fs::create_dir_all(output).map_err(|error| match error.kind() {

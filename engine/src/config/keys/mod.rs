@@ -3,6 +3,7 @@
 //! Parser, messages, `ccbt.toml`, environment variables, options, `config show` and the effect on the engine are derived
 //! from it. A new key is one entry in a file below (and one line in the test of effects, which fails until it is there).
 
+mod checkpoints;
 mod disk;
 mod limits;
 mod network;
@@ -30,7 +31,7 @@ const SECONDS: Kind = Kind::Time { bare: SECOND, min: SECOND, max: HOUR };
 /// Sections in the order of the file, each with what it is about.
 pub const SECTIONS: [(&str, &str); 8] = [
     ("network", "Connections to peers."),
-    ("disk", "Files."),
+    ("disk", "Files and checkpoints."),
     ("strategy", "What is asked of whom, and who is served."),
     ("discovery", "How peers are found."),
     ("limits", "Rates, and when seeding ends."),
@@ -39,7 +40,8 @@ pub const SECTIONS: [(&str, &str); 8] = [
     ("security", "Whom to trust."),
 ];
 
-const PARTS: [&[Key]; 5] = [network::KEYS, disk::KEYS, strategy::KEYS, limits::KEYS, system::KEYS];
+const PARTS: [&[Key]; 6] =
+    [network::KEYS, disk::KEYS, checkpoints::KEYS, strategy::KEYS, limits::KEYS, system::KEYS];
 
 const COUNT: usize = {
     let (mut count, mut part) = (0, 0);
