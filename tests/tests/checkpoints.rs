@@ -47,6 +47,17 @@ impl Place {
     fn new(payload: Payload, piece_len: usize) -> Self {
         let lab = Lab::open_on_disk();
         let made = lab.announce(payload, TorrentSpec::pieces_of(piece_len));
+        Self::of(lab, made)
+    }
+
+    /// One where the data is there.
+    fn with_data(payload: Payload, piece_len: usize) -> Self {
+        let lab = Lab::open_on_disk();
+        let made = lab.publish(payload, TorrentSpec::pieces_of(piece_len));
+        Self::of(lab, made)
+    }
+
+    fn of(lab: Lab, made: Published) -> Self {
         let (copy, store) = (lab.dir("copy"), lab.dir("state").join("checkpoints"));
         Self { made, copy, store, lab }
     }
@@ -142,7 +153,12 @@ fn resume_needs_an_info_hash_and_nothing_else() {
 
 #[test]
 fn a_seed_hashes_at_its_first_start_only() {
-    let place = Place::new(Payload::straddling("tree", 6 * MIB), 64 * KIB);
+    let place = Place::with_data(Payload::straddling("tree", 6 * MIB), 64 * KIB);
+    for file in 0..place.made.payload.files().count() {
+        let file = File::options().write(true).open(place.made.payload.path_of(file, &place.made.data));
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(1000);
+        file.expect("it is there").set_modified(long_ago).expect("it is ours");
+    }
     let seed = || CcbtCommand::seed(&place.made.torrent_path, &place.made.data).checkpoints(&place.store).start();
     let mut first = seed();
     first.wait_event("seeding");

@@ -23,6 +23,8 @@ use std::time::{Duration, SystemTime};
 use ccbt_protocol::checkpoint::{Checkpoint, FILE_LEN_MAX, Format};
 use ccbt_protocol::ids::InfoHash;
 
+use crate::TorrentSource;
+
 /// A folder of checkpoints; see the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
@@ -160,6 +162,20 @@ impl Store {
     pub fn save_torrent(&self, info_hash: InfoHash, bytes: &[u8]) -> io::Result<()> {
         let _alone = self.lock()?;
         write_atomically(&self.torrent_path(info_hash), bytes)
+    }
+
+    /// The torrent file of a checkpoint: the one it was read from, else the copy here; `None`: neither is there, or is what it
+    /// was.
+    pub fn torrent_of(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
+        let copy = self.torrent_path(checkpoint.info_hash);
+        let is_it = |path: &PathBuf| {
+            // Opening a pipe would wait.
+            path.is_file()
+                && TorrentSource::from(path.as_path())
+                    .load()
+                    .is_ok_and(|metainfo| checkpoint.fits(&metainfo).is_ok())
+        };
+        checkpoint.source.torrent.iter().chain([&copy]).find(|path| is_it(path)).cloned()
     }
 
     /// The newest good checkpoint of a torrent.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::kind::Kind;
 
 fn told(text: &str, trust: Trust) -> Vec<String> {
     parse(text, Path::new("f"), trust).1.iter().map(ToString::to_string).collect()

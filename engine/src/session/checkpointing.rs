@@ -14,7 +14,7 @@ mod retention;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ccbt_protocol::checkpoint::PEERS_MAX;
 use ccbt_protocol::ids::TorrentKey;
-use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::metainfo::{MAX_METAINFO_LEN, Metainfo};
 use ccbt_shards::messages::{AddTorrent, Event, FileMark, Known, Snapshot, State, ToShard, TorrentStatus};
 use ccbt_storage::layout::LayoutSpec;
 use crossbeam_channel::bounded;
@@ -41,6 +41,9 @@ use crate::checkpoints::{self, Checkpoint, CheckpointSettings, Mark, Rename, Sou
 const HOT: Duration = Duration::from_secs(2);
 /// Steps of file times on all other file systems are shorter: those of the kernel's tick at most.
 const TICK: Duration = Duration::from_millis(20);
+/// What was written longer ago has reached the disk, whoever wrote it. Younger files that this session has not synced, because
+/// it only read them, may lose their bytes and keep their times in a power cut.
+const RECENT: Duration = Duration::from_secs(300);
 /// How often torrents with news are looked at, unless the interval is shorter.
 const LOOK: Duration = Duration::from_millis(250);
 /// A shard that takes longer to answer is stuck, and asked again later.
@@ -220,6 +223,14 @@ impl Torrent {
     }
 }
 
+/// The bytes of a torrent file that is one still: a pipe would keep this thread waiting, and the session's end with it.
+fn read_torrent(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = fs::metadata(path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::File::open(path).ok())?;
+    file.take(MAX_METAINFO_LEN as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// Files that lie elsewhere than the torrent says.
 fn renames(metainfo: &Metainfo, spec: &ccbt_storage::layout::LayoutSpec) -> Vec<Rename> {
     let pairs = spec.files().iter().zip(&metainfo.files).enumerate();
@@ -230,9 +241,18 @@ fn renames(metainfo: &Metainfo, spec: &ccbt_storage::layout::LayoutSpec) -> Vec<
         .collect()
 }
 
-/// Takes the marks of files away that changed since `since` less [`HOT`]; whether there were any.
-fn cool(known: &mut Known, since: SystemTime) -> bool {
-    let limit = nanoseconds(since) - HOT.as_nanos() as i64;
+/// What a running torrent's checkpoint says, from the answer of a shard that was asked then; whether files have no mark yet.
+fn claims(snapshot: Snapshot, asked: SystemTime) -> (Known, bool) {
+    let mut known = snapshot.known_durable();
+    // A piece may be on its way to the disk by now, so none is claimed to be missing.
+    known.looked = known.have.clone();
+    let hot = cool(&mut known, asked, HOT);
+    (known, hot)
+}
+
+/// Takes the marks of files away that were written to less than `age` before `since`, or after it; whether there were any.
+fn cool(known: &mut Known, since: SystemTime, age: Duration) -> bool {
+    let limit = nanoseconds(since) - age.as_nanos() as i64;
     let mut hot = false;
     for file in &mut known.files {
         if file.is_some_and(|mark| mark.mtime_ns > limit) {
@@ -333,10 +353,7 @@ impl Writer {
             return false;
         };
         let spec = Arc::clone(&snapshot.spec);
-        let mut known = snapshot.known_durable();
-        // A piece may be on its way to the disk by now, so none is claimed to be missing.
-        known.looked = known.have.clone();
-        let hot = cool(&mut known, asked);
+        let (mut known, hot) = claims(snapshot, asked);
         torrent.doubt_changed(&mut known);
         let checkpoint = torrent.compose(known, &spec);
         let written = self.write(key, &checkpoint);
@@ -355,6 +372,7 @@ impl Writer {
             return;
         }
         let spec = Arc::clone(&snapshot.spec);
+        let is_checked = snapshot.checked;
         let unsynced = snapshot.have.has_any_not_in(&snapshot.durable);
         let known = if unsynced && snapshot.checked && self.is_synced && !torrent.origin.seed_only {
             // The last sync failed.
@@ -373,6 +391,9 @@ impl Writer {
             }
         };
         let mut known = known;
+        if self.is_synced && (torrent.origin.seed_only || !is_checked) {
+            cool(&mut known, SystemTime::now(), RECENT);
+        }
         torrent.doubt_changed(&mut known);
         let checkpoint = torrent.compose(known, &spec);
         self.write(key, &checkpoint);
@@ -414,8 +435,8 @@ impl Writer {
         if copy.exists() || *path == copy {
             return Ok(());
         }
-        // It may be gone or another one by now; then there is no copy.
-        let Ok(bytes) = fs::read(path) else { return Ok(()) };
+        // It may be gone, something else or another one by now; then there is no copy.
+        let Some(bytes) = read_torrent(path) else { return Ok(()) };
         let is_it = TorrentSource::from(bytes.clone())
             .load()
             .is_ok_and(|metainfo| metainfo.info_hash == checkpoint.info_hash);

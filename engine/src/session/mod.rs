@@ -9,6 +9,7 @@ mod control;
 mod error;
 mod events;
 mod relocate;
+mod resuming;
 mod settings;
 mod source;
 mod torrent;
@@ -28,7 +29,7 @@ use ccbt_storage::stats::{StorageStats, WorkerStats};
 use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
-pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
+pub use error::{AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError};
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
@@ -40,6 +41,8 @@ use control::Registry;
 
 /// Time that dropping a session gives its threads: the 3 s for trackers, and some for the disk.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time of an orderly stop for those who do not say.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running engine. See the crate's documentation for an example.
 ///
@@ -58,6 +61,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// As [`Session::start`], with the settings by value.
+    pub fn new(settings: Settings) -> Result<Self, StartError> {
+        Self::start(&settings)
+    }
+
     /// Starts the engine's threads and listens.
     ///
     /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the
@@ -188,17 +196,22 @@ impl Session {
         Events { queue: self.registry.subscribe() }
     }
 
+    /// As [`Session::shutdown`], with as much time as trackers and a slow disk may need (ten seconds).
+    pub fn stop(self) -> Result<(), ShutdownError> {
+        self.shutdown(STOP_TIMEOUT)
+    }
+
     /// Stops orderly: trackers hear `stopped` (for at most 3 s), writes end, files are synced, threads end.
     /// Waits for `timeout` at most; after an error the threads are left to end with the process.
     pub fn shutdown(mut self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.stop(timeout)
+        self.end(timeout)
     }
 
     fn service(&self) -> &Service {
         self.service.as_ref().expect("only shutdown and drop take the service")
     }
 
-    fn stop(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
+    fn end(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
         let Some(service) = self.service.take() else { return Ok(()) };
         self.registry.set_stopping();
         service.shutdown();
@@ -237,7 +250,7 @@ impl CacheHandle {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Err(error) = self.stop(DROP_TIMEOUT) {
+        if let Err(error) = self.end(DROP_TIMEOUT) {
             tracing::warn!("{error}");
         }
     }

@@ -372,6 +372,44 @@ mod tests {
     }
 
     #[test]
+    fn a_checkpoint_gives_what_options_leave_out_if_it_fits() {
+        let metainfo = Arc::new(crate::testing::metainfo("t", 10 * 16_384, 16_384));
+        let field = ccbt_protocol::bitfield::Bitfield::full(10);
+        let peers = ["192.0.2.1:1", "192.0.2.1:0", "0.0.0.0:1", "[ff02::1]:1", "[2001:db8::1]:2"];
+        let checkpoint = Checkpoint {
+            info_hash: metainfo.info_hash,
+            name: "t".into(),
+            saved_at: 0,
+            added_at: 0,
+            source: checkpoints::Source::default(),
+            output: "/elsewhere".into(),
+            renames: vec![checkpoints::Rename { file: 0, path: "x".into() }],
+            piece_len: 16_384,
+            total_len: 10 * 16_384,
+            have: field.clone(),
+            looked: field,
+            files: vec![None],
+            totals: checkpoints::Totals::default(),
+            trackers: Vec::new(),
+            peers: peers.map(|peer| peer.parse().expect("an address")).to_vec(),
+        };
+        let message = |checkpoint: &Checkpoint, renames: Vec<(u32, PathBuf)>| {
+            let resume = Some(Box::new(checkpoint.clone()));
+            let options = AddOptions { resume, renames, ..AddOptions::new("/here") };
+            options.into_message(TorrentKey(0), Arc::clone(&metainfo))
+        };
+        let taken = message(&checkpoint, Vec::new());
+        assert_eq!((taken.root.as_path(), taken.renames), ("/here".as_ref(), vec![(0, "x".into())]));
+        let shown: Vec<String> = taken.peers.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(shown, ["192.0.2.1:1", "[2001:db8::1]:2"], "nobody can be at the others");
+        assert!(taken.known.expect("said").have.is_full());
+        assert_eq!(message(&checkpoint, vec![(0, "y".into())]).renames, [(0, "y".into())]);
+        let other = Checkpoint { info_hash: ccbt_protocol::ids::InfoHash([1; 20]), ..checkpoint };
+        let ignored = message(&other, Vec::new());
+        assert!(ignored.known.is_none() && ignored.peers.is_empty() && ignored.renames.is_empty());
+    }
+
+    #[test]
     fn trackers_are_asked_by_scheme() {
         let tiers = [vec!["UDP://a:1", "http://b/x"], vec!["https://c/x"], vec!["udp://d:1"]];
         let tiers = tiers.map(|tier| tier.into_iter().map(str::to_owned).collect()).to_vec();

@@ -232,10 +232,8 @@ fn find_torrent(store: &Store, checkpoint: &Checkpoint, interactive: bool) -> Re
     let is_it = |path: &Path| {
         TorrentSource::from(path).load().is_ok_and(|metainfo| checkpoint.fits(&metainfo).is_ok())
     };
-    let copy = store.torrent_path(checkpoint.info_hash);
-    let known = checkpoint.source.torrent.iter().chain([&copy]).find(|path| is_it(path));
-    if let Some(path) = known {
-        return Ok(path.clone());
+    if let Some(path) = store.torrent_of(checkpoint) {
+        return Ok(path);
     }
     if !interactive {
         let problem =

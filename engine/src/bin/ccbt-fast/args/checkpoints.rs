@@ -19,7 +19,6 @@ pub struct CheckpointArgs {
 
 /// Where checkpoints are, for commands without a session.
 #[derive(Args, Clone, Debug)]
-#[command(mut_args(|arg| arg.global(true)))]
 pub struct CheckpointDirArgs {
     /// Folder of checkpoints [default: that of the configuration; disk.checkpoint_dir]
     #[arg(long, value_name = "DIR")]
@@ -70,6 +69,8 @@ pub struct ResumeArgs {
 
 /// Options of `checkpoints`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("checkpoint_dir", |arg| arg.global(true)), mut_arg("config", |arg| arg.global(true)))]
+#[command(mut_arg("no_config", |arg| arg.global(true)), mut_arg("assignments", |arg| arg.global(true)))]
 pub struct CheckpointsArgs {
     #[command(subcommand)]
     pub command: CheckpointsCommand,
