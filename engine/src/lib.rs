@@ -52,6 +52,6 @@ pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
-    ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource,
-    TrackerSchemes, WaitError,
+    ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle,
+    TorrentSource, TrackerSchemes, WaitError,
 };

@@ -53,8 +53,9 @@ impl Place {
         let seed = Session::start(&settings()).expect("io_uring is there");
         let hashes = ["a", "b"].map(|name| {
             let data = folder.path().join(name);
-            let bytes: Vec<u8> =
-                (0..10 * PIECE).map(|at| (at / 5 + at / 70_001 + name.len()) as u8 ^ name.as_bytes()[0]).collect();
+            let bytes: Vec<u8> = (0..10 * PIECE)
+                .map(|at| (at / 5 + at / 70_001 + name.len()) as u8 ^ name.as_bytes()[0])
+                .collect();
             fs::write(&data, bytes).expect("written");
             let options = CreateOptions { piece_len: Some(PIECE as u32), ..CreateOptions::new(data) };
             let made = create_torrent(options).expect("a torrent");
@@ -130,8 +131,15 @@ fn advanced_configuration_sets_by_hand_what_a_file_sets() {
 fn resume_goes_on_and_adds_another() {
     let place = Place::new();
     place.begin_a();
-    let run =
-        || resume::run(settings(), &place.path("state"), &place.path("b.torrent"), &place.path("copy"), place.peers());
+    let run = || {
+        resume::run(
+            settings(),
+            &place.path("state"),
+            &place.path("b.torrent"),
+            &place.path("copy"),
+            place.peers(),
+        )
+    };
     assert_eq!(run().expect("it runs"), Some(place.hashes[0]));
     place.assert_copied("a");
     place.assert_copied("b");

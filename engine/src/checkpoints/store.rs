@@ -243,7 +243,16 @@ impl Store {
         if !self.dir.is_dir() {
             return Ok(false);
         }
-        let _alone = self.lock()?;
+        let folder = self.lock()?;
+        let any = self.remove(info_hash)?;
+        if any {
+            folder.sync_all()?;
+        }
+        Ok(any)
+    }
+
+    /// As [`Self::delete`], but a power cut may bring some back.
+    fn remove(&self, info_hash: InfoHash) -> io::Result<bool> {
         let mut any = false;
         for path in self.files(info_hash) {
             match fs::remove_file(path) {
@@ -252,25 +261,36 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        if any {
-            File::open(&self.dir)?.sync_all()?;
-        }
         Ok(any)
     }
 
     /// Removes what `retention` says, but nothing of the torrents in `keep`; says of which torrents.
     pub fn clean(&self, retention: Retention, keep: &BTreeSet<InfoHash>) -> io::Result<Vec<InfoHash>> {
+        let all = self.hashes()?;
+        self.clean_some(retention, all.difference(keep))
+    }
+
+    /// As [`Self::clean`], of these torrents only. What a power cut brings back goes the next time.
+    pub(crate) fn clean_some<'a>(
+        &self,
+        retention: Retention,
+        some: impl Iterator<Item = &'a InfoHash>,
+    ) -> io::Result<Vec<InfoHash>> {
         let mut gone = Vec::new();
-        for info_hash in self.hashes()?.difference(keep) {
-            if self.goes(*info_hash, retention) && self.delete(*info_hash)? {
-                gone.push(*info_hash);
+        for info_hash in some {
+            if self.goes(*info_hash, retention) {
+                let _alone = self.lock()?;
+                // It may have begun to run meanwhile.
+                if self.goes(*info_hash, retention) && self.remove(*info_hash)? {
+                    gone.push(*info_hash);
+                }
             }
         }
         Ok(gone)
     }
 
     /// Whether `retention` wants the files of this torrent gone. Opens them only where that matters.
-    pub(crate) fn goes(&self, info_hash: InfoHash, retention: Retention) -> bool {
+    fn goes(&self, info_hash: InfoHash, retention: Retention) -> bool {
         let (_, written) = self.size(info_hash);
         let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
         let is_old = retention.older_than.is_some_and(|limit| age.unwrap_or_default() > limit);

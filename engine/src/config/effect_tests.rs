@@ -106,7 +106,10 @@ fn without_a_configuration_the_library_has_its_own_defaults() {
 fn checkpoints_are_kept_unless_they_are_switched_off() {
     let effect = |path, text| with_setting(path, text).effect(None);
     assert_eq!(effect("disk.checkpoint_enabled", "false").settings.checkpoints.dir, None);
-    assert_eq!(effect("disk.checkpoint_enabled", "false").checkpoint_folder(), CheckpointSettings::default_dir());
+    assert_eq!(
+        effect("disk.checkpoint_enabled", "false").checkpoint_folder(),
+        CheckpointSettings::default_dir()
+    );
     assert_eq!(effect("disk.checkpoint_retention_days", "never").settings.checkpoints.keep, None);
     for (text, is_used) in [("ask", true), ("true", true), ("false", false)] {
         assert_eq!(effect("disk.auto_resume", text).torrent.auto_resume, is_used, "{text}");

@@ -13,7 +13,10 @@ pub const ELSEWHERE: [(&str, &str); 16] = [
     ("network.block_size_kib", "blocks have 16 KiB (BEP 3): many clients drop a peer that asks for more"),
     ("disk.use_mmap", "files are read and written past the page cache (O_DIRECT); remove this line"),
     ("disk.checkpoint_on_piece", "checkpoint_pieces = 1 does this"),
-    ("disk.checkpoint_compression", "binary checkpoints are always packed, JSON never is: see checkpoint_format"),
+    (
+        "disk.checkpoint_compression",
+        "binary checkpoints are always packed, JSON never is: see checkpoint_format",
+    ),
     ("disk.resume_save_interval", "its name is checkpoint_interval"),
     ("strategy.streaming_mode", NOT_YET),
     ("discovery.enable_dht", NOT_YET),

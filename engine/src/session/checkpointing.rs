@@ -41,8 +41,8 @@ use crate::checkpoints::{self, Checkpoint, CheckpointSettings, Mark, Rename, Sou
 const HOT: Duration = Duration::from_secs(2);
 /// Steps of file times on all other file systems are shorter: those of the kernel's tick at most.
 const TICK: Duration = Duration::from_millis(20);
-/// What was written longer ago has reached the disk, whoever wrote it. Younger files that this session has not synced, because
-/// it only read them, may lose their bytes and keep their times in a power cut.
+/// What was written longer ago has reached the disk, whoever wrote it. Younger files that this session has not synced,
+/// because it only read them, may lose their bytes and keep their times in a power cut.
 const RECENT: Duration = Duration::from_secs(300);
 /// How often torrents with news are looked at, unless the interval is shorter.
 const LOOK: Duration = Duration::from_millis(250);
@@ -226,7 +226,8 @@ impl Torrent {
 /// The bytes of a torrent file that is one still: a pipe would keep this thread waiting, and the session's end with it.
 fn read_torrent(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = fs::metadata(path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::File::open(path).ok())?;
+    let file =
+        fs::metadata(path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::File::open(path).ok())?;
     file.take(MAX_METAINFO_LEN as u64 + 1).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }

@@ -85,7 +85,10 @@ fn news_of_a_status_do_not_wake_what_looks_by_itself() {
     let far = Instant::now() + Duration::from_secs(3600);
     board.changed(TorrentKey(1));
     assert_eq!(board.wait(None, far).changed.len(), 1);
-    assert!(board.wait(None, Instant::now() + Duration::from_millis(1)).changed.is_empty(), "its time has come");
+    assert!(
+        board.wait(None, Instant::now() + Duration::from_millis(1)).changed.is_empty(),
+        "its time has come"
+    );
     board.changed(TorrentKey(2));
     let news = board.wait(Some(Duration::from_millis(1)), far);
     assert!(news.changed.contains(&TorrentKey(2)) && !news.ended);
@@ -137,7 +140,8 @@ fn a_running_torrent_claims_what_outlasts_a_power_cut_and_nothing_to_be_missing(
         field
     };
     let (have, durable) = (set(&[1, 2, 3]), set(&[1, 3]));
-    let snapshot = Snapshot { have, durable: durable.clone(), looked: Bitfield::full(10), spec, checked: true };
+    let snapshot =
+        Snapshot { have, durable: durable.clone(), looked: Bitfield::full(10), spec, checked: true };
     let (known, hot) = claims(snapshot.clone(), SystemTime::now());
     assert_eq!((&known.have, &known.looked, hot), (&durable, &durable, false));
     assert!(known.files[0].is_some());
@@ -224,7 +228,8 @@ fn the_last_word_claims_what_is_synced_and_never_nothing() {
     let snapshot = Snapshot { have: all.clone(), durable: some, looked: all, spec, checked: true };
     writer.write_last(TorrentKey(0), snapshot.clone());
     assert_eq!(store.load(info_hash).expect("written").checkpoint.have.count(), 1);
-    let nothing = Snapshot { have: Bitfield::empty(10), looked: Bitfield::empty(10), checked: false, ..snapshot };
+    let nothing =
+        Snapshot { have: Bitfield::empty(10), looked: Bitfield::empty(10), checked: false, ..snapshot };
     writer.write_last(TorrentKey(0), nothing);
     assert_eq!(store.load(info_hash).expect("written").checkpoint.have.count(), 1);
 }

@@ -29,7 +29,9 @@ use ccbt_storage::stats::{StorageStats, WorkerStats};
 use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
-pub use error::{AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError};
+pub use error::{
+    AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError,
+};
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};

@@ -239,7 +239,13 @@ impl TrackerSchemes {
     fn include(self, url: &str) -> bool {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         let is = |name: &str| scheme.eq_ignore_ascii_case(name);
-        if is("udp") { self.udp } else if is("http") || is("https") { self.http } else { true }
+        if is("udp") {
+            self.udp
+        } else if is("http") || is("https") {
+            self.http
+        } else {
+            true
+        }
     }
 }
 

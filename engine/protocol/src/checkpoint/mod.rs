@@ -4,7 +4,8 @@
 //! ([`foreign`]). Pure: the engine's store reads and writes files and looks at what the torrent's files are now.
 //!
 //! Invariant: a `Checkpoint` that was decoded fits itself: both sets have as many pieces as its sizes say, and a piece
-//! that is there was looked at, its folder is an absolute path, and no file's name leads out of it. Whether it fits a torrent is for [`Checkpoint::fits`] to say.
+//! that is there was looked at, its folder is an absolute path, and no file's name leads out of it. Whether it fits a
+//! torrent is for [`Checkpoint::fits`] to say.
 
 mod codec;
 pub mod foreign;

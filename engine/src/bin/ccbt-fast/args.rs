@@ -16,7 +16,9 @@ use ccbt_fast::hashing::{HashOptions, Order};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-pub use checkpoints::{CheckpointArgs, CheckpointDirArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
+pub use checkpoints::{
+    CheckpointArgs, CheckpointDirArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs,
+};
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use settings::{SettingArgs, SourceArgs};

@@ -227,8 +227,10 @@ struct Course {
     kind: Kind,
     goal: Goal,
     started: Instant,
-    /// Whether the check found every piece.
+    /// Whether every piece is there.
     complete: bool,
+    /// Whether any piece is there.
+    has_some: bool,
     /// When the last piece was on disk.
     finished: Option<Instant>,
     /// How far the move of what is finished is.
@@ -241,8 +243,8 @@ struct Course {
 
 impl Course {
     fn new(kind: Kind, goal: Goal, started: Instant) -> Self {
-        let (complete, finished, seeding, moving) = (false, None, None, Moving::Not);
-        Self { kind, goal, started, complete, finished, moving, seeding, uploaded: 0, size: 0 }
+        let (complete, has_some, finished, seeding, moving) = (false, false, None, None, Moving::Not);
+        Self { kind, goal, started, complete, has_some, finished, moving, seeding, uploaded: 0, size: 0 }
     }
 
     fn handle(
@@ -268,6 +270,7 @@ impl Course {
                 }
                 // The numbers of the end come before its name.
                 if let (TorrentEvent::Finished, Some(status)) = (&event, torrent.status()) {
+                    self.note_status(&status);
                     console.line(&Line::Progress(Progress::from(&*status)));
                 }
                 if self.is_true(&event)
@@ -284,6 +287,8 @@ impl Course {
     }
 
     fn note_status(&mut self, status: &TorrentStatus) {
+        self.complete |= status.pieces_done == status.pieces_total;
+        self.has_some |= status.pieces_done > 0;
         self.uploaded = status.stats.uploaded;
         self.size = status.bytes_total;
     }
@@ -306,10 +311,12 @@ impl Course {
                 true
             }
             // It runs, and there was nothing to check.
-            (TorrentEvent::Finished, Kind::Seed) if self.seeding.is_none() && !self.complete => {
+            (TorrentEvent::Finished, Kind::Seed)
+                if self.seeding.is_none() && !self.complete && !self.has_some =>
+            {
                 return Err(Failure::NothingToSeed);
             }
-            // All was known to be good, and nothing was looked at.
+            // What is good was known, and nothing was looked at.
             (TorrentEvent::Finished, Kind::Seed) => self.seeding.is_none(),
             (TorrentEvent::Finished, Kind::Download { move_completed }) => {
                 let is_first = self.finished.is_none();

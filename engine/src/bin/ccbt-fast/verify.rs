@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ccbt_fast::checkpoints::Store;
 use ccbt_fast::hashing::verify::{
     FileReport, FileState, PieceState, Target, VerifyOptions, VerifyReport, verify_all,
 };
-use ccbt_fast::checkpoints::Store;
 use ccbt_fast::{Metainfo, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::Serialize;
@@ -78,13 +78,20 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     };
     let renames = renames(args, &torrents)?;
     let target = |(metainfo, renames)| Target { metainfo, root: &args.output, renames };
-    let targets: Vec<Target<'_>> =
-        torrents.iter().map(|metainfo| &**metainfo).zip(renames.iter().map(Vec::as_slice)).map(target).collect();
+    let targets: Vec<Target<'_>> = torrents
+        .iter()
+        .map(|metainfo| &**metainfo)
+        .zip(renames.iter().map(Vec::as_slice))
+        .map(target)
+        .collect();
     let progress = Arc::clone(&options.progress);
     let work = || verify_all(&targets, &options);
     let found = gauge::watch("verifying", &progress, &signals, &mut console, work)??;
-    let reports: Vec<Report> =
-        torrents.iter().zip(&found).map(|(metainfo, found)| Report::of(metainfo, found, &args.output)).collect();
+    let reports: Vec<Report> = torrents
+        .iter()
+        .zip(&found)
+        .map(|(metainfo, found)| Report::of(metainfo, found, &args.output))
+        .collect();
     if args.json {
         print_json(args, &torrents, &reports);
     } else {
@@ -108,7 +115,9 @@ fn renames(args: &VerifyArgs, torrents: &[Arc<Metainfo>]) -> Result<Vec<Vec<(u32
     if !args.rename.renames.is_empty() {
         return match torrents {
             [_] => Ok(vec![args.rename.renames.clone()]),
-            _ => Err(Failure::Usage("--rename is for one torrent: verify the others by themselves".to_owned())),
+            _ => {
+                Err(Failure::Usage("--rename is for one torrent: verify the others by themselves".to_owned()))
+            }
         };
     }
     let store = args.checkpoints.dir()?.map(Store::new);

@@ -123,5 +123,9 @@ impl Board {
 
 /// Whether somebody may wait for it.
 fn is_pressing(news: &News) -> bool {
-    news.ended || news.settings.is_some() || !news.urgent.is_empty() || !news.closed.is_empty() || !news.deleted.is_empty()
+    news.ended
+        || news.settings.is_some()
+        || !news.urgent.is_empty()
+        || !news.closed.is_empty()
+        || !news.deleted.is_empty()
 }

@@ -63,7 +63,7 @@ impl Writer {
             return;
         }
         match self.clean_part() {
-            Ok(true) => self.cleaning.due = Some(now + PAUSE),
+            Ok(true) => self.cleaning.due = Some(Instant::now() + PAUSE),
             Ok(false) => self.cleaning = Cleaning { due: Some(now + EVERY), left: None },
             Err(error) => {
                 tracing::warn!("old checkpoints cannot be removed: {error}");
@@ -86,11 +86,9 @@ impl Writer {
                 if retention == Retention::default() { BTreeSet::new() } else { self.store.hashes()? }
             }
         };
-        for info_hash in (0..PART).map_while(|_| left.pop_first()) {
-            let is_free = !running.contains(&info_hash);
-            if is_free && self.store.goes(info_hash, retention) && self.store.delete(info_hash)? {
-                tracing::info!("removed the old checkpoint of {info_hash}");
-            }
+        let part: BTreeSet<_> = (0..PART).map_while(|_| left.pop_first()).collect();
+        for info_hash in self.store.clean_some(retention, part.difference(&running))? {
+            tracing::info!("removed the old checkpoint of {info_hash}");
         }
         let has_more = !left.is_empty();
         self.cleaning.left = has_more.then_some(left);
