@@ -251,3 +251,25 @@ fn a_full_disk_is_an_error_and_leaves_the_old_one() {
     store.save(&checkpoint(3), Format::Binary).expect("there is room again");
     assert_eq!(have(&store), Some((3, false)));
 }
+
+#[test]
+fn a_torrent_file_that_is_another_ones_by_now_is_not_taken() {
+    let (folder, store) = store();
+    let write = |name: &str, len: u64| {
+        let plan = ccbt_protocol::metainfo::build::Builder::single_file(name, len).piece_len(16_384);
+        let plan = plan.plan().expect("sensible sizes");
+        let bytes = plan.finish(&vec![[7; 20]; plan.geometry().piece_count() as usize]);
+        let metainfo = ccbt_protocol::metainfo::Metainfo::parse(&bytes).expect("it is one");
+        (bytes, metainfo.info_hash)
+    };
+    let ((bytes, info_hash), (other, _)) = (write("t", 163_840), write("u", 163_840));
+    let path = folder.path().join("t.torrent");
+    fs::write(&path, &bytes).unwrap();
+    let source = Source { torrent: Some(path.clone()), magnet: None };
+    let checkpoint = Checkpoint { info_hash, source, ..checkpoint(1) };
+    assert_eq!(store.torrent_of(&checkpoint), Some(path.clone()));
+    fs::write(&path, &other).unwrap();
+    assert_eq!(store.torrent_of(&checkpoint), None);
+    store.save_torrent(info_hash, &bytes).unwrap();
+    assert_eq!(store.torrent_of(&checkpoint), Some(store.torrent_path(info_hash)), "the copy is good still");
+}

@@ -233,3 +233,38 @@ fn the_last_word_claims_what_is_synced_and_never_nothing() {
     writer.write_last(TorrentKey(0), nothing);
     assert_eq!(store.load(info_hash).expect("written").checkpoint.have.count(), 1);
 }
+
+#[test]
+fn only_the_torrents_own_file_is_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().join("state"));
+    let write = |name: &str| {
+        let plan = ccbt_protocol::metainfo::build::Builder::single_file(name, 163_840).piece_len(16_384);
+        let bytes = plan.plan().expect("sensible sizes").finish(&[[7; 20]; 10]);
+        std::fs::write(folder.path().join(name), &bytes).unwrap();
+        folder.path().join(name)
+    };
+    let writer = Writer {
+        settings: CheckpointSettings::default(),
+        is_synced: true,
+        store: store.clone(),
+        registry: Arc::default(),
+        torrents: HashMap::new(),
+        pending: HashSet::new(),
+        failing: false,
+        cleaning: Cleaning::default(),
+    };
+    let (own, other) = (write("t"), write("u"));
+    let info_hash = TorrentSource::from(own.clone()).load().unwrap().info_hash;
+    let mut torrent = torrent();
+    let spec = LayoutSpec::from_metainfo("/srv".into(), torrent.metainfo()).unwrap();
+    let field = Bitfield::empty(10);
+    let known = Known { have: field.clone(), looked: field, files: vec![None] };
+    torrent.origin.source = Some(other);
+    let checkpoint = Checkpoint { info_hash, ..torrent.compose(known, &spec) };
+    writer.keep_torrent(&checkpoint).unwrap();
+    assert!(!store.torrent_path(info_hash).exists(), "it is another torrent's by now");
+    let source = Source { torrent: Some(own.clone()), magnet: None };
+    writer.keep_torrent(&Checkpoint { source, ..checkpoint }).unwrap();
+    assert_eq!(std::fs::read(store.torrent_path(info_hash)).unwrap(), std::fs::read(own).unwrap());
+}

@@ -270,8 +270,15 @@ impl Course {
                 }
                 // The numbers of the end come before its name.
                 if let (TorrentEvent::Finished, Some(status)) = (&event, torrent.status()) {
-                    self.note_status(&status);
                     console.line(&Line::Progress(Progress::from(&*status)));
+                }
+                // Where all is known there is no check, and no status yet.
+                if event == TorrentEvent::Finished
+                    && self.kind == Kind::Seed
+                    && let Ok(snapshot) = torrent.snapshot()
+                {
+                    self.complete |= snapshot.have.is_full();
+                    self.has_some |= snapshot.have.count() > 0;
                 }
                 if self.is_true(&event)
                     && let Some(line) = Line::of(&event)
@@ -287,8 +294,6 @@ impl Course {
     }
 
     fn note_status(&mut self, status: &TorrentStatus) {
-        self.complete |= status.pieces_done == status.pieces_total;
-        self.has_some |= status.pieces_done > 0;
         self.uploaded = status.stats.uploaded;
         self.size = status.bytes_total;
     }
