@@ -116,7 +116,7 @@ fn measure(pieces: u32, peers: usize, max: u64) -> (u64, f64) {
         for peer in &mut swarm {
             picked.clear();
             let has = peer.field.as_ref().map_or(PeerHas::All, PeerHas::Some);
-            let view = PeerView { key: peer.key, has, only: None, suggested: &[] };
+            let view = PeerView { key: peer.key, has, only: None, suggested: &[], slow: false };
             picker.pick(&view, BATCH, &mut memory, &mut rng, &mut picked);
             peer.asked.extend(&picked);
         }

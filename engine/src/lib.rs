@@ -30,17 +30,21 @@
 //! where something polls it.
 
 pub mod checkpoints;
+pub mod choosing;
 pub mod config;
+pub mod daemon;
+mod goal;
 pub mod hashing;
 pub mod layout;
 pub mod linking;
 mod session;
+pub mod streaming;
 #[cfg(test)]
 mod testing;
 
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::metainfo::Metainfo;
-pub use ccbt_protocol::picker::{PickerConfig, Strategy};
+pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
@@ -50,8 +54,9 @@ pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
+pub use goal::Goal;
 pub use session::{
-    AddError, AddOptions, CacheHandle, EventStream, Events, GoneError, LoadError, Received, RemoveOptions,
-    ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle,
-    TorrentSource, TrackerSchemes, WaitError,
+    AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, Received,
+    RemoveOptions, ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError,
+    TorrentHandle, TorrentSource, TrackerSchemes, WaitError,
 };

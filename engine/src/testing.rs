@@ -27,6 +27,8 @@ pub(crate) fn status(key: TorrentKey, pieces_done: u32) -> TorrentStatus {
         syncs: 0,
         bytes_done: u64::from(pieces_done) << 14,
         bytes_total: 10 << 14,
+        bytes_wanted: 10 << 14,
+        bytes_left: (10 << 14) - (u64::from(pieces_done) << 14),
         peer_count: 0,
         peers: Vec::new(),
         candidates: 0,

@@ -13,6 +13,7 @@ use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::picker::{PeerKey, PickerConfig, Priority};
+use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::{Stats, Torrent};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::layout::LayoutSpec;
@@ -24,6 +25,7 @@ use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::pacing::Backlog;
+use crate::playing::Playing;
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
 use crate::satellites::Part;
@@ -120,12 +122,18 @@ pub(crate) struct Home {
     pub seed_only: bool,
     pub prealloc: Preallocate,
     pub picker: PickerConfig,
+    /// Who reads its files while they come.
+    pub playing: Option<Box<Playing>>,
+    pub super_seeding: bool,
+    /// Which files are wanted, and the bytes of their pieces.
+    pub selection: Selection,
+    pub bytes_wanted: u64,
     /// The user wants it to rest.
     pub paused: bool,
     /// What happens to the files as such.
     pub relocations: Relocations,
     /// What the last status told, and whether bytes moved then.
-    pub last_status: Option<(State, Stats, usize, u32, u32, bool)>,
+    pub last_status: Option<(State, Stats, usize, u32, u32, u64, bool)>,
     pub removed: bool,
     /// Its files go when it goes.
     pub delete_data: bool,
@@ -181,6 +189,10 @@ impl Home {
             seed_only: false,
             prealloc: Preallocate::default(),
             picker,
+            playing: None,
+            super_seeding: false,
+            selection: Selection::default(),
+            bytes_wanted: meta.geometry.total_len(),
             last_status: None,
             removed: false,
             meta,
@@ -253,6 +265,11 @@ impl Home {
     pub fn bytes_left(&self) -> u64 {
         let total = self.meta.geometry.total_len();
         total - self.bytes_done()
+    }
+
+    /// Bytes that are wanted and not there yet.
+    pub fn wanted_left(&self) -> u64 {
+        self.torrent.as_ref().map_or(self.bytes_wanted, |torrent| torrent.picker().bytes_left())
     }
 
     /// Bytes verified and written.

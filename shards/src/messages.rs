@@ -14,6 +14,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::rate::{TorrentLimits, Way};
+use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::Preallocate;
@@ -22,6 +23,7 @@ use crossbeam_channel::Sender;
 
 pub use crate::counters::ShardStats;
 pub use crate::known::{FileMark, Known, Snapshot};
+pub use crate::playing::{Play, Playable};
 
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
@@ -53,6 +55,12 @@ pub struct AddTorrent {
     pub max_peers: usize,
     /// Rate limits of its own.
     pub limits: TorrentLimits,
+    /// Which files are wanted; of no meaning to a seed.
+    pub selection: Selection,
+    /// Fetch what is needed to play its largest wanted file while it comes.
+    pub streaming: bool,
+    /// Show each peer single pieces (BEP 16), if everything is there when it starts.
+    pub super_seeding: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }
@@ -128,6 +136,13 @@ pub enum ToShard {
     },
     /// Other rate limits for a torrent.
     TorrentLimits(TorrentKey, TorrentLimits),
+    /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of
+    /// them are there.
+    Select(TorrentKey, Selection),
+    /// Somebody reads a file of a torrent and waits for it.
+    Play(TorrentKey, Play),
+    /// A reader is gone.
+    StopPlaying(TorrentKey, u64),
     /// About the tokens of a limit that several shards share.
     Tokens {
         /// Whose limit; `None`: that of all torrents.
@@ -283,6 +298,8 @@ pub enum Event {
     },
     /// Everything wanted is verified, written and synced.
     Finished,
+    /// Answer to [`ToShard::Select`].
+    Selected,
     /// The torrent cannot go on; it tries again by itself when `retry` is set.
     Failed {
         /// Why, and what to do.
@@ -390,6 +407,10 @@ pub struct TorrentStatus {
     pub bytes_done: u64,
     /// Bytes in the torrent.
     pub bytes_total: u64,
+    /// Bytes of the pieces that are wanted; one that a wanted file shares with others counts as a whole.
+    pub bytes_wanted: u64,
+    /// Of these, the ones that are not verified and written yet.
+    pub bytes_left: u64,
     /// Connections through their handshake (a count).
     pub peer_count: usize,
     /// Some of them, at most 200.

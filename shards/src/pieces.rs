@@ -7,6 +7,7 @@
 
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::PieceIndex;
+use ccbt_protocol::picker::Priority;
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::messages::{HashJob, HashVerdict, StorageCmd};
@@ -162,10 +163,21 @@ impl Shard {
 
     /// Gives up all begun pieces of a torrent that nobody is asked for.
     pub(crate) fn abandon_idle(&mut self, index: usize) {
+        self.abandon(index, |_| true);
+    }
+
+    /// The same for pieces that are not wanted any more.
+    pub(crate) fn drop_unwanted(&mut self, index: usize) {
+        self.abandon(index, |priority| priority == Priority::Skip);
+    }
+
+    fn abandon(&mut self, index: usize, which: impl Fn(Priority) -> bool) {
         let home = &mut self.homes[index];
         let Some(torrent) = &mut home.torrent else { return };
         let free = |piece: &PieceIndex| home.live.0.get(piece).is_some_and(|live| live.pins() == 0);
-        let idle: Vec<PieceIndex> = torrent.picker().idle_active().filter(free).collect();
+        let picker = torrent.picker();
+        let idle: Vec<PieceIndex> =
+            picker.idle_active().filter(|piece| which(picker.priority(*piece))).filter(free).collect();
         let mut freed = Vec::new();
         for piece in idle {
             if torrent.picker_mut().abandon(piece) {

@@ -309,6 +309,13 @@ impl Shard {
         }
     }
 
+    /// Tells satellites what is wanted now.
+    pub(crate) fn spread_priorities(&mut self, index: usize, changes: &[(PieceIndex, Priority)]) {
+        if let Part::Home { lender, .. } = &mut self.homes[index].part {
+            lender.priorities_changed(changes);
+        }
+    }
+
     // ---- on a satellite
 
     pub(crate) fn add_satellite(&mut self, add: AddSatellite) {

@@ -289,6 +289,7 @@ fn shard_config(
             choker: config.choker.clone(),
             listen_port: port,
             metadata_size: 0,
+            super_seeding: false,
         },
         count_overhead: config.count_overhead,
         tracker: config.tracker.clone(),

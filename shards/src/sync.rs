@@ -262,7 +262,8 @@ impl Shard {
     fn tell_finished(&mut self, index: usize) {
         let now = self.now;
         let home = &mut self.homes[index];
-        let fetched = home.all_stats().downloaded > 0;
+        let whole = home.torrent.as_ref().is_some_and(|torrent| torrent.picker().have().is_full());
+        let fetched = whole && home.all_stats().downloaded > 0;
         let first = fetched && !std::mem::replace(&mut home.completed, true);
         if let (true, Some(announces)) = (first, &mut home.announces) {
             announces.completed(now);

@@ -13,6 +13,7 @@ use ccbt_protocol::peer::PeerInfo;
 use ccbt_protocol::picker::{PickerConfig, Slots};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
+use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::{TorrentConfig, TorrentEvent};
 use ccbt_protocol::wire::handshake::Reserved;
 use ccbt_protocol::wire::message::Message;
@@ -61,6 +62,7 @@ pub(crate) fn config() -> ShardConfig {
             choker: ChokerConfig::default(),
             listen_port: 0,
             metadata_size: 0,
+            super_seeding: false,
         },
         count_overhead: false,
         tracker: TrackerClientConfig::default(),
@@ -96,6 +98,9 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         seed_only: false,
         max_peers: 10,
         limits: TorrentLimits::default(),
+        selection: Selection::default(),
+        streaming: false,
+        super_seeding: false,
         known: None,
         renames: Vec::new(),
         paused: false,

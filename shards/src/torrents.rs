@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
-use ccbt_protocol::picker::Priority;
 use ccbt_protocol::torrent::{Torrent, TorrentConfig};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
@@ -18,6 +17,7 @@ use ccbt_storage::messages::{OpenMode, OpenReport, StorageCmd, StorageDone};
 use crate::announce::{Announces, Identity};
 pub(crate) use crate::home::{Aside, Home, Phase};
 use crate::messages::{AddTorrent, Event, FromShard};
+use crate::playing::Playing;
 use crate::shard::Shard;
 pub(crate) use crate::slots::{LivePieces, SlotSource};
 use crate::sync::SyncPolicy;
@@ -56,8 +56,16 @@ impl Shard {
             announces,
             known: add.known,
             // A piece that peers hear of after its sync only would have to be told by its home.
-            spread: spread && self.config.sync.policy != SyncPolicy::Piece,
+            // What is urgent, and what is shown to whom, is known at home only.
+            spread: spread
+                && self.config.sync.policy != SyncPolicy::Piece
+                && !add.streaming
+                && !add.super_seeding,
             seed_only: add.seed_only,
+            bytes_wanted: add.selection.wanted_len(&add.metainfo),
+            playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
+            super_seeding: add.super_seeding,
+            selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,
             ..Home::new(self.now, add.key, add.metainfo, spec, add.picker, add.max_peers)
@@ -84,8 +92,14 @@ impl Shard {
         let home = &mut self.homes[index];
         home.busy += 1;
         let mode = if home.seed_only { OpenMode::ReadOnly } else { OpenMode::ReadWrite };
-        let command =
-            StorageCmd::Open { torrent: home.key, spec: home.spec.clone(), prealloc: home.prealloc, mode };
+        let later = home.selection.skipped(&home.meta);
+        let command = StorageCmd::Open {
+            torrent: home.key,
+            spec: home.spec.clone(),
+            prealloc: home.prealloc,
+            mode,
+            later,
+        };
         self.command(command);
     }
 
@@ -164,14 +178,11 @@ impl Shard {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
             metadata_size: self.homes[index].meta.raw_info().len() as u32,
+            super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };
         let (now, id) = (self.now, self.config.peer_id);
         let home = &mut self.homes[index];
-        let missing: Vec<_> = match home.seed_only {
-            true => home.meta.geometry.pieces().filter(|piece| !have.has(*piece)).collect(),
-            false => Vec::new(),
-        };
         if home.seed_only && have.count() == 0 && home.restarted.is_some() {
             return self.nothing_left(index);
         }
@@ -179,11 +190,8 @@ impl Shard {
         home.durability.found(have.clone(), recent, !home.seed_only, now);
         let mut torrent = Torrent::new(now, home.meta.info_hash, id, home.meta.geometry, config, have);
         torrent.go_on_from(home.stats);
-        for piece in missing {
-            torrent.picker_mut().set_priority(piece, Priority::Skip);
-        }
-        torrent.priorities_changed();
         home.torrent = Some(torrent);
+        home.set_priorities();
         home.phase = Phase::Running;
         self.touch(index);
         self.spread(index);

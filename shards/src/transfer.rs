@@ -218,6 +218,8 @@ impl Shard {
             if torrent.wants_choke_round() {
                 torrent.choke_round(self.now, &mut self.rng);
             }
+            torrent.reveal(self.now, &mut self.rng);
+            self.play(index);
             self.fill(index);
         }
         self.do_events(index);
@@ -329,7 +331,11 @@ impl Shard {
             for block in conn.sending.drain(..) {
                 torrent.sent_block(now, *peer, block);
             }
+            let reveals = torrent.is_reveal_due();
             self.note_change(index);
+            if reveals {
+                self.settle_soon(index);
+            }
         }
         self.queue(key);
         self.wake_hungry();

@@ -65,6 +65,9 @@ impl Shard {
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
             ToShard::TorrentLimits(key, limits) => self.set_torrent_limits(key, limits),
+            ToShard::Play(key, play) => self.on_play(key, play),
+            ToShard::StopPlaying(key, reader) => self.stop_playing(key, reader),
+            ToShard::Select(key, selection) => self.select(key, selection),
             ToShard::Tokens { torrent, way, word } => self.on_tokens(torrent, way, &word),
             ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
             ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
@@ -157,7 +160,7 @@ impl Shard {
         let (stats, rates, peer_count) = (torrent.stats(), torrent.rates(now), torrent.peer_count());
         let moving = rates.0 + rates.1 > 0;
         // Pieces are counted at home.
-        let picture = (state, stats, peer_count, 0, 0, moving);
+        let picture = (state, stats, peer_count, 0, 0, 0, moving);
         if home.last_status == Some(picture) && !moving {
             return;
         }
@@ -192,7 +195,7 @@ impl Shard {
         }
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
-        let picture = (state, stats, peer_count, pieces_done, pieces_durable, moving);
+        let picture = (state, stats, peer_count, pieces_done, pieces_durable, home.bytes_wanted, moving);
         if home.last_status == Some(picture) && !moving {
             return None;
         }
@@ -212,6 +215,8 @@ impl Shard {
             syncs,
             bytes_done,
             bytes_total: geometry.total_len(),
+            bytes_wanted: home.bytes_wanted,
+            bytes_left: home.wanted_left(),
             peer_count,
             peers,
             candidates: home.candidates.len(),

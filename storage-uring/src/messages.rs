@@ -46,6 +46,8 @@ pub enum StorageCmd {
         prealloc: Preallocate,
         /// Whether files may be created and written.
         mode: OpenMode,
+        /// Indices of files, rising, that are neither made nor made longer before something is written to them.
+        later: Vec<u32>,
     },
     /// Writes one verified piece. Answered by [`StorageDone::Written`].
     ///

@@ -30,7 +30,13 @@ fn a_sync_is_answered_after_all_earlier_writes_and_a_close_after_everything() {
         rig.client.submit(StorageCmd::Close { torrent: KEY });
         // Comes after the close: a new life of the torrent, on the same files.
         let (mode, prealloc) = (OpenMode::ReadWrite, Preallocate::Sparse);
-        rig.client.submit(StorageCmd::Open { torrent: KEY, spec: Arc::clone(&spec), prealloc, mode });
+        rig.client.submit(StorageCmd::Open {
+            torrent: KEY,
+            spec: Arc::clone(&spec),
+            prealloc,
+            mode,
+            later: Vec::new(),
+        });
         let mut written = HashSet::new();
         let (mut syncs, mut read, mut closed) = (0, false, false);
         loop {
@@ -78,7 +84,13 @@ fn commands_sent_while_a_torrent_opens_wait_for_it() {
     let spec = layout(folder.path(), files, 16_384);
     let mut rig = Rig::new(StorageConfig { max_open_files: 8, ..StorageConfig::default() });
     let (mode, prealloc) = (OpenMode::ReadWrite, Preallocate::Full);
-    rig.client.submit(StorageCmd::Open { torrent: KEY, spec: Arc::clone(&spec), prealloc, mode });
+    rig.client.submit(StorageCmd::Open {
+        torrent: KEY,
+        spec: Arc::clone(&spec),
+        prealloc,
+        mode,
+        later: Vec::new(),
+    });
     for piece in 0..piece_count(&spec) {
         assert!(rig.submit_write(1, &spec, piece, None));
     }

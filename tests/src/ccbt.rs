@@ -49,6 +49,11 @@ impl CcbtCommand {
         Self::new("seed", torrent, output)
     }
 
+    /// `ccbt-fast stream TORRENT --output DIR`, at a free HTTP port.
+    pub fn stream(torrent: &Path, output: &Path) -> Self {
+        Self::new("stream", torrent, output)
+    }
+
     fn new(subcommand: &str, torrent: &Path, output: &Path) -> Self {
         Self::build(Command::new(ccbt_fast()), subcommand, torrent, output)
     }

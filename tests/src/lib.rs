@@ -7,7 +7,7 @@
 //! so that a mistake in the engine's own codecs cannot cancel itself out.
 //!
 //! * Where and what: [`lab`], [`loopfs`], [`payload`], [`torrent`], [`ports`]
-//! * Ours: [`binary`], [`ccbt`], [`confine`], [`cgroup`]
+//! * Ours: [`binary`], [`ccbt`], [`daemon`], [`confine`], [`cgroup`]
 //! * Theirs: [`libtorrent`], [`aria2`], [`transmission`]
 //! * Made by hand: [`tracker`], [`udp_tracker`], [`raw_peer`], [`raw_seeder`]
 
@@ -16,6 +16,7 @@ pub mod binary;
 pub mod ccbt;
 pub mod cgroup;
 pub mod confine;
+pub mod daemon;
 pub mod lab;
 pub mod libtorrent;
 pub mod loopfs;

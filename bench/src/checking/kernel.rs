@@ -6,6 +6,7 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use ccbt_storage::hash::algorithm::Sha1Algorithm;
 use ccbt_storage::hash::{Backend, LANES_MAX, Sha1, update_lanes};
 
 /// Bytes of each message: all messages of a thread together are far more than its share of the caches.
@@ -17,7 +18,7 @@ const STEP_LEN: usize = 64 << 10;
 
 /// MB/s of `threads` threads together.
 pub(super) fn rate(threads: usize) -> f64 {
-    let lanes = Backend::detect().lanes().min(LANES_MAX);
+    let lanes = Backend::detect().lanes::<Sha1Algorithm>().min(LANES_MAX);
     let barrier = Barrier::new(threads);
     let worker = || {
         let data = vec![7u8; lanes * MESSAGE_LEN];

@@ -120,7 +120,9 @@ fn own<A: Algorithm>() -> Vec<Subject> {
             subjects.push(Subject { kernel: Some(kernel), ..subject });
         }
     }
-    for lanes in DISPATCH_LANES.into_iter().filter(|&lanes| lanes <= Backend::detect().lanes()) {
+    for lanes in
+        DISPATCH_LANES.into_iter().filter(|&lanes| lanes <= Backend::detect().lanes::<Sha1Algorithm>())
+    {
         subjects.push(Subject::new::<A>("update_lanes", lanes, by_dispatch::<A>(lanes)));
     }
     subjects
@@ -213,7 +215,7 @@ pub(super) fn programs() -> Vec<Subject> {
 
 /// The hash pool with one thread, and what its thread could do at best: whole sets at a time.
 pub(super) fn pool(jobs: usize) -> Result<Vec<Subject>, BenchError> {
-    let lanes = Backend::detect().lanes();
+    let lanes = Backend::detect().lanes::<Sha1Algorithm>();
     let whole: Step = Box::new(move |set| {
         let pieces = (0..set.pieces.len()).map(|number| set.piece(number));
         digest_all::<Sha1Algorithm>(Backend::detect(), pieces, |_, digest| {

@@ -149,7 +149,7 @@ impl Rig {
             Alloc::Sparse => Preallocate::Sparse,
         };
         let (spec, mode) = (Arc::clone(&self.spec), OpenMode::ReadWrite);
-        self.client.submit(StorageCmd::Open { torrent: KEY, spec, prealloc, mode });
+        self.client.submit(StorageCmd::Open { torrent: KEY, spec, prealloc, mode, later: Vec::new() });
         match self.wait() {
             StorageDone::Opened { result, .. } => {
                 let report = result.map_err(|error| failed("open", error))?;

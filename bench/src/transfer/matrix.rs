@@ -66,7 +66,7 @@ impl Matrix {
                 _ if self.is_stopped() => return Ok(results),
                 Ok(probe) => {
                     let least = self.least(group, client);
-                    warm.push((Cell { group, client, bytes: 0, runs: 0 }, Candidate { probe, least }));
+                    warm.push((Cell { group, client, bytes: 0, runs: 0 }, Candidate { group, probe, least }));
                 }
                 Err(failed) => {
                     eprintln!("{}", failed.line());

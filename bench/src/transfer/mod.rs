@@ -56,7 +56,7 @@ pub struct TransferArgs {
     /// What is published: 2 GiB, 5 runs, 19 minutes
     #[arg(long)]
     full: bool,
-    /// Largest payload in MiB; clients too slow for the budget get a half, a quarter … of it [default: 1024]
+    /// Largest payload in MiB; groups too slow for the budget get a half, a quarter … of it [default: 1024]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     size_mib: Option<u32>,
     /// Numbers of synthetic peers, each with an address of its own

@@ -169,7 +169,8 @@ pub(super) fn headline(report: &Report, folder: &str, charts: &[&str]) -> String
     let (setting, machine) = (&report.setting, &report.setting.machine);
     let plural = if connections == 1 { "" } else { "s" };
     let mut out = format!(
-        "Medians of {} interleaved runs on loopback, {} MiB in pieces of {} KiB (less for slow clients), {connections} \
+        "Medians of {} interleaved runs on loopback, up to {} MiB in pieces of {} KiB, the same for all clients of \
+         a column (\\* far too slow: one run, perhaps with less), {connections} \
          connection{plural} to a synthetic load generator, in memory; {} × {}, Linux {}, {}.\n\n",
         setting.runs,
         setting.size_mib,
@@ -183,13 +184,14 @@ pub(super) fn headline(report: &Report, folder: &str, charts: &[&str]) -> String
     out += "|---|--:|--:|--:|--:|--:|--:|\n";
     for client in &report.clients {
         let cells = [Direction::Download, Direction::Seed].map(|mode| {
-            let medians = of(report, mode, connections, &client.name);
-            medians.map_or(" – | – | –".into(), |medians| {
-                format!(
-                    " {:.0} | {:.2} | {:.0}",
-                    medians.mb_per_s, medians.cpu_s_per_gib, medians.peak_rss_mib
-                )
-            })
+            let Some((row, medians)) = of(report, mode, connections, &client.name) else {
+                return " – | – | –".to_owned();
+            };
+            let mark = if (row.runs as u32) < setting.runs { "\\*" } else { "" };
+            format!(
+                " {:.0}{mark} | {:.2} | {:.0}",
+                medians.mb_per_s, medians.cpu_s_per_gib, medians.peak_rss_mib
+            )
         });
         let _ = writeln!(out, "| {} |{} |{} |", client.version, cells[0], cells[1]);
     }
@@ -204,13 +206,15 @@ pub(super) fn headline(report: &Report, folder: &str, charts: &[&str]) -> String
     out
 }
 
-fn of<'a>(report: &'a Report, mode: Direction, connections: u32, client: &str) -> Option<&'a Medians> {
+type Row<'a> = (&'a Summary, &'a Medians);
+
+fn of<'a>(report: &'a Report, mode: Direction, connections: u32, client: &str) -> Option<Row<'a>> {
     // The first group of a kind is the one in the first folder.
     let groups = report.groups();
     let group = groups.iter().find(|group| group.mode == mode && group.connections == connections)?;
     let name = client;
     let row = group.rows.iter().find(|row| row.task.client == name)?;
-    row.medians.as_ref()
+    row.medians.as_ref().map(|medians| (*row, medians))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //!
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
-//! * Decisions: [`picker`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`],
+//! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`], [`blame`], [`candidates`], [`peer`], [`superseed`],
 //!   [`torrent`], and [`lease`] for a torrent on several shards
 //! * Trackers: [`tracker`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
@@ -26,8 +26,11 @@ pub mod lease;
 pub mod metainfo;
 pub mod peer;
 pub mod picker;
+pub mod playback;
 pub mod rate;
 pub mod request_window;
+pub mod selection;
+pub mod superseed;
 pub mod torrent;
 pub mod tracker;
 pub mod wire;

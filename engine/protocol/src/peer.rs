@@ -129,6 +129,8 @@ pub struct Peer {
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
     pub(crate) snubbed: bool,
+    /// Far slower than others, as far as that was looked at.
+    pub(crate) slow: bool,
     /// Until then it is asked for nothing: others may get on with what it was asked for.
     pub(crate) rests_until: Option<Instant>,
     pub(crate) outstanding: VecDeque<Outstanding>,
@@ -174,6 +176,7 @@ impl Peer {
             peer_interested: false,
             upload_only: false,
             snubbed: false,
+            slow: false,
             rests_until: None,
             outstanding: VecDeque::new(),
             window,

@@ -28,6 +28,7 @@ fn checkpoint(have: u32) -> Checkpoint {
         looked: Bitfield::full(10),
         files: vec![None],
         totals: Totals::default(),
+        file_priorities: Vec::new(),
         trackers: Vec::new(),
         peers: Vec::new(),
     }
@@ -258,7 +259,7 @@ fn a_torrent_file_that_is_another_ones_by_now_is_not_taken() {
     let write = |name: &str, len: u64| {
         let plan = ccbt_protocol::metainfo::build::Builder::single_file(name, len).piece_len(16_384);
         let plan = plan.plan().expect("sensible sizes");
-        let bytes = plan.finish(&vec![[7; 20]; plan.geometry().piece_count() as usize]);
+        let bytes = plan.finish(&[[7; 20]; 10]);
         let metainfo = ccbt_protocol::metainfo::Metainfo::parse(&bytes).expect("it is one");
         (bytes, metainfo.info_hash)
     };

@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use ccbt_protocol::rate::TorrentLimits;
 
 use crate::checkpoints::CheckpointSettings;
+use crate::daemon::DaemonSettings;
 use crate::session::{AddOptions, Settings};
 
 /// Connections of all torrents together when nobody says how many.
@@ -59,6 +60,8 @@ pub struct Effect {
     pub log_file: Option<PathBuf>,
     /// Its content belongs into [`Settings::tracker_roots_pem`].
     pub tracker_ca_file: Option<PathBuf>,
+    /// For [`crate::daemon`].
+    pub daemon: DaemonSettings,
 }
 
 impl Default for Effect {
@@ -77,6 +80,7 @@ impl Default for Effect {
             log_level: LevelFilter::WARN,
             log_file: None,
             tracker_ca_file: None,
+            daemon: DaemonSettings::default(),
         }
     }
 }
@@ -90,6 +94,11 @@ impl Effect {
         self.settings.checkpoints.dir = if self.checkpoint_enabled { self.checkpoint_folder() } else { None };
         self.torrent.auto_resume = self.auto_resume != AutoResume::Never;
         self
+    }
+
+    /// Whether checkpoints are wanted, and nobody has said where.
+    pub(crate) fn leaves_checkpoint_folder(&self) -> bool {
+        self.checkpoint_enabled && self.checkpoint_dir.is_none()
     }
 
     /// The folder of checkpoints, also when none are to be kept; `None` where there is no home to put it in.

@@ -36,6 +36,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("strategy.piece_selection", "sequential", "strategy: Sequential"),
     ("strategy.endgame_duplicates", "5", "endgame_duplicates: 5"),
     ("strategy.random_first_pieces", "6", "random_first: 6"),
+    ("strategy.streaming_mode", "true", "streaming: true"),
+    ("strategy.super_seeding", "true", "super_seeding: true"),
     ("strategy.upload_slots", "17", "slots: 17"),
     ("strategy.optimistic_slots", "3", "optimistic: 3"),
     ("strategy.optimistic_interval", "19s", "optimistic_interval: 19s"),
@@ -59,6 +61,18 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("engine.hash_cpus", "2,3", "hash_cpus: Some([2, 3])"),
     ("engine.memory", "32", "memory_bytes: 33554432"),
     ("security.tracker_ca_file", "/etc/ca.pem", "tracker_ca_file: Some(\"/etc/ca.pem\")"),
+    ("daemon.socket", "/run/x", "socket: Some(\"/run/x\")"),
+    ("daemon.listen", "[::1]:7", "listen: Some([::1]:7)"),
+    ("daemon.token_file", "/etc/token", "token_file: Some(\"/etc/token\")"),
+    ("daemon.state_dir", "/var/lib/ccbt", "state_dir: Some(\"/var/lib/ccbt\")"),
+    ("daemon.active_downloads", "unlimited", "active_downloads: None"),
+    ("daemon.active_seeds", "31", "active_seeds: Some(31)"),
+    ("daemon.active_limit", "32", "active_limit: Some(32)"),
+    ("daemon.slow_rate", "33", "slow_rate: 33792"),
+    ("daemon.slow_after", "34", "slow_after: 34s"),
+    ("daemon.seed_action", "remove", "seed_action: Remove"),
+    ("daemon.watch_dir", "/srv/watch", "watch_dir: Some(\"/srv/watch\")"),
+    ("daemon.on_complete", "[\"/bin/x\", \"a b\", \"\"]", "on_complete: Some([\"/bin/x\", \"a b\", \"\"])"),
 ];
 
 fn shown(effect: &Effect) -> String {

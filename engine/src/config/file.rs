@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::key::Key;
 use super::keys::{KEYS, SECTIONS};
-use super::kind::Value;
+use super::kind::{Kind, Value};
 use super::origin::{Origin, Problem};
 use super::pattern::Pattern;
 use super::schedule::{self, Rule};
@@ -97,6 +97,16 @@ impl<'a> Item<'a> {
         })
     }
 
+    /// A list of strings as JSON.
+    fn strings(&self) -> Option<String> {
+        let word = |item: &Item<'_>| match item.value {
+            Some(DeValue::String(text)) => Some(text.to_string()),
+            _ => None,
+        };
+        let words = self.array()?.iter().map(word).collect::<Option<Vec<String>>>()?;
+        serde_json::to_string(&words).ok()
+    }
+
     fn is_list(&self) -> bool {
         matches!(self.value, Some(DeValue::Array(_)))
     }
@@ -163,8 +173,11 @@ impl Reader {
                     .to_owned(),
             );
         }
-        let is_cpus = matches!(key.kind, super::kind::Kind::Cpus);
-        let text = item.text().filter(|_| is_cpus || !item.is_list());
+        let text = match key.kind {
+            Kind::Cpus => item.text(),
+            Kind::Command if item.is_list() => item.strings(),
+            _ => item.text().filter(|_| !item.is_list()),
+        };
         let text = text.ok_or_else(|| format!("must be {}", key.expected()))?;
         let value = key.read(&text)?;
         match &value {

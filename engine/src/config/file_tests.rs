@@ -124,6 +124,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     assert!(needed.iter().all(|name| trusted.iter().any(|key| key.name == *name)));
     for key in trusted {
         let value = match key.kind {
+            _ if key.name == "listen" => "127.0.0.1:1",
             Kind::Address => "127.0.0.1",
             Kind::Bool => "true",
             Kind::Int { .. } => "3",
@@ -171,7 +172,7 @@ fn messages_cannot_drive_a_terminal() {
 }
 
 #[test]
-fn messages_cannot_drive_a_terminal() {
+fn messages_with_values_cannot_drive_a_terminal() {
     let text = "[disk]\nsync = \"\\u001b[2J\"\n\"\\u001b]0;x\" = 1\n[\"\\u001b[31m\"]\n[network]\nlisten_port = \"\\u0007\"\n";
     let told = told(text, Trust::Full);
     assert!(told.len() >= 3, "{told:?}");

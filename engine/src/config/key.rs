@@ -123,6 +123,12 @@ impl Key {
         Self { flag: Some(flag), ..self }
     }
 
+    /// As [`Self::switch`], for `download` and not for `seed`.
+    pub(super) const fn download_switch(self, long: &'static str, value: bool) -> Self {
+        let flag = Flag { long, short: None, means: Some(value), only_download: true };
+        Self { flag: Some(flag), ..self }
+    }
+
     /// As [`Self::flag`], for `download` and not for `seed`.
     pub(super) const fn download_flag(self, long: &'static str) -> Self {
         let flag = Flag { long, short: None, means: None, only_download: true };

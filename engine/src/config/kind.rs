@@ -3,7 +3,7 @@
 //! Role: text in, typed values out. All sources go through text: an environment variable and an option are text, and a
 //! number or boolean of a file is written as one ([`super::file`]), so a value means the same wherever it stands.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +54,10 @@ pub enum Kind {
     Address,
     /// CPU numbers.
     Cpus,
+    /// An address of this machine that others cannot reach, with a port.
+    Loopback,
+    /// A program and its arguments: an array, or the program alone.
+    Command,
 }
 
 /// A value that is within the bounds of its key.
@@ -79,6 +83,10 @@ pub enum Value {
     Address(IpAddr),
     /// See [`Kind::Cpus`].
     Cpus(Vec<usize>),
+    /// See [`Kind::Loopback`].
+    Loopback(SocketAddr),
+    /// See [`Kind::Command`].
+    Command(Vec<String>),
 }
 
 impl Kind {
@@ -105,6 +113,10 @@ impl Kind {
             Self::Path => Value::Path(expand_home(text)),
             Self::Address => Value::Address(text.parse().ok()?),
             Self::Cpus => Value::Cpus(units::cpus(text)?),
+            Self::Loopback => {
+                Value::Loopback(text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())?)
+            }
+            Self::Command => Value::Command(command(text)?),
         })
     }
 
@@ -135,6 +147,14 @@ impl Kind {
             Self::Path => "a path".to_owned(),
             Self::Address => "an IP address".to_owned(),
             Self::Cpus => "numbers of CPUs, such as [0, 1] or \"0-3,8\"".to_owned(),
+            Self::Loopback => {
+                "a loopback address and port, such as \"127.0.0.1:6880\" (for others to reach it, put a proxy \
+                 with TLS before it)"
+                    .to_owned()
+            }
+            Self::Command => {
+                "a program and its arguments, such as [\"/usr/local/bin/done\", \"-v\"], or a program".to_owned()
+            }
         }
     }
 
@@ -153,6 +173,8 @@ impl Kind {
             Self::Path => "PATH",
             Self::Address => "ADDR",
             Self::Cpus => "CPUS",
+            Self::Loopback => "ADDR:PORT",
+            Self::Command => "PROGRAM",
         }
     }
 }
@@ -166,6 +188,10 @@ impl Value {
             Self::Rate(0) => "0".to_owned(),
             Self::Ratio(ratio) => format!("{ratio:?}"),
             Self::Cpus(cpus) => format!("[{}]", units::show_cpus(cpus).replace(',', ", ")),
+            Self::Command(words) => {
+                toml::Value::Array(words.iter().map(|word| toml::Value::String(word.clone())).collect())
+                    .to_string()
+            }
             other => toml::Value::String(other.to_text()).to_string(),
         }
     }
@@ -184,6 +210,8 @@ impl Value {
             Self::Path(path) => path.to_string_lossy().into_owned(),
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
+            Self::Loopback(address) => address.to_string(),
+            Self::Command(words) => serde_json::to_string(words).expect("strings are JSON"),
         }
     }
 
@@ -215,6 +243,16 @@ impl Value {
         if let Self::Path(path) = self { Some(path.clone()) } else { None }
     }
 
+    /// A loopback address; `None` for a word.
+    pub(super) fn loopback(&self) -> Option<SocketAddr> {
+        if let Self::Loopback(address) = self { Some(*address) } else { None }
+    }
+
+    /// A program and its arguments; `None` for a word.
+    pub(super) fn command(&self) -> Option<Vec<String>> {
+        if let Self::Command(words) = self { Some(words.clone()) } else { None }
+    }
+
     /// CPUs; `None` for a word.
     pub(super) fn cpus(&self) -> Option<Vec<usize>> {
         if let Self::Cpus(cpus) = self { Some(cpus.clone()) } else { None }
@@ -224,6 +262,16 @@ impl Value {
 /// `"a", "b" and "c"` without the last comma.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A JSON array of strings, or one program.
+fn command(text: &str) -> Option<Vec<String>> {
+    let words = match text.strip_prefix('[') {
+        Some(_) => serde_json::from_str(text).ok()?,
+        None => vec![text.to_owned()],
+    };
+    let is_good = words.first().is_some_and(|program: &String| !program.is_empty());
+    (is_good && !words.iter().any(|word| word.contains('\0'))).then_some(words)
 }
 
 fn expand_home(text: &str) -> PathBuf {

@@ -35,7 +35,7 @@ pub use key::{Applies, Flag, Key};
 pub use kind::{Kind, Value};
 pub use names::{ELSEWHERE, find_path, unknown_key};
 pub use origin::{ConfigError, Origin, Problem};
-pub use pattern::Pattern;
+pub use pattern::{Pattern, matches_glob};
 pub use schedule::{Limits, Rule, limits_at};
 pub use sources::{Places, Setting, Source, Sources};
 pub use template::default_file;

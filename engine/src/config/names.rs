@@ -5,12 +5,15 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 16] = [
+pub const ELSEWHERE: [(&str, &str); 15] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
     ),
-    ("network.block_size_kib", "blocks have 16 KiB (BEP 3): many clients drop a peer that asks for more"),
+    (
+        "network.block_size_kib",
+        "blocks have 16 KiB (BEP 3): most clients serve no more at once (docs/parity.md); remove this line",
+    ),
     ("disk.use_mmap", "files are read and written past the page cache (O_DIRECT); remove this line"),
     ("disk.checkpoint_on_piece", "checkpoint_pieces = 1 does this"),
     (
@@ -18,7 +21,6 @@ pub const ELSEWHERE: [(&str, &str); 16] = [
         "binary checkpoints are always packed, JSON never is: see checkpoint_format",
     ),
     ("disk.resume_save_interval", "its name is checkpoint_interval"),
-    ("strategy.streaming_mode", NOT_YET),
     ("discovery.enable_dht", NOT_YET),
     ("discovery.dht_port", NOT_YET),
     ("discovery.enable_pex", NOT_YET),

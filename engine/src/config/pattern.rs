@@ -40,8 +40,9 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Takes the product of the lengths at most: a star never goes back behind the one before it.
-fn matches_glob(pattern: &str, name: &str) -> bool {
+/// Whether `name` fits `pattern`, where `*` stands for any characters and `?` for one. Takes the product of the lengths at
+/// most: a star never goes back behind the one before it.
+pub fn matches_glob(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at, mut of, mut star) = (0, 0, None);
     while of < name.len() {

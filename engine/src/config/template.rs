@@ -20,8 +20,8 @@ const HEAD: &str = "\
 # ccbt-fast config check FILE    says what is wrong with a file
 # ccbt-fast config show --origin says which value counts, and where it comes from
 #
-# A running download or seed notices changed files (SIGHUP: at once), and says what it takes and what needs a
-# restart.
+# A running download, seed or daemon notices changed files (SIGHUP: at once), and says what it takes and what needs
+# a restart.
 ";
 
 const SCHEDULE: &str = "

@@ -272,9 +272,17 @@ fn changes_are_told_with_what_they_need() {
         "limits.seed_time",
         "limits.seed_ratio",
         "observability.log_level",
+        "daemon.active_downloads",
+        "daemon.active_seeds",
+        "daemon.active_limit",
+        "daemon.slow_rate",
+        "daemon.slow_after",
+        "daemon.seed_action",
+        "daemon.watch_dir",
+        "daemon.on_complete",
     ];
     assert_eq!(
         at_once, expected,
-        "what the command line applies to a running session (bin/ccbt-fast/reload.rs)"
+        "what the command line applies to a running session (bin/ccbt-fast/reload.rs, daemon/reload.rs)"
     );
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use ccbt_storage::arena::PAGE;
+use ccbt_storage::hash::algorithm::Sha1Algorithm;
 use ccbt_storage::hash::{Backend, LANES_MAX};
 
 use super::device::{DeviceId, device_of, is_rotating};
@@ -70,7 +71,7 @@ pub(super) struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { lanes: Backend::detect().lanes().min(LANES_MAX), has_ring: true }
+        Self { lanes: Backend::detect().lanes::<Sha1Algorithm>().min(LANES_MAX), has_ring: true }
     }
 }
 

@@ -218,6 +218,7 @@ impl Torrent {
                 uploaded: self.origin.totals.uploaded.saturating_add(stats.uploaded),
             },
             trackers: metainfo.trackers.clone(),
+            file_priorities: self.shared.priorities(),
             peers,
         }
     }

@@ -65,6 +65,7 @@ fn is_decisive(event: &SessionEvent) -> bool {
             event,
             Event::Checked { .. }
                 | Event::Finished
+                | Event::Selected
                 | Event::Failed { .. }
                 | Event::Recovered
                 | Event::Moved { .. }

@@ -8,6 +8,7 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod reader;
 mod relocate;
 mod resuming;
 mod settings;
@@ -33,9 +34,11 @@ pub use error::{
     AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError,
 };
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub use reader::FileReader;
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
 pub use source::TorrentSource;
+pub(crate) use source::read_torrent;
 pub use torrent::TorrentHandle;
 
 use checkpointing::Checkpointer;
@@ -124,6 +127,7 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
+        handle.shared.set_priorities(options.priorities_for(&metainfo));
         if let Some(checkpointer) = &self.checkpointer {
             if options.auto_resume && options.resume.is_none() {
                 let loaded = checkpointer.store().load(metainfo.info_hash);

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use ccbt_protocol::choker::ChokerConfig;
 use ccbt_protocol::ids::{PeerId, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
-use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::picker::{PickerConfig, Priority};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
+use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
@@ -204,6 +205,16 @@ pub struct AddOptions {
     /// Rate limits of the torrent and of each of its peers, below those of all torrents together. `None`: those of
     /// [`Settings::torrent_limits`].
     pub limits: Option<TorrentLimits>,
+    /// How much each file is wanted, by index in [`Metainfo::files`]; files behind the last entry are
+    /// [`Priority::Normal`]. `None`: as `resume` says, else all alike. Of no meaning with `seed_only`. See
+    /// [`crate::TorrentHandle::set_file_priorities`] for what it means on disk.
+    pub file_priorities: Option<Vec<Priority>>,
+    /// Fetch what is needed to play the largest wanted file while it comes: its first and last pieces, then in order from
+    /// its first gap. Readers ([`crate::TorrentHandle::reader`]) come before that. The torrent stays on one shard.
+    pub streaming: bool,
+    /// Show each peer single pieces instead of all there is (BEP 16), if everything is there when the torrent starts: a
+    /// first copy then costs little more upload than its bytes once. The torrent stays on one shard.
+    pub super_seeding: bool,
     /// What an earlier run has found out about the files ([`crate::TorrentHandle::snapshot`], or
     /// [`crate::linking::LinkReport::known`]): only what is doubtful, or
     /// has changed since, is hashed again. `None`: everything is.
@@ -269,11 +280,21 @@ impl AddOptions {
             seed_only: false,
             max_peers: 100,
             limits: None,
+            file_priorities: None,
+            streaming: false,
+            super_seeding: false,
             known: None,
             source: None,
             resume: None,
             auto_resume: true,
         }
+    }
+
+    /// How much each file is wanted.
+    pub(super) fn priorities_for(&self, metainfo: &Metainfo) -> Vec<Priority> {
+        let kept = self.resume.as_ref().filter(|checkpoint| checkpoint.fits(metainfo).is_ok());
+        let kept = || kept.map(|checkpoint| checkpoint.file_priorities.clone());
+        self.file_priorities.clone().or_else(kept).unwrap_or_default()
     }
 
     pub(super) fn into_message(mut self, key: TorrentKey, metainfo: Arc<Metainfo>) -> AddTorrent {
@@ -284,6 +305,7 @@ impl AddOptions {
                     checkpoint.renames.into_iter().map(|rename| (rename.file, rename.path)).collect();
             }
             self.peers.extend(checkpoint.peers.iter().filter(|peer| can_be_reached(peer)));
+            self.file_priorities.get_or_insert(checkpoint.file_priorities);
         }
         let schemes = self.tracker_schemes;
         let mut trackers = if self.use_trackers { metainfo.trackers.clone() } else { Vec::new() };
@@ -302,6 +324,9 @@ impl AddOptions {
             seed_only: self.seed_only,
             max_peers: self.max_peers,
             limits: self.limits.unwrap_or_default(),
+            streaming: self.streaming,
+            super_seeding: self.super_seeding,
+            selection: Selection::new(self.file_priorities.unwrap_or_default()),
             known: self.known,
         }
     }
@@ -396,6 +421,7 @@ mod tests {
             looked: field,
             files: vec![None],
             totals: checkpoints::Totals::default(),
+            file_priorities: Vec::new(),
             trackers: Vec::new(),
             peers: peers.map(|peer| peer.parse().expect("an address")).to_vec(),
         };

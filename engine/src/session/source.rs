@@ -27,14 +27,18 @@ impl TorrentSource {
     pub fn load(self) -> Result<Arc<Metainfo>, LoadError> {
         match self {
             Self::Path(path) => {
-                let bytes = read_bounded(&path)
-                    .map_err(|source| LoadError::Read { path: shown_path(&path).into(), source })?;
+                let bytes = read_torrent(&path)?;
                 parse(&bytes, shown_path(&path))
             }
             Self::Bytes(bytes) => parse(&bytes, format!("the input of {} bytes", bytes.len())),
             Self::Metainfo(metainfo) => Ok(metainfo),
         }
     }
+}
+
+/// The bytes of a torrent file.
+pub(crate) fn read_torrent(path: &Path) -> Result<Vec<u8>, LoadError> {
+    read_bounded(path).map_err(|source| LoadError::Read { path: shown_path(path).into(), source })
 }
 
 /// File names may be a stranger's too.

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::picker::Priority;
 use ccbt_protocol::rate::TorrentLimits;
+use ccbt_protocol::selection::Selection;
 use ccbt_shards::inbox::Inbox;
 use ccbt_shards::messages::{Event, Snapshot, ToShard, TorrentStatus};
 use crossbeam_channel::bounded;
@@ -29,6 +31,11 @@ enum Outcome {
 struct Progress {
     status: Option<Arc<TorrentStatus>>,
     outcome: Outcome,
+    /// How much each file is wanted, as asked for last.
+    priorities: Vec<Priority>,
+    /// Other priorities were asked for so often, and the shard has not taken them yet: what is finished by then is not
+    /// what was asked for.
+    selecting: u32,
 }
 
 /// What the control thread and handles share.
@@ -37,6 +44,8 @@ pub(super) struct Shared {
     key: TorrentKey,
     metainfo: Arc<Metainfo>,
     progress: Mutex<Progress>,
+    /// Held by who changes priorities, so that the last one to note them is the last one at the shard.
+    selecting: Mutex<()>,
     changed: Condvar,
     /// The way to its shard, once it was handed over.
     home: OnceLock<Inbox>,
@@ -44,8 +53,17 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(key: TorrentKey, metainfo: Arc<Metainfo>) -> Self {
-        let progress = Mutex::new(Progress { status: None, outcome: Outcome::Running });
-        Self { key, metainfo, progress, changed: Condvar::new(), home: OnceLock::new() }
+        let progress =
+            Progress { status: None, outcome: Outcome::Running, priorities: Vec::new(), selecting: 0 };
+        let progress = Mutex::new(progress);
+        Self {
+            key,
+            metainfo,
+            progress,
+            selecting: Mutex::new(()),
+            changed: Condvar::new(),
+            home: OnceLock::new(),
+        }
     }
 
     /// The torrent was handed to a shard.
@@ -78,10 +96,39 @@ impl Shared {
         self.lock().status = Some(status);
     }
 
+    pub(super) fn priorities(&self) -> Vec<Priority> {
+        self.lock().priorities.clone()
+    }
+
+    pub(super) fn set_priorities(&self, priorities: Vec<Priority>) {
+        self.lock().priorities = priorities;
+    }
+
+    /// Other files are wanted from now on.
+    fn select(&self, priorities: Vec<Priority>) -> Result<(), GoneError> {
+        // The progress is not held while it is sent: that may wait for the shard, and the shard for the control thread.
+        let _turn = self.selecting.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut progress = self.lock();
+            progress.priorities.clone_from(&priorities);
+            progress.selecting += 1;
+            if progress.outcome == Outcome::Finished {
+                progress.outcome = Outcome::Running;
+            }
+        }
+        self.send(ToShard::Select(self.key, Selection::new(priorities)))
+    }
+
     /// Notes what `event` means for those who wait.
     pub(super) fn apply(&self, event: &Event) {
         let outcome = match event {
+            Event::Finished if self.lock().selecting > 0 => return,
             Event::Finished => Outcome::Finished,
+            Event::Selected => {
+                let mut progress = self.lock();
+                progress.selecting = progress.selecting.saturating_sub(1);
+                return;
+            }
             Event::Failed { message, retry: false } => Outcome::Failed(message.clone()),
             Event::Removed => Outcome::Removed,
             Event::Recovered => Outcome::Running,
@@ -139,6 +186,21 @@ impl TorrentHandle {
     /// Changes its rate limits and those of each of its peers. Connections stay; what is under way is not taken back.
     pub fn set_limits(&self, limits: TorrentLimits) -> Result<(), GoneError> {
         self.shared.send(ToShard::TorrentLimits(self.key(), limits))
+    }
+
+    /// Changes how much each file is wanted, by index in [`Metainfo::files`]; files behind the last entry are
+    /// [`Priority::Normal`]. [`crate::TorrentEvent::Selected`] follows, and [`crate::TorrentEvent::Finished`] when all
+    /// that is wanted is there. Checkpoints keep it. A seed wants nothing, whatever is said here.
+    ///
+    /// A piece is wanted as much as the most wanted of its files. A skipped file is not made until a piece is written
+    /// that it shares with a wanted one; then it is sparse and has just that. What is there of it already stays.
+    pub fn set_file_priorities(&self, priorities: Vec<Priority>) -> Result<(), GoneError> {
+        self.shared.select(priorities)
+    }
+
+    /// How much each file is wanted, as it was asked for last; files behind the last entry are [`Priority::Normal`].
+    pub fn file_priorities(&self) -> Vec<Priority> {
+        self.shared.priorities()
     }
 
     /// Goes on after [`Self::pause`], or after a failure, at once: then [`crate::TorrentEvent::Recovered`] follows, or

@@ -4,6 +4,10 @@
 //! shard, through [`crate::uploads`]. Invariants: an extent that a batch refers to is neither evicted nor overwritten;
 //! its memory is a partition of its own, so uploads never starve downloads; an extent is read once however many peers
 //! wait for it, and wakes only those; whoever found no memory is woken in turn as memory is let go of.
+//!
+//! Memory is taken for a reason only: there is a small share to begin with, and it grows by what readers need at once, and
+//! by what somebody comes back for that was let go of for lack of it. Peers that read everything once, or follow each other
+//! closely, stay within a few MiB, which the CPU caches hold; nothing is gained by touching more.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -22,6 +26,10 @@ pub(crate) const EXTENT: u32 = 256 * 1024;
 const GHOST_BYTES: usize = 64 * 1024;
 const GHOSTS_MIN: usize = 64;
 const GHOSTS_MAX: usize = 65_536;
+/// Memory used before there is a reason for more.
+const SHARE_START: usize = 8 << 20;
+/// Bytes by which the share grows for each byte that somebody came back for.
+const SHARE_GROWTH: usize = 2;
 /// Extents read on suspicion and not used yet may hold one part in so many of the memory.
 const AHEAD_PART: usize = 4;
 /// Connections woken for each piece of memory let go of: a send frees about as many extents.
@@ -62,6 +70,8 @@ enum Extent {
         buf: Rc<PieceBuf>,
         /// Read on suspicion for this connection and not used so far.
         ahead: Option<SocketKey>,
+        /// A reader has come to it.
+        used: bool,
     },
 }
 
@@ -75,6 +85,8 @@ pub(crate) enum Found {
 /// The extents in memory.
 pub(crate) struct ReadCache {
     partition: Partition,
+    /// Bytes of it that may be used, so far.
+    share: usize,
     extents: HashMap<ExtentKey, Extent>,
     policy: Policy<ExtentKey>,
     /// Reads under way, by tag.
@@ -94,6 +106,7 @@ impl ReadCache {
         let partition = Partition::new(bytes)?;
         let stats = CacheStats { capacity: partition.capacity() as u64, ..CacheStats::default() };
         Ok(Self {
+            share: SHARE_START.min(partition.capacity()),
             partition,
             extents: HashMap::new(),
             policy: Policy::new((bytes / GHOST_BYTES).clamp(GHOSTS_MIN, GHOSTS_MAX)),
@@ -131,9 +144,9 @@ impl ReadCache {
     /// A reader has come to this extent, which is ready.
     pub fn used(&mut self, key: ExtentKey) {
         self.policy.used(&key);
-        if let Some(Extent::Ready { buf, ahead }) = self.extents.get_mut(&key)
-            && ahead.take().is_some()
-        {
+        let Some(Extent::Ready { buf, ahead, used }) = self.extents.get_mut(&key) else { return };
+        *used = true;
+        if ahead.take().is_some() {
             self.ahead_bytes -= buf.len();
             self.stats.ahead_used += 1;
         }
@@ -161,23 +174,35 @@ impl ReadCache {
     /// Memory for an extent, if need be that of another one, and the connection for which that one was read in vain.
     fn alloc(&mut self, len: u32, phase: u32, in_vain: &mut Vec<SocketKey>) -> Option<PieceBuf> {
         loop {
-            if let Some(buf) = self.partition.alloc(len, phase) {
+            let all = self.share >= self.partition.capacity();
+            let fits = all || self.partition.used() + len as usize <= self.share;
+            if fits && let Some(buf) = self.partition.alloc(len, phase) {
                 return Some(buf);
             }
-            if !self.reclaim_orphans() {
-                self.evict(in_vain)?;
+            if self.reclaim_orphans() || self.evict(!fits, in_vain).is_some() {
+                continue;
             }
+            if fits {
+                return None;
+            }
+            // All of it is being read or sent, or somebody is on the way to it.
+            self.grow(len as usize);
         }
     }
 
-    fn evict(&mut self, in_vain: &mut Vec<SocketKey>) -> Option<()> {
+    fn grow(&mut self, bytes: usize) {
+        self.share = (self.share + bytes).min(self.partition.capacity());
+    }
+
+    /// Lets go of an extent that is not being sent; `only_used`: of one that a reader has come to.
+    fn evict(&mut self, only_used: bool, in_vain: &mut Vec<SocketKey>) -> Option<()> {
         let extents = &self.extents;
         let idle = |key: &ExtentKey| match &extents[key] {
-            Extent::Ready { buf, .. } => Rc::strong_count(buf) == 1,
+            Extent::Ready { buf, used, .. } => Rc::strong_count(buf) == 1 && (*used || !only_used),
             Extent::Reading { .. } => unreachable!("the policy knows what is ready only"),
         };
         let gone = self.policy.evict(idle)?;
-        let Some(Extent::Ready { buf, ahead }) = self.extents.remove(&gone.key) else {
+        let Some(Extent::Ready { buf, ahead, .. }) = self.extents.remove(&gone.key) else {
             unreachable!("the policy knows what is ready only")
         };
         self.stats.evictions += 1;
@@ -251,8 +276,7 @@ impl ReadCache {
             Why::Asked => None,
         };
         if ok {
-            self.policy.insert(key, buf.len() as u32);
-            self.extents.insert(key, Extent::Ready { buf: Rc::new(buf), ahead });
+            self.take_in(key, buf, ahead);
         } else {
             self.partition.free(buf);
         }
@@ -266,10 +290,16 @@ impl ReadCache {
         }
         let Some(mut buf) = self.alloc(bytes.len() as u32, phase, in_vain) else { return false };
         buf.as_mut_slice().copy_from_slice(bytes);
-        self.policy.insert(key, bytes.len() as u32);
-        self.extents.insert(key, Extent::Ready { buf: Rc::new(buf), ahead: None });
+        self.take_in(key, buf, None);
         self.stats.admitted += 1;
         true
+    }
+
+    fn take_in(&mut self, key: ExtentKey, buf: PieceBuf, ahead: Option<SocketKey>) {
+        if self.policy.insert(key, buf.len() as u32) {
+            self.grow(SHARE_GROWTH * buf.len());
+        }
+        self.extents.insert(key, Extent::Ready { buf: Rc::new(buf), ahead, used: false });
     }
 
     /// Lets go of a piece whose bytes on disk are not what they should be.
@@ -290,7 +320,7 @@ impl ReadCache {
         self.policy.retain(|key| !which(key));
         for key in keys {
             match self.extents.remove(&key).expect("just seen") {
-                Extent::Ready { buf, ahead } => {
+                Extent::Ready { buf, ahead, .. } => {
                     self.ahead_bytes -= if ahead.is_some() { buf.len() } else { 0 };
                     match Rc::try_unwrap(buf) {
                         Ok(buf) => self.partition.free(buf),

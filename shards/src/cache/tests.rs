@@ -153,3 +153,51 @@ fn what_was_just_written_is_there_as_if_it_had_been_read() {
     assert!(!admit(&mut cache, 5), "what is being sent stays");
     drop(held);
 }
+
+/// Extents of `LEN` bytes in a megabyte, and in the share at the start.
+const PER_MIB: u32 = (1 << 20) / LEN;
+const AT_START: u32 = SHARE_START as u32 / LEN;
+
+/// One reader passes an extent; whether it was there.
+fn pass(cache: &mut ReadCache, nth: u32) -> bool {
+    let hit = cache.contains(key(nth));
+    if !hit {
+        read(cache, nth);
+    }
+    cache.used(key(nth));
+    hit
+}
+
+#[test]
+fn readers_that_never_come_back_do_not_fill_the_memory() {
+    let mut cache = ReadCache::new(8 * SHARE_START).unwrap();
+    for nth in 0..20 * AT_START {
+        pass(&mut cache, nth);
+        // Another one follows closely.
+        assert!(nth < PER_MIB || pass(&mut cache, nth - PER_MIB));
+    }
+    assert_eq!((cache.share, cache.stats().resident), (SHARE_START, SHARE_START as u64));
+}
+
+#[test]
+fn memory_grows_by_what_is_missed_until_it_is_missed_no_more() {
+    let mut cache = ReadCache::new(8 * SHARE_START).unwrap();
+    let round = |cache: &mut ReadCache| (0..3 * AT_START).filter(|nth| pass(cache, *nth)).count() as u32;
+    assert_eq!(round(&mut cache), 0);
+    (0..3).for_each(|_| _ = round(&mut cache));
+    assert_eq!(round(&mut cache), 3 * AT_START, "three times the share, again and again: all of it stays");
+    assert!(cache.share > 3 * SHARE_START && cache.share < 8 * SHARE_START, "{}", cache.share);
+}
+
+#[test]
+fn what_readers_are_on_the_way_to_is_not_let_go_of() {
+    let mut cache = ReadCache::new(3 * SHARE_START).unwrap();
+    (0..2 * AT_START).for_each(|nth| read(&mut cache, nth));
+    assert_eq!((cache.share, cache.stats().evictions), (2 * SHARE_START, 0));
+    (0..2 * AT_START).for_each(|nth| cache.used(key(nth)));
+    (2 * AT_START..3 * AT_START).for_each(|nth| read(&mut cache, nth));
+    assert_eq!(cache.share, 2 * SHARE_START, "there is enough that was used");
+    // With all memory in use somebody has to give way.
+    (3 * AT_START..8 * AT_START).for_each(|nth| read(&mut cache, nth));
+    assert_eq!(cache.stats().resident, 3 * SHARE_START as u64);
+}

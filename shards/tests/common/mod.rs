@@ -13,6 +13,7 @@ use ccbt_protocol::metainfo::build::{Builder, InputFile};
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
+use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{AddTorrent, Event, FromShard};
 use ccbt_shards::service::{Service, ServiceConfig};
@@ -101,6 +102,9 @@ pub fn add_with(
         seed_only: false,
         max_peers: 50,
         limits: TorrentLimits::default(),
+        selection: Selection::default(),
+        streaming: false,
+        super_seeding: false,
         known: None,
         renames: Vec::new(),
         paused: false,

@@ -98,8 +98,9 @@ impl Core {
             None => self.handle(torrent, file, false)?,
         };
         let torrent = &self.torrents[&torrent];
-        // A file that others share was left as long as it was.
-        let full = torrent.full_len && !torrent.files[file as usize].shared;
+        // A file that others share was left as long as it was, and so is one that is not wanted.
+        let state = torrent.files[file as usize];
+        let full = torrent.full_len && !state.shared && !state.bare;
         let len = if full { torrent.spec.files()[file as usize].len } else { 0 };
         files::check_whole(fd.as_fd(), len, &torrent.spec.file_path(file))?;
         Ok(fd)

@@ -12,6 +12,7 @@ mod barrier;
 mod changed;
 mod device;
 mod handles;
+mod making;
 mod opening;
 mod ports;
 mod torrent;
@@ -205,8 +206,8 @@ impl Core {
         let torrent = torrent_of(&command);
         let not_open = |op| Err(not_open(op, torrent));
         let answer = match command {
-            StorageCmd::Open { spec, prealloc, mode, .. } => {
-                let opening = Opening::new(client, prealloc, spec.files().len());
+            StorageCmd::Open { spec, prealloc, mode, later, .. } => {
+                let opening = Opening::new(client, prealloc, spec.files().len(), later);
                 self.torrents.insert(torrent, Torrent::new(spec, mode, opening));
                 self.opening.push_back(torrent);
                 return;

@@ -12,6 +12,7 @@ use super::torrent::FileState;
 use super::{Core, Task, may_write};
 use crate::error::{Op, StorageError};
 use crate::files::{self, Access, DirectIo, Facts};
+use crate::layout::LayoutSpec;
 use crate::messages::{Hole, OpenReport, OpenedFile, Preallocate, StorageDone};
 use crate::rotation;
 
@@ -48,6 +49,8 @@ pub(super) struct Opening {
     folder: Option<(PathBuf, Option<OwnedFd>)>,
     longer: usize,
     noted: Noted,
+    /// Files to be made later, rising.
+    later: Vec<u32>,
     /// When opening began, in nanoseconds since 1970.
     now_ns: i64,
 }
@@ -60,7 +63,7 @@ struct Noted {
 }
 
 impl Opening {
-    pub(super) fn new(client: usize, prealloc: Preallocate, files: usize) -> Self {
+    pub(super) fn new(client: usize, prealloc: Preallocate, files: usize, later: Vec<u32>) -> Self {
         let report = OpenReport { files: Vec::with_capacity(files), ..OpenReport::default() };
         Self {
             client,
@@ -74,6 +77,7 @@ impl Opening {
             folder: None,
             longer: 0,
             noted: Noted::default(),
+            later,
             now_ns: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)),
@@ -83,6 +87,11 @@ impl Opening {
     /// Whether files are made as long as they will be.
     pub(super) fn gives_length(&self) -> bool {
         self.prealloc != Preallocate::None
+    }
+
+    /// Whether some files are made later.
+    pub(super) fn makes_later(&self) -> bool {
+        !self.later.is_empty()
     }
 
     fn note_longer(&mut self, path: &Path, by: u64) {
@@ -105,13 +114,40 @@ impl Opening {
 
 /// What looking at one file needs to know of it.
 #[derive(Debug)]
-struct Target {
-    index: u32,
-    len: u64,
-    executable: bool,
-    name: PathBuf,
-    full: PathBuf,
+pub(super) struct Target {
+    pub(super) index: u32,
+    pub(super) len: u64,
+    pub(super) executable: bool,
+    pub(super) name: PathBuf,
+    pub(super) full: PathBuf,
     write: bool,
+    /// Made only before the first write to it.
+    later: bool,
+}
+
+impl Target {
+    pub(super) fn new(spec: &LayoutSpec, index: u32, write: bool, later: bool) -> Self {
+        let file = &spec.files()[index as usize];
+        Self {
+            index,
+            len: file.len,
+            executable: file.executable,
+            name: file.path.file_name().map(OsStr::to_owned).unwrap_or_default().into(),
+            full: spec.file_path(index),
+            write,
+            later: later && write,
+        }
+    }
+
+    /// Whether it is made now if it is not there.
+    fn makes(&self) -> bool {
+        self.write && !self.later
+    }
+}
+
+/// The folder of a file, below the root.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Core {
@@ -171,17 +207,10 @@ impl Core {
                 OpenedFile { existed: true, len: file.len, ..OpenedFile::default() },
             )
         } else {
-            let folder = file.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new(".")).to_path_buf();
-            let target = Target {
-                index: index as u32,
-                len: file.len,
-                executable: file.executable,
-                name: file.path.file_name().map(OsStr::to_owned).unwrap_or_default().into(),
-                full: torrent.spec.file_path(index as u32),
-                write: may_write(torrent.mode),
-            };
-            self.open_folder(key, opening, folder, target.write)?;
+            let folder = folder_of(&file.path).to_path_buf();
+            let later = opening.later.binary_search(&(index as u32)).is_ok();
+            let target = Target::new(&torrent.spec, index as u32, may_write(torrent.mode), later);
+            self.open_folder(key, opening, folder, target.makes())?;
             self.open_target(key, opening, &target)?
         };
         opening.report.files.push(found);
@@ -199,13 +228,13 @@ impl Core {
         // Taken out while it is used, for the borrow's sake.
         let folder = opening.folder.take().expect("opened just now");
         let (mut state, mut found) = (FileState::default(), OpenedFile::default());
-        state.device = self.torrents[&key].home;
+        (state.device, state.bare) = (self.torrents[&key].home, target.later);
         if let Some(fd) = &folder.1 {
             (state, found) = self.open_in_folder(key, opening, fd.as_fd(), target)?;
         }
         opening.folder = Some(folder);
         opening.report.direct |= state.align > 0;
-        let buffered = state.align == 0 && target.len > 0 && (found.existed || target.write);
+        let buffered = state.align == 0 && target.len > 0 && (found.existed || target.makes());
         if buffered && !std::mem::replace(&mut opening.noted.buffered, true) {
             let root = self.torrents[&key].spec.root().display();
             opening.report.notes.push(format!("{root}: no O_DIRECT here, data goes through the page cache"));
@@ -239,7 +268,8 @@ impl Core {
         path: PathBuf,
         write: bool,
     ) -> Result<(), StorageError> {
-        if opening.folder.as_ref().is_some_and(|(known, _)| *known == path) {
+        let is_there = |(known, fd): &(PathBuf, Option<OwnedFd>)| *known == path && (fd.is_some() || !write);
+        if opening.folder.as_ref().is_some_and(is_there) {
             return Ok(());
         }
         let torrent = self.torrents.get_mut(&key).expect("being opened");
@@ -265,9 +295,9 @@ impl Core {
         target: &Target,
     ) -> Result<(FileState, OpenedFile), StorageError> {
         let (facts, fd) = match files::look(folder, &target.name, &target.full)? {
-            None if !target.write => {
-                let device = self.torrents[&key].home;
-                return Ok((FileState { device, ..FileState::default() }, OpenedFile::default()));
+            None if !target.makes() => {
+                let (device, bare) = (self.torrents[&key].home, target.later);
+                return Ok((FileState { device, bare, ..FileState::default() }, OpenedFile::default()));
             }
             None => {
                 let create = || files::create(folder, &target.name, target.executable, &target.full);
@@ -298,10 +328,10 @@ impl Core {
         let device = self.device(facts.device, || files::in_memory(folder));
         let align = self.alignment(device, facts, folder, target);
         // Others see a shared file too: it gets a copy of its own before anything of it is changed.
-        if target.write && !facts.shared {
+        if target.makes() && !facts.shared {
             self.give_length(key, opening, folder, target, facts.len, device, fd)?;
         }
-        Ok((FileState { device, align, inode, shared: facts.shared }, found))
+        Ok((FileState { device, align, inode, shared: facts.shared, bare: target.later }, found))
     }
 
     fn look_for_holes(&mut self, opening: &mut Opening, folder: BorrowedFd<'_>, target: &Target) {
@@ -315,7 +345,13 @@ impl Core {
     }
 
     /// What `O_DIRECT` asks of addresses for this file; 0 = it is not to be used.
-    fn alignment(&mut self, device: u16, facts: Facts, folder: BorrowedFd<'_>, target: &Target) -> u16 {
+    pub(super) fn alignment(
+        &mut self,
+        device: u16,
+        facts: Facts,
+        folder: BorrowedFd<'_>,
+        target: &Target,
+    ) -> u16 {
         let device = &mut self.devices[usize::from(device)];
         match facts.direct {
             _ if device.in_memory => 0,

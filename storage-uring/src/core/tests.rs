@@ -47,7 +47,7 @@ impl Bench {
         let memory = Partition::new(1 << 20).unwrap();
         let mut this = Self { core, commands, answers, memory, spec: Arc::clone(&spec), _folder: folder };
         let (mode, prealloc) = (OpenMode::ReadWrite, Preallocate::Sparse);
-        this.submit(StorageCmd::Open { torrent: KEY, spec, prealloc, mode });
+        this.submit(StorageCmd::Open { torrent: KEY, spec, prealloc, mode, later: Vec::new() });
         this.core.step_opening();
         assert!(matches!(this.answers.try_recv(), Ok(StorageDone::Opened { result: Ok(_), .. })));
         this

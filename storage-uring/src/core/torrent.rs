@@ -26,6 +26,8 @@ pub(super) struct FileState {
     pub(super) inode: u64,
     /// It has further hard links and is never written to.
     pub(super) shared: bool,
+    /// It is made, and as long as it will be, only before the first write to it.
+    pub(super) bare: bool,
 }
 
 impl FileState {
@@ -53,6 +55,8 @@ pub(super) struct Torrent {
     pub(super) home: u16,
     /// Files were made as long as they will be: one that is shorter was cut by somebody else.
     pub(super) full_len: bool,
+    /// Some files may be made later.
+    pub(super) has_bare: bool,
     /// While it is being opened.
     pub(super) opening: Option<Box<Opening>>,
     /// The client that asked to close it.
@@ -82,6 +86,7 @@ impl Torrent {
             mode,
             home: 0,
             full_len: opening.gives_length(),
+            has_bare: opening.makes_later(),
             opening: Some(Box::new(opening)),
             closing: None,
             waiting: VecDeque::new(),

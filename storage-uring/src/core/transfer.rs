@@ -37,12 +37,15 @@ pub(super) struct Request {
 
 impl Core {
     pub(super) fn begin_write(&mut self, client: usize, key: TorrentKey, piece: PieceIndex, buf: PieceBuf) {
+        let made = self.make_files_of(key, piece);
         let torrent = self.torrents.get_mut(&key).expect("an open torrent");
         let size = torrent.spec.piece_size(piece);
         let error = if !may_write(torrent.mode) {
             not_open(Op::Write, key)
         } else if size == 0 || buf.len() != size as usize {
             StorageError::new(Op::Write, torrent.spec.root(), ErrorKind::BadLayout)
+        } else if let Err(error) = made {
+            error
         } else if let Some(path) = torrent.shared_file_of(piece) {
             StorageError::new(Op::Write, &path, ErrorKind::Shared)
         } else {

@@ -4,8 +4,10 @@
 //! share block length, padding and byte order (FIPS 180-4, 5.1.1). Owner: stateless. Sealed: the two here are all.
 
 use std::fmt::Debug;
+use std::sync::OnceLock;
 
 use super::kernel::{self, Block, KernelHere, State1, State256};
+use super::plan::{BACKENDS, Plans};
 
 /// SHA-1 or SHA-256.
 pub trait Algorithm: Copy + Debug + Send + Sync + 'static + sealed::Sealed {
@@ -17,10 +19,10 @@ pub trait Algorithm: Copy + Debug + Send + Sync + 'static + sealed::Sealed {
     const NAME: &'static str;
     /// Chaining value of the empty message.
     const START: Self::State;
-    /// From how many messages on AVX-512 beats SHA-NI in groups of four.
-    const AVX512_OVER_SHA_NI: usize;
     /// The digest of a message that ends with this chaining value.
     fn digest(state: Self::State) -> Self::Digest;
+    /// How each backend cuts batches of it, as measured on this machine.
+    fn plans() -> &'static Plans;
     /// [`super::Kernel::compress`] once the kernel is known to be there.
     fn compress(kernel: KernelHere, states: &mut [Self::State], blocks: &[&[Block]]);
 }
@@ -41,8 +43,11 @@ impl Algorithm for Sha1Algorithm {
     const NAME: &'static str = "SHA-1";
     /// FIPS 180-4, 5.3.1.
     const START: State1 = [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476, 0xc3d2_e1f0];
-    /// Eight: 5.3 GB/s against 5.7. Nine: 5.9 against 4.9.
-    const AVX512_OVER_SHA_NI: usize = 9;
+
+    fn plans() -> &'static Plans {
+        static PLANS: Plans = [const { OnceLock::new() }; BACKENDS];
+        &PLANS
+    }
 
     fn digest(state: State1) -> [u8; 20] {
         big_endian(state)
@@ -72,8 +77,11 @@ impl Algorithm for Sha256Algorithm {
         0x1f83_d9ab,
         0x5be0_cd19,
     ];
-    /// Ten: 3.3 GB/s against 3.2 to 3.3. Eleven: 3.6 against 3.3.
-    const AVX512_OVER_SHA_NI: usize = 11;
+
+    fn plans() -> &'static Plans {
+        static PLANS: Plans = [const { OnceLock::new() }; BACKENDS];
+        &PLANS
+    }
 
     fn digest(state: State256) -> [u8; 32] {
         big_endian(state)

@@ -1,25 +1,16 @@
 //! Which kernel takes how many of the messages that wait.
 //!
-//! Role: [`Backend`] is the set of kernels in use, normally all that the CPU has, and the rule that cuts a batch of
-//! messages into groups for them. The thresholds are measured (`ccbt-bench hash` prints the crossover of the machine
-//! it runs on and whether the rule agrees); what differs stands with each [`Algorithm`]. Owner: a value without state.
-//! Invariant: it names no kernel that the CPU lacks.
+//! Role: [`Backend`] is the set of kernels in use, normally all that the CPU has, and cuts a batch of messages into
+//! groups for them by its [`Plan`]. Owner: a value without state. Invariant: it names no kernel that the CPU lacks.
 
 use std::fmt;
 
 use super::algorithm::Algorithm;
 use super::kernel::{Block, Kernel};
+use super::plan::Plan;
 
 /// Most messages that any backend advances at once.
 pub const LANES_MAX: usize = 16;
-
-/// From how many messages on AVX-512 beats the portable kernel one by one: 1.4 GB/s against 1.2 (SHA-1) and 0.7
-/// against 0.5 (SHA-256) for two.
-const AVX512_OVER_PORTABLE: usize = 2;
-
-/// From how many messages on AVX2 beats the portable kernel one by one: for two, 1.0 GB/s against 1.2 (SHA-1) and
-/// 0.5 of both (SHA-256); for three, 1.5 and 0.7.
-const AVX2_OVER_PORTABLE: usize = 3;
 
 /// The kernels in use.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,14 +37,24 @@ impl Backend {
     }
 
     /// Messages at once that give the highest throughput; more do not help. At most [`LANES_MAX`].
-    pub fn lanes(self) -> usize {
-        let best = match self {
-            Self { avx512: true, .. } => Kernel::Avx512,
-            Self { sha_ni: true, .. } => Kernel::ShaNi,
-            Self { avx2: true, .. } => Kernel::Avx2,
-            _ => Kernel::Portable,
-        };
-        best.lanes()
+    pub fn lanes<A: Algorithm>(self) -> usize {
+        self.plan::<A>().lanes()
+    }
+
+    fn plan<A: Algorithm>(self) -> &'static Plan {
+        let at = usize::from(self.avx2) | usize::from(self.sha_ni) << 1 | usize::from(self.avx512) << 2;
+        A::plans()[at].get_or_init(|| {
+            Plan::measured::<A>(Kernel::ALL.into_iter().filter(move |kernel| self.uses(*kernel)))
+        })
+    }
+
+    fn uses(self, kernel: Kernel) -> bool {
+        match kernel {
+            Kernel::Portable => true,
+            Kernel::Avx2 => self.avx2,
+            Kernel::ShaNi => self.sha_ni,
+            Kernel::Avx512 => self.avx512,
+        }
     }
 
     /// For people: the kernels that are used, best first.
@@ -70,25 +71,15 @@ impl Backend {
     /// The kernel for the first of `waiting` messages, and how many of them it should take.
     /// Panics when none wait.
     pub fn group<A: Algorithm>(self, waiting: usize) -> (Kernel, usize) {
-        assert!(waiting > 0, "a group of no messages");
-        let avx512_from = if self.sha_ni { A::AVX512_OVER_SHA_NI } else { AVX512_OVER_PORTABLE };
-        if self.avx512 && waiting >= avx512_from {
-            (Kernel::Avx512, waiting.min(Kernel::Avx512.lanes()))
-        } else if self.sha_ni {
-            // Three and two are faster than four and a lonely one.
-            (Kernel::ShaNi, if waiting == 5 { 3 } else { waiting.min(Kernel::ShaNi.lanes()) })
-        } else if self.avx2 && waiting >= AVX2_OVER_PORTABLE {
-            (Kernel::Avx2, waiting.min(Kernel::Avx2.lanes()))
-        } else {
-            (Kernel::Portable, 1)
-        }
+        self.plan::<A>().group(waiting)
     }
 
     /// Takes `blocks[n]` into `states[n]`. Panics when not all have equally many blocks.
     pub(super) fn compress<A: Algorithm>(self, mut states: &mut [A::State], mut blocks: &[&[Block]]) {
         assert_eq!(states.len(), blocks.len(), "blocks for each lane");
+        let plan = self.plan::<A>();
         while !states.is_empty() {
-            let (kernel, count) = self.group::<A>(states.len());
+            let (kernel, count) = plan.group(states.len());
             let (these, others) = states.split_at_mut(count);
             kernel.compress::<A>(these, &blocks[..count]);
             (states, blocks) = (others, &blocks[count..]);

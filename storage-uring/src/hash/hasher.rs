@@ -113,7 +113,7 @@ pub fn update_lanes<A: Algorithm>(hashers: &mut [Hasher<A>], bytes: &[&[u8]]) {
     let mut owners = [0; LANES_MAX];
     let (mut active, mut next) = (0, 0);
     loop {
-        while active < backend.lanes() && next < hashers.len() {
+        while active < backend.lanes::<A>() && next < hashers.len() {
             let hasher = &mut hashers[next];
             let (blocks, rest) = hasher.complete_tail(bytes[next]).as_chunks::<BLOCK_LEN>();
             hasher.len += (blocks.len() * BLOCK_LEN) as u64;

@@ -85,12 +85,12 @@ impl<A: Algorithm, T: AsRef<[u8]>> Lanes<A, T> {
 
     /// Messages that find a lane.
     pub fn room(&self) -> usize {
-        self.backend.lanes() - self.messages.len()
+        self.backend.lanes::<A>() - self.messages.len()
     }
 
     /// Gives a lane to `message`. Panics when there is no [`Self::room`].
     pub fn push(&mut self, message: T) {
-        assert!(self.room() > 0, "all {} lanes are taken", self.backend.lanes());
+        assert!(self.room() > 0, "all {} lanes are taken", self.backend.lanes::<A>());
         self.states[self.messages.len()] = A::START;
         self.messages.push(Message::new(message));
     }

@@ -12,6 +12,7 @@ mod backend;
 mod hasher;
 mod kernel;
 mod lanes;
+pub mod plan;
 pub mod pool;
 
 pub use backend::{Backend, LANES_MAX};

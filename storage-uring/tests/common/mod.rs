@@ -55,8 +55,20 @@ impl Rig {
         prealloc: Preallocate,
         mode: OpenMode,
     ) -> Result<OpenReport, StorageError> {
+        self.open_some(key, spec, prealloc, mode, Vec::new())
+    }
+
+    /// As [`Self::open`], without making the files of these indices.
+    pub fn open_some(
+        &mut self,
+        key: u32,
+        spec: &Arc<LayoutSpec>,
+        prealloc: Preallocate,
+        mode: OpenMode,
+        later: Vec<u32>,
+    ) -> Result<OpenReport, StorageError> {
         let torrent = TorrentKey(key);
-        self.client.submit(StorageCmd::Open { torrent, spec: Arc::clone(spec), prealloc, mode });
+        self.client.submit(StorageCmd::Open { torrent, spec: Arc::clone(spec), prealloc, mode, later });
         match self.wait() {
             StorageDone::Opened { torrent, result } if torrent == TorrentKey(key) => result,
             other => panic!("{other:?}"),

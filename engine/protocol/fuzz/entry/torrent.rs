@@ -136,6 +136,7 @@ impl World {
             choker: Default::default(),
             listen_port: 1,
             metadata_size: 1,
+            super_seeding: flags & 8 > 0,
         };
         Self {
             now,

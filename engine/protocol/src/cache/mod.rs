@@ -91,8 +91,9 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         self.entries.contains_key(key)
     }
 
-    /// Takes in an entry of `weight` (bytes, say) that nobody has used yet. Panics when it is resident.
-    pub fn insert(&mut self, key: K, weight: u32) {
+    /// Takes in an entry of `weight` (bytes, say) that nobody has used yet, and returns whether it was let go of a while
+    /// ago. Panics when it is resident.
+    pub fn insert(&mut self, key: K, weight: u32) -> bool {
         let in_main = self.ghosts.take(&key);
         let before = self.entries.insert(key, Entry { weight, uses: 0, in_main });
         assert!(before.is_none(), "an entry inserted twice");
@@ -103,6 +104,7 @@ impl<K: Copy + Eq + Hash> Policy<K> {
             self.small_weight += u64::from(weight);
             self.small.push_back(key);
         }
+        in_main
     }
 
     /// Notes a use; returns whether it is the first one. To be called once per reader that passes, not for each of

@@ -148,7 +148,7 @@ proptest! {
 #[test]
 fn held_entries_are_stepped_over_and_time_is_bounded() {
     let mut policy = Policy::new(10);
-    (0..1000u32).for_each(|key| policy.insert(key, 1));
+    (0..1000u32).for_each(|key| _ = policy.insert(key, 1));
     let mut asked = 0;
     let gone = policy.evict(|_| {
         asked += 1;
@@ -172,7 +172,7 @@ fn weight_counts_and_not_number() {
             policy.used(&key);
         }
     }
-    (2..12).for_each(|key| policy.insert(key, 1));
+    (2..12).for_each(|key| _ = policy.insert(key, 1));
     assert!(
         policy.evict(|_| true).is_some_and(|gone| gone.key == 2),
         "the heavy ones moved to the main queue"

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::bitfield::Bitfield;
 use crate::ids::InfoHash;
 use crate::metainfo::{MAX_FILES, Metainfo};
+use crate::picker::Priority;
 
 pub use codec::{DecodeError, FILE_LEN_MAX, Format, RAW_LEN_MAX, VERSION};
 
@@ -62,6 +63,9 @@ pub struct Checkpoint {
     /// Sums over all runs.
     #[serde(default)]
     pub totals: Totals,
+    /// How much each file is wanted, by its index; files behind the last entry are [`Priority::Normal`].
+    #[serde(default, with = "text::priorities", skip_serializing_if = "Vec::is_empty")]
+    pub file_priorities: Vec<Priority>,
     /// Tracker URLs in tiers.
     #[serde(default, deserialize_with = "text::tiers")]
     pub trackers: Vec<Vec<String>>,
@@ -132,6 +136,7 @@ impl Checkpoint {
             && self.have.len() == geometry.piece_count()
             && self.looked.len() == self.have.len()
             && self.files.len() == metainfo.files.len()
+            && self.file_priorities.len() <= metainfo.files.len()
             && self.renames.iter().all(|rename| (rename.file as usize) < metainfo.files.len());
         if same { Ok(()) } else { Err(Mismatch::Shape) }
     }

@@ -37,6 +37,7 @@ fn checkpoint() -> Checkpoint {
         looked: field(10, [0, 1, 2, 3, 9]),
         files: vec![Some(Mark { len: 163_835, mtime_ns: -1 }), None],
         totals: Totals { downloaded: u64::MAX, uploaded: 3 },
+        file_priorities: vec![Priority::Skip],
         trackers: vec![vec!["http://a/b".into()], vec!["udp://c:1".into()]],
         peers: vec!["192.0.2.1:6881".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()],
     }
@@ -46,9 +47,11 @@ const FORMATS: [Format; 2] = [Format::Binary, Format::Json];
 
 #[test]
 fn both_forms_keep_everything() {
+    let all = Checkpoint { file_priorities: Priority::ALL.to_vec(), ..checkpoint() };
     for format in FORMATS {
         let bytes = checkpoint().encode(format);
         assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint()), "{format:?}");
+        assert_eq!(Checkpoint::decode(&all.encode(format)), Ok(all.clone()), "{format:?}");
     }
     let text = String::from_utf8(checkpoint().encode(Format::Json)).expect("JSON is text");
     let value: serde_json::Value = serde_json::from_str(&text).expect("and other programs read it");
@@ -214,6 +217,7 @@ prop_compose! {
             looked: set(|piece| piece.0 || piece.1),
             files: files.into_iter().map(|file| file.map(|(len, mtime_ns)| Mark { len, mtime_ns })).collect(),
             totals: Totals { downloaded: totals.0, uploaded: totals.1 },
+            file_priorities: Vec::new(),
             trackers: Vec::new(),
             peers: Vec::new(),
         }

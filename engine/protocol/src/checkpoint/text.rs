@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::bitfield::Bitfield;
+use crate::metainfo::MAX_FILES;
+use crate::picker::Priority;
 use crate::tracker::schedule::TRACKERS_MAX;
 
 pub(super) fn to_hex(bytes: &[u8]) -> String {
@@ -104,6 +106,22 @@ pub(super) mod bitfield {
             Bitfield::from_wire(&from_hex(hex)?, len.parse().ok()?).ok()
         };
         parse().ok_or_else(|| de::Error::custom("not a set of pieces"))
+    }
+}
+
+/// Priorities as words.
+pub(super) mod priorities {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(priorities: &[Priority], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(priorities.iter().map(|priority| priority.name()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Priority>, D::Error> {
+        let read = |name: String| {
+            Priority::from_name(&name).ok_or_else(|| de::Error::custom("not the name of a priority"))
+        };
+        list::<_, String, { MAX_FILES + 1 }>(deserializer)?.into_iter().map(read).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! In this order, until the peer has enough:
 //! 1. pieces reserved for this peer;
+//!    then what is urgent ([`super::urgent`]), if anything is;
 //! 2. the piece this peer works at: one peer gets consecutive blocks, which can be received straight to their
 //!    places;
 //! 3. begun pieces that nobody works at, or of which blocks were given back, oldest first;
@@ -57,6 +58,7 @@ impl Picker {
         let mut turn = Turn { view, room: max, short: false, slots, out };
         let turn = &mut turn;
         self.pick_reserved(turn);
+        self.pick_urgent(turn);
         self.pick_own(turn);
         self.pick_begun(Filing::Loose, turn);
         // Requests on the way and to come: the size of the peer's window, near enough.
@@ -127,7 +129,7 @@ impl Picker {
     }
 
     /// Begins `piece` if there is memory, and asks for its first blocks.
-    fn begin(&mut self, piece: PieceIndex, turn: &mut Turn<'_>) {
+    pub(super) fn begin(&mut self, piece: PieceIndex, turn: &mut Turn<'_>) {
         assert_eq!(self.states[piece.as_usize()], State::Missing, "piece {piece} begins");
         if !turn.slots.acquire(piece, self.geometry.piece_size(piece)) {
             turn.short = true;
@@ -141,7 +143,7 @@ impl Picker {
     }
 
     /// Asks for as many missing blocks of a begun piece as there is room for, lowest first.
-    fn take(&mut self, slot: u32, turn: &mut Turn<'_>) {
+    pub(super) fn take(&mut self, slot: u32, turn: &mut Turn<'_>) {
         let active = self.begun.get_mut(slot);
         let piece = active.piece;
         let before = turn.room;

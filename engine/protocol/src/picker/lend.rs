@@ -52,7 +52,7 @@ impl Picker {
     /// what beginning one costs.
     pub fn lend(&mut self, has: PeerHas<'_>, max: usize, rng: &mut impl Rng, lease: &mut Vec<PieceIndex>) {
         let nobody = PeerKey(u32::MAX);
-        let view = PeerView { key: nobody, has, only: None, suggested: &[] };
+        let view = PeerView { key: nobody, has, only: None, suggested: &[], slow: false };
         for _ in 0..max {
             let Some(piece) = self.choose_new(&view, rng) else { return };
             self.leaves_order(piece);

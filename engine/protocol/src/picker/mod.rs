@@ -22,7 +22,7 @@
 //! [`Picker::abandon`] it.
 //!
 //! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched,
-//! `reserved` those that one peer alone is asked for, `choose` and `endgame` pick.
+//! `reserved` those that one peer alone is asked for, `urgent` those that are played, `choose` and `endgame` pick.
 
 mod active;
 mod begun;
@@ -35,6 +35,8 @@ mod peers;
 mod rarity;
 mod reserved;
 mod types;
+mod urgent;
+mod wanted;
 
 use std::collections::BTreeSet;
 
@@ -101,6 +103,7 @@ pub struct Picker {
     cursor: u32,
     /// Another shard may still lend us pieces.
     more_elsewhere: bool,
+    urgent: urgent::Urgent,
     steps: Steps,
 }
 
@@ -122,6 +125,7 @@ impl Picker {
             again: BTreeSet::new(),
             cursor: 0,
             more_elsewhere: false,
+            urgent: urgent::Urgent::default(),
             steps: Steps::default(),
             have,
         };
@@ -315,41 +319,6 @@ impl Picker {
     }
 
     // ---- pieces
-
-    /// Sets how much `piece` is wanted; at any time. See the module for a begun piece that becomes Skip.
-    pub fn set_priority(&mut self, piece: PieceIndex, priority: Priority) {
-        let before = std::mem::replace(&mut self.priorities[piece.as_usize()], priority);
-        if before == priority {
-            return;
-        }
-        let state = self.states[piece.as_usize()];
-        if state != State::Have {
-            if priority == Priority::Skip {
-                self.wanted.remove(piece.0);
-            } else {
-                self.wanted.insert(piece.0);
-            }
-        }
-        match state {
-            State::Missing if priority == Priority::Skip => {
-                self.leaves_order(piece);
-                self.reserved.remove(piece);
-                self.states[piece.as_usize()] = State::Skipped;
-            }
-            State::Missing if self.rarity.contains(piece) => {
-                self.rarity.remove(piece);
-                self.rarity.insert(piece, priority);
-            }
-            State::Skipped => self.becomes_missing(piece),
-            State::Active(_) => {
-                if priority == Priority::Skip {
-                    self.reserved.remove(piece);
-                }
-                self.refile(piece);
-            }
-            State::Missing | State::Hashing(_) | State::Writing | State::Have | State::Elsewhere => {}
-        }
-    }
 
     /// The hash of `piece` is right: it is on its way to disk.
     pub fn piece_verified(&mut self, piece: PieceIndex) {

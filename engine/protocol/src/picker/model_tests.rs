@@ -164,8 +164,16 @@ impl Model {
 
     fn pick(&mut self, key: PeerKey, max: usize, only: Option<&[PieceIndex]>, suggested: &[PieceIndex]) {
         let free_before = self.memory.free;
+        // Whatever is urgent, the rules are the same.
+        if self.rng.random_bool(0.25) {
+            let count = self.geometry.piece_count();
+            let urgent =
+                (0..self.rng.random_range(0..4)).map(|_| PieceIndex(self.rng.random_range(0..count)));
+            let urgent = urgent.collect::<Vec<_>>();
+            self.picker.set_urgent(urgent);
+        }
         let peer = &self.peers[&key];
-        let view = PeerView { key, has: peer.has(), only, suggested };
+        let view = PeerView { key, has: peer.has(), only, suggested, slow: self.rng.random_bool(0.5) };
         let mut out = Vec::new();
         self.picker.pick(&view, max, &mut self.memory, &mut self.rng, &mut out);
         assert!(out.len() <= max);

@@ -80,7 +80,7 @@ impl Setup {
 }
 
 fn seed(key: u32) -> PeerView<'static> {
-    PeerView { key: PeerKey(key), has: PeerHas::All, only: None, suggested: &[] }
+    PeerView { key: PeerKey(key), has: PeerHas::All, only: None, suggested: &[], slow: false }
 }
 
 fn pieces_of(blocks: &[Block]) -> Vec<u32> {
@@ -485,4 +485,46 @@ fn a_search_in_vain_is_bounded() {
     assert_eq!(s.pick_of(0, &theirs, 1).len(), 1);
     let steps = s.picker.steps.count.get() - before;
     assert!(steps < 4 * u64::from(pieces / 64), "{steps} steps");
+}
+
+#[test]
+fn what_is_urgent_is_picked_in_its_order_and_before_a_peers_own_piece() {
+    let mut s = Setup::new(8, 2, no_random(Strategy::Sequential));
+    s.picker.seed_added();
+    assert_eq!(pieces_of(&s.pick(0, 1)), [0]);
+    s.picker.set_urgent([6, 3, 7].map(PieceIndex).to_vec());
+    assert_eq!(pieces_of(&s.pick(0, 6)), [6, 3, 7]);
+    assert_eq!(
+        pieces_of(&s.pick(0, 9)),
+        [1, 2, 4, 5, 0],
+        "then as ever: what it began itself is not its own piece now"
+    );
+    s.picker.check_invariants();
+}
+
+#[test]
+fn a_slow_peer_is_kept_from_what_is_pressing_and_helps_with_nothing_late() {
+    let mut s = Setup::new(4, 2, no_random(Strategy::Sequential));
+    s.picker.seed_added();
+    s.picker.set_urgent([2, 3].map(PieceIndex).to_vec());
+    s.picker.set_pressing(vec![PieceIndex(2)], Vec::new());
+    let slow = PeerView { slow: true, ..seed(0) };
+    assert_eq!(pieces_of(&s.pick_view(&slow, 4)), [3, 0], "what is not pressing is open to it");
+    let blocks = s.pick(1, 2);
+    assert_eq!(pieces_of(&blocks), [2]);
+    s.picker.set_pressing(vec![PieceIndex(2)], blocks.clone());
+    assert_eq!(pieces_of(&s.pick_view(&slow, 2)), [1]);
+    assert_eq!(s.pick(2, 2), blocks, "another fast one is asked for the same");
+    assert_eq!(s.picker.requesters(blocks[0]), 2);
+    let (received, cancelled) = s.receive(2, blocks[0]);
+    assert_eq!((received, cancelled), (Received::Accepted, vec![PeerKey(1)]));
+}
+
+#[test]
+fn skipped_pieces_stay_skipped_however_urgent() {
+    let mut s = Setup::new(3, 1, no_random(Strategy::Sequential));
+    s.picker.seed_added();
+    s.picker.set_priority(PieceIndex(2), Priority::Skip);
+    s.picker.set_urgent([2, 1].map(PieceIndex).to_vec());
+    assert_eq!(pieces_of(&s.pick(0, 9)), [1, 0]);
 }

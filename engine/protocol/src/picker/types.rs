@@ -52,6 +52,26 @@ pub enum Priority {
     High,
 }
 
+impl Priority {
+    /// All, rising.
+    pub const ALL: [Self; 4] = [Self::Skip, Self::Low, Self::Normal, Self::High];
+
+    /// In lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Skip => "skip",
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+
+    /// The one with this [`Self::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|priority| priority.name() == name)
+    }
+}
+
 /// What a peer has.
 #[derive(Clone, Copy, Debug)]
 pub enum PeerHas<'a> {
@@ -82,6 +102,8 @@ pub struct PeerView<'a> {
     pub only: Option<&'a [PieceIndex]>,
     /// What it suggests (BEP 6).
     pub suggested: &'a [PieceIndex],
+    /// It is far slower than others: what is needed next is better asked of them.
+    pub slow: bool,
 }
 
 impl PeerView<'_> {

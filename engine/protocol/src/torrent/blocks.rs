@@ -42,6 +42,7 @@ impl Torrent {
             has: peer.peer_has(),
             only: peer.peer_choking.then_some(&peer.allowed_in[..]),
             suggested: &peer.suggested,
+            slow: peer.slow,
         };
         self.picked.clear();
         self.picker.pick(&view, room, slots, rng, &mut self.picked);
@@ -147,6 +148,10 @@ impl Torrent {
         peer.last_sent = now;
         self.up.add(now, u64::from(block.len));
         self.stats.uploaded += u64::from(block.len);
+        if let Some(super_seed) = &mut self.super_seed {
+            let size = self.geometry.piece_size(block.piece);
+            self.reveal_due |= super_seed.sent(key, block.piece, block.len, size);
+        }
     }
 
     /// A requested block cannot be read: the peer is told.

@@ -27,7 +27,12 @@ impl Torrent {
         if !matches!(message, Message::KeepAlive) {
             self.due.at_most(key_index(key), now);
         }
-        match message {
+        let heard = match message {
+            Message::Have(piece) => Some(Some(piece)),
+            Message::Bitfield(_) | Message::HaveAll | Message::HaveNone => Some(None),
+            _ => None,
+        };
+        let result = match message {
             Message::KeepAlive | Message::Port(_) => Ok(()),
             Message::HaveNone if first => Ok(()),
             Message::HaveNone => Err(PeerFault::LateBitfield),
@@ -78,7 +83,11 @@ impl Torrent {
             Message::Extended { id: 0, payload } => self.on_extended_handshake(key, payload),
             Message::Extended { .. } | Message::Unknown { .. } => peer.strike(),
             Message::Piece { .. } => unreachable!("blocks come through begin_block"),
+        };
+        if let (Ok(()), Some(piece)) = (&result, heard) {
+            self.super_seed_heard(key, piece);
         }
+        result
     }
 
     fn on_choke(&mut self, key: PeerKey) -> Result<(), PeerFault> {
@@ -174,7 +183,8 @@ impl Torrent {
         if !self.geometry.allows(block) {
             return Err(PeerFault::NoSuchBlock(block));
         }
-        let have = self.picker.have().has(block.piece);
+        let hidden = self.super_seed.as_ref().is_some_and(|state| !state.is_shown(key, block.piece));
+        let have = self.picker.have().has(block.piece) && !hidden;
         let peer = peer_of(&mut self.slots, key);
         if !have {
             // With BEP 6 a race (a piece we just found damaged) is answered; without, there is no polite answer.

@@ -19,7 +19,10 @@ mod messages;
 mod pieces;
 mod spread;
 mod stats;
+mod superseeding;
 mod tick;
+mod urgency;
+mod wishes;
 
 pub use blocks::BlockPlace;
 pub use stats::Stats;
@@ -38,7 +41,7 @@ use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
 use crate::picker::{PeerKey, Picker, PickerConfig};
 use crate::rate::RateMeter;
 use crate::request_window::{RequestWindow, WindowConfig};
-use crate::wire::extension::ExtensionHandshake;
+use crate::superseed::SuperSeed;
 use crate::wire::message::{Message, allowed_fast_set};
 
 /// Bits of a [`PeerKey`] that index the peer table; the rest count how often an entry was used.
@@ -61,6 +64,8 @@ pub struct TorrentConfig {
     pub listen_port: u16,
     /// Bytes of the `info` dictionary, told as `metadata_size` (BEP 9).
     pub metadata_size: u32,
+    /// Show each peer single pieces instead of all we have (BEP 16), if we have everything when it starts.
+    pub super_seeding: bool,
 }
 
 /// What the torrent wants done.
@@ -124,6 +129,9 @@ pub struct Torrent {
     cancels: Vec<(PeerKey, Block)>,
     picked: Vec<Block>,
     news: spread::News,
+    super_seed: Option<SuperSeed>,
+    /// Somebody may be shown a piece.
+    reveal_due: bool,
 }
 
 impl Torrent {
@@ -148,6 +156,7 @@ impl Torrent {
         config: TorrentConfig,
         picker: Picker,
     ) -> Self {
+        let super_seeds = config.super_seeding && picker.have().is_full();
         let mut this = Self {
             info_hash,
             our_id,
@@ -173,6 +182,8 @@ impl Torrent {
             cancels: Vec::new(),
             picked: Vec::new(),
             news: spread::News::default(),
+            super_seed: super_seeds.then(|| SuperSeed::new(geometry.piece_count())),
+            reveal_due: false,
             config,
         };
         this.check_finished();
@@ -306,14 +317,6 @@ impl Torrent {
         self.wake_idle();
     }
 
-    /// To be called after priorities were changed: whether we are finished, and what is interesting, may have changed.
-    pub fn priorities_changed(&mut self) {
-        self.finished_told &= self.picker.is_finished();
-        self.check_finished();
-        let keys: Vec<PeerKey> = self.peer_keys().collect();
-        keys.into_iter().for_each(|key| self.update_interest(key));
-    }
-
     // ---- connections
 
     /// A connection is through its handshake; our first messages (bitfield, extended handshake, allowed-fast) are
@@ -339,25 +342,15 @@ impl Torrent {
 
     fn greet(&self, peer: &mut Peer) {
         let have = self.picker.have();
-        match (have.count(), peer.fast()) {
+        let shown = if self.super_seed.is_some() { 0 } else { have.count() };
+        match (shown, peer.fast()) {
             (0, false) => {}
             (0, true) => peer.push(&Message::HaveNone),
             (_, true) if have.is_full() => peer.push(&Message::HaveAll),
             _ => peer.push(&Message::Bitfield(have.as_wire())),
         }
-        if peer.info.reserved.extension() {
-            let hello = ExtensionHandshake {
-                client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
-                port: (self.config.listen_port != 0).then_some(self.config.listen_port),
-                reqq: Some(crate::peer::MAX_UPLOAD_QUEUE as u32),
-                metadata_size: Some(self.config.metadata_size),
-                your_ip: Some(peer.info.addr.ip()),
-                upload_only: self.picker.is_finished(),
-                ..ExtensionHandshake::default()
-            };
-            peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
-        }
-        if let (true, IpAddr::V4(ip)) = (peer.fast() && have.count() > 0, peer.info.addr.ip()) {
+        self.say_hello(peer);
+        if let (true, IpAddr::V4(ip)) = (peer.fast() && shown > 0, peer.info.addr.ip()) {
             let pieces = self.geometry.piece_count();
             let mut allowed = allowed_fast_set(ip, self.info_hash, pieces, ALLOWED_FAST);
             allowed.retain(|piece| have.has(*piece));
@@ -388,6 +381,9 @@ impl Torrent {
             Has::Some(field) => self.picker.peer_bitfield_removed(field),
         }
         self.picker.peer_gone(key);
+        if let Some(super_seed) = &mut self.super_seed {
+            super_seed.leave(key);
+        }
         if self.past.len() == MAX_PAST {
             self.past.pop_front();
         }

@@ -1,5 +1,7 @@
 //! Torrents against each other over virtual wires ([`swarm`]), and one torrent against scripted peers.
 
+mod streams;
+mod superseed;
 pub(crate) mod swarm;
 
 use std::time::{Duration, Instant};

@@ -47,6 +47,8 @@ impl Torrent {
             let next = self.next_look(now, key);
             self.due.set(key_index(key), next);
         }
+        self.judge_urgency(now);
+        self.tick_super_seed(now);
         self.choke_round(now, rng);
     }
 

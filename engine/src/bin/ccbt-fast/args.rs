@@ -5,8 +5,10 @@
 
 mod checkpoints;
 mod config;
+mod daemon;
 mod files;
 mod settings;
+mod stream;
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -20,8 +22,13 @@ pub use checkpoints::{
     CheckpointArgs, CheckpointDirArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs,
 };
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
-pub use files::{DeleteArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use daemon::{
+    AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
+    RemoveArgs,
+};
+pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use settings::{SettingArgs, SourceArgs};
+pub use stream::StreamArgs;
 
 /// A fast BitTorrent client for Linux (io_uring, one thread per core).
 #[derive(Debug, Parser)]
@@ -34,13 +41,13 @@ pub struct Cli {
 const EXIT_CODES: &str = "`ccbt-fast TORRENT` is short for `ccbt-fast download TORRENT`.
 
 Exit codes:
-  0              done; for `seed`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
-  1              failed while running: bad pieces, or a failure of disk or network
+  0              done; for `seed`, `daemon`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
+  1              failed while running: bad pieces, or a failure of disk or network; no daemon runs
   2              wrong usage, configuration, torrent or path; nothing was created
   3              io_uring or lockable memory is not available
   129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one
 
-`download` and `seed` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
+`download`, `seed` and `daemon` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
 `ccbt-fast config default` prints every key; each can be set by file, environment, option or --set.";
 
 /// What to do.
@@ -48,7 +55,9 @@ Exit codes:
 pub enum Command {
     /// Download a torrent; ends when everything is verified and on disk
     Download(DownloadArgs),
-    /// Go on with a download that has a checkpoint
+    /// Download a file and serve it over HTTP while it comes, for mpv, VLC and others
+    Stream(StreamArgs),
+    /// Go on with a torrent: one of the daemon if a daemon has it, else a download that has a checkpoint
     Resume(ResumeArgs),
     /// List, show, compare, remove, export and import checkpoints
     Checkpoints(CheckpointsArgs),
@@ -58,7 +67,8 @@ pub enum Command {
     Create(CreateArgs),
     /// Check files against a torrent; nothing is changed
     Verify(VerifyArgs),
-    /// Move a torrent's files to another folder; run it again after an interruption to complete it
+    /// Move a torrent's files to another folder: with --from files that no daemon uses (run it again after an interruption
+    /// to complete it), else those of a torrent of the daemon
     Move(MoveArgs),
     /// Remove a torrent's files and nothing else
     Delete(DeleteArgs),
@@ -68,6 +78,28 @@ pub enum Command {
     Config(ConfigArgs),
     /// Make, share, download and compare a file on this machine, without the internet
     Demo(DemoArgs),
+    /// Run many torrents until stopped; the commands below control it
+    Daemon(DaemonArgs),
+    /// Add torrent files to the daemon
+    Add(AddArgs),
+    /// List the daemon's torrents
+    List(ListArgs),
+    /// Show all that the daemon knows of a torrent
+    Show(PickArgs),
+    /// Let torrents of the daemon rest
+    Pause(PickArgs),
+    /// Remove torrents from the daemon; their files stay unless --delete-data is given
+    Remove(RemoveArgs),
+    /// Change limits and seeding goals of torrents of the daemon, or the limits of all together
+    Limit(LimitArgs),
+    /// Hash all data of torrents of the daemon again
+    Recheck(PickArgs),
+    /// Move torrents of the daemon in its queue
+    Queue(QueueArgs),
+    /// Show the daemon as a whole
+    Stats(ListArgs),
+    /// Print what happens in the daemon, one JSON object a line
+    Events(ListArgs),
 }
 
 impl Command {
@@ -75,9 +107,11 @@ impl Command {
     pub fn tells_json(&self) -> bool {
         match self {
             Self::Download(args) => args.transfer.json,
+            Self::Stream(args) => args.download.transfer.json,
             Self::Resume(args) => args.download.transfer.json,
             Self::Seed(args) => args.transfer.json,
             Self::Move(args) => args.json,
+            Self::Daemon(args) => args.json,
             _ => false,
         }
     }
@@ -108,6 +142,8 @@ pub struct TransferArgs {
 pub struct DownloadArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
+    #[command(flatten)]
+    pub files: FilesArgs,
     #[command(flatten)]
     pub settings: SettingArgs<true>,
     #[command(flatten)]

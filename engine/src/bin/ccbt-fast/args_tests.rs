@@ -255,3 +255,47 @@ fn resume_takes_an_info_hash_and_the_options_of_download() {
     assert!(args.download.names_output());
     assert_eq!(args.download.transfer.peers.len(), 1);
 }
+
+#[test]
+fn the_daemons_options_are_keys() {
+    let line =
+        "daemon --add a b --add c --socket s --listen [::1]:7 --state-dir d --watch-dir w --port 5 --json";
+    let Ok(Command::Daemon(args)) = parse(line) else { panic!("another command") };
+    assert!(args.json && args.add == [PathBuf::from("a"), "b".into(), "c".into()]);
+    let sources = Sources::new(None, None).settings(args.given());
+    let effect = sources.load().expect("well-formed").effect(None);
+    let daemon = &effect.daemon;
+    assert_eq!((&daemon.socket, daemon.listen), (&Some("s".into()), Some("[::1]:7".parse().unwrap())));
+    assert_eq!((&daemon.state_dir, &daemon.watch_dir), (&Some("d".into()), &Some("w".into())));
+    assert_eq!(effect.settings.port, Some(5));
+    for bad in [
+        "daemon --listen 192.0.2.1:5",
+        "daemon --listen 127.0.0.1",
+        "list --connect 127.0.0.1:5",
+        "list --token-file f",
+        "list --socket s --connect 127.0.0.1:5 --token-file f",
+        "limit abcd --down fast",
+        "limit abcd --then delete",
+        "queue left abcd",
+        "pause",
+        "pause xyz1",
+        "move a --from x --to y --socket s",
+        "resume abcd --no-daemon --socket s",
+    ] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn resume_of_the_daemon_takes_nothing_else() {
+    let other = |line: &str| {
+        let Ok(Command::Resume(args)) = parse(line) else { panic!("another command") };
+        args.has_other_options()
+    };
+    assert!(!other("resume abcd --json --socket s"));
+    for line in
+        ["-o d", "--peer 192.0.2.1:5", "--interactive", "--checkpoint-pieces 5", "--set engine.shards=2"]
+    {
+        assert!(other(&format!("resume abcd {line}")), "{line}");
+    }
+}

@@ -15,12 +15,23 @@ pub fn run(args: &DownloadArgs) -> Result<(), Failure> {
 
 /// As [`run`], with the files in `output` if that is given.
 pub fn run_in(args: &DownloadArgs, output: Option<PathBuf>) -> Result<(), Failure> {
+    run_as(args, output, |plan| Ok(Kind::Download { move_completed: plan.effect.move_completed.clone() }))
+}
+
+/// As [`run_in`], for what `kind` makes of the plan.
+pub fn run_as(
+    args: &DownloadArgs,
+    output: Option<PathBuf>,
+    kind: impl FnOnce(&mut Plan) -> Result<Kind, Failure>,
+) -> Result<(), Failure> {
     let mut plan = Plan::new(&args.transfer, args.settings.given())?;
     let named = output.is_some() || args.names_output();
     if let Some(output) = output {
         plan.effect.torrent.output = output;
     }
     plan.effect.torrent.source = Some(args.transfer.torrent.clone());
+    plan.effect.torrent.file_priorities = args.files.priorities(&plan.metainfo)?;
+    let kind = kind(&mut plan)?;
     let found = resume::find(args, &plan, named)?;
     plan.notes = found.notes;
     let options = &mut plan.effect.torrent;
@@ -41,6 +52,5 @@ pub fn run_in(args: &DownloadArgs, output: Option<PathBuf>) -> Result<(), Failur
         std::io::ErrorKind::AlreadyExists => Failure::folder(output, "it is not a folder"),
         _ => Failure::folder(output, &format!("cannot be created: {error}")),
     })?;
-    let kind = Kind::Download { move_completed: plan.effect.move_completed.clone() };
     transfer::run(kind, &args.transfer, plan)
 }

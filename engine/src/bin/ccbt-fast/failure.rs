@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ccbt_fast::config::ConfigError;
+use ccbt_fast::daemon::{ClientError, ControlError, DaemonError};
 use ccbt_fast::hashing::HashError;
 use ccbt_fast::hashing::create::CreateError;
 use ccbt_fast::hashing::verify::VerifyError;
@@ -62,6 +63,12 @@ pub enum Failure {
     /// Some checkpoints or resume files are of no use.
     #[error("{bad} of {all} have problems; the list above names them")]
     Checkpoints { bad: usize, all: usize },
+    /// The daemon cannot be started.
+    #[error("{0}{advice}", advice = daemon_advice(.0))]
+    Daemon(#[from] DaemonError),
+    /// The daemon is not there, or refuses.
+    #[error("{}", ccbt_protocol::metainfo::escape_for_terminal(&.0.to_string()))]
+    Client(#[from] ClientError),
     /// The demonstration went wrong.
     #[error("the demo failed: {0}")]
     Demo(String),
@@ -106,9 +113,15 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Load(_) | Self::Config(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
-            Self::Start { source: StartError::Cpus { .. } } => 2,
-            Self::Start { source: StartError::Service(ServiceError::Listen { .. }) } => 1,
-            Self::Start { .. } => 3,
+            Self::Start { source } | Self::Daemon(DaemonError::Start(source)) => match source {
+                StartError::Cpus { .. } => 2,
+                StartError::Service(ServiceError::Listen { .. }) => 1,
+                _ => 3,
+            },
+            Self::Daemon(DaemonError::Control(ControlError::Io { .. })) => 1,
+            Self::Daemon(_) => 2,
+            Self::Client(ClientError::Refused(error)) if error.status < 500 => 2,
+            Self::Client(ClientError::Token(_)) => 2,
             Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,
             Self::Create(CreateError::Changed { .. }) => 1,
             Self::Link(LinkError::Folder { .. } | LinkError::Layout(_)) => 2,
@@ -136,6 +149,10 @@ fn advice(error: &StartError) -> String {
         }
         _ => String::new(),
     }
+}
+
+fn daemon_advice(error: &DaemonError) -> String {
+    if let DaemonError::Start(source) = error { advice(source) } else { String::new() }
 }
 
 fn io_uring_advice(error: &io::Error, sysctl: &str) -> &'static str {

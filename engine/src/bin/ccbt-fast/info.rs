@@ -167,16 +167,17 @@ impl Page {
     }
 
     fn files(&mut self, files: &[FileEntry]) {
-        let shown: Vec<&FileEntry> = files.iter().filter(|file| !file.pad).collect();
+        let shown: Vec<(usize, &FileEntry)> =
+            files.iter().enumerate().filter(|(_, file)| !file.pad).collect();
         self.row("Files", &shown.len().to_string());
-        for file in shown {
+        for (index, file) in shown {
             let path = file.path.join("/");
             let marks = [(file.executable, " [executable]"), (file.hidden, " [hidden]")];
             let marks: String = marks.iter().filter(|(is_set, _)| *is_set).map(|(_, mark)| *mark).collect();
             let target = file.symlink.as_ref().map(|target| format!(" -> {}", target.join("/")));
             let line = format!("{path}{}{marks}", target.unwrap_or_default());
             let line = escape_for_terminal(&line);
-            writeln!(self.text, "  {:>11}  {line}", units::bytes(file.len))
+            writeln!(self.text, "{index:>6}  {:>11}  {line}", units::bytes(file.len))
                 .expect("a String takes every write");
         }
         let padding: u64 = files.iter().filter(|file| file.pad).map(|file| file.len).sum();

@@ -8,7 +8,11 @@ use std::fmt::Write;
 /// `value` on one line. Control and direction characters that JSON allows as they are (DEL, C1, bidi) become
 /// `\uXXXX`, so the text means the same to programs and cannot drive a terminal.
 pub fn to_line(value: &impl Serialize) -> String {
-    let json = serde_json::to_string(value).expect("no map has keys other than strings");
+    escaped(serde_json::to_string(value).expect("no map has keys other than strings"))
+}
+
+/// A line of JSON, escaped as [`to_line`] says: such characters stand in strings only.
+pub fn escaped(json: String) -> String {
     let mut char_bytes = [0; 4];
     let mut is_unsafe =
         |c: char| matches!(escape_for_terminal(c.encode_utf8(&mut char_bytes)), Cow::Owned(_));

@@ -18,6 +18,10 @@ use crate::units;
 pub enum Line<'a> {
     /// The port that is listened on; the first event.
     Listening { port: u16, info_hash: String, name: &'a str },
+    /// A daemon runs: its port for peers, and where it is controlled; the first event.
+    Daemon { port: u16, socket: &'a str, listen: Option<String>, torrents: usize },
+    /// It has stopped; the last event.
+    DaemonStopped,
     /// How it goes, about four times a second while something changes, and once before `finished` and
     /// `stopped`.
     Progress(Progress),
@@ -25,6 +29,8 @@ pub enum Line<'a> {
     Checked { good: u32, total: u32 },
     /// Everything is verified and on disk.
     Finished,
+    /// The file can be played from this URL; it waits for what is not there yet.
+    Streaming { url: &'a str },
     /// Others are served from now on and nothing is fetched.
     Seeding,
     /// It cannot go on; with `retry` it tries again by itself.
@@ -159,6 +165,8 @@ pub struct Progress {
     pub syncs: u64,
     pub bytes_done: u64,
     pub bytes_total: u64,
+    pub bytes_wanted: u64,
+    pub bytes_left: u64,
     pub downloaded: u64,
     pub uploaded: u64,
     pub wasted: u64,
@@ -180,6 +188,8 @@ impl From<&TorrentStatus> for Progress {
             syncs: status.syncs,
             bytes_done: status.bytes_done,
             bytes_total: status.bytes_total,
+            bytes_wanted: status.bytes_wanted,
+            bytes_left: status.bytes_left,
             downloaded: status.stats.downloaded,
             uploaded: status.stats.uploaded,
             wasted: status.stats.wasted,
@@ -256,11 +266,19 @@ impl Progress {
         match self.state {
             StateName::Opening => "opening files".to_owned(),
             StateName::Checking => format!("checking  {}", self.done()),
-            StateName::Seeding => format!("seeding  up {up}  sent {}  {peers}", units::bytes(self.uploaded)),
+            StateName::Seeding => {
+                let part = match self.bytes_wanted < self.bytes_total {
+                    true => {
+                        format!(" {} of {}", units::bytes(self.bytes_done), units::bytes(self.bytes_total))
+                    }
+                    false => String::new(),
+                };
+                format!("seeding{part}  up {up}  sent {}  {peers}", units::bytes(self.uploaded))
+            }
             StateName::Downloading | StateName::Moving | StateName::Paused => {
                 let state: &str = self.state.into();
-                let left = self.bytes_total.saturating_sub(self.bytes_done);
-                let eta = units::eta(left, self.down_rate).map_or_else(|| "-".to_owned(), units::duration);
+                let eta = units::eta(self.bytes_left, self.down_rate)
+                    .map_or_else(|| "-".to_owned(), units::duration);
                 format!("{state}  {}  down {down}  up {up}  {peers}  ETA {eta}", self.done())
             }
         }
@@ -282,7 +300,10 @@ impl<'a> Line<'a> {
             TorrentEvent::MoveProgress { done, total } => Self::MoveProgress { done: *done, total: *total },
             TorrentEvent::Moved { root, left } => Self::Moved { dir: root.to_string_lossy(), left },
             TorrentEvent::MoveFailed { message } => Self::Error { message, retry: false },
-            TorrentEvent::Renamed { .. } | TorrentEvent::Deleted { .. } | TorrentEvent::Removed => {
+            TorrentEvent::Selected
+            | TorrentEvent::Renamed { .. }
+            | TorrentEvent::Deleted { .. }
+            | TorrentEvent::Removed => {
                 return None;
             }
         })
@@ -293,12 +314,18 @@ impl<'a> Line<'a> {
         let text = match self {
             Self::Listening { port: 0, name, .. } => format!("{name} (not listening)"),
             Self::Listening { port, name, .. } => format!("{name} (listening on port {port})"),
+            Self::Daemon { port, socket, listen, torrents } => {
+                let listen = listen.as_ref().map(|address| format!(" and {address}")).unwrap_or_default();
+                format!("daemon with {torrents} torrents on port {port}, controlled at {socket}{listen}")
+            }
+            Self::DaemonStopped => "stopped".to_owned(),
             Self::Checked { good, total } => format!("checked: {good} of {total} pieces are good"),
             Self::Resumed { pieces, total, saved_at } => {
                 let age = crate::resume::age(*saved_at);
                 format!("going on from the checkpoint written {age}: {pieces} of {total} pieces")
             }
             Self::Finished => "finished: everything is verified and on disk".to_owned(),
+            Self::Streaming { url } => format!("play {url}"),
             Self::Seeding => "seeding; press Ctrl-C to stop".to_owned(),
             Self::Error { message, retry: true } => {
                 format!("paused: {message}; goes on by itself when it can")
@@ -343,6 +370,8 @@ mod tests {
             syncs: 1,
             bytes_done: 5 << 20,
             bytes_total: 10 << 20,
+            bytes_wanted: 10 << 20,
+            bytes_left: 0,
             downloaded: 5 << 20,
             uploaded: 3,
             wasted: 0,

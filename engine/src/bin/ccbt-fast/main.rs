@@ -6,13 +6,14 @@ mod args;
 mod checkpoints;
 mod config;
 mod console;
+mod control;
 mod create;
+mod daemon;
 mod delete;
 mod demo;
 mod download;
 mod failure;
 mod gauge;
-mod goal;
 mod info;
 mod json;
 mod limits;
@@ -24,6 +25,8 @@ mod relocate;
 mod resume;
 mod seed;
 mod signals;
+mod stream;
+mod table;
 mod transfer;
 mod units;
 mod verify;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_default_command(std::env::args_os().collect()));
     let outcome = match &cli.command {
         Command::Download(args) => download::run(args),
+        Command::Stream(args) => stream::run(args),
         Command::Resume(args) => resume::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),
         Command::Seed(args) => seed::run(args),
@@ -50,6 +54,17 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Daemon(args) => daemon::run(args),
+        Command::Add(args) => control::add(args),
+        Command::List(args) => control::list(args),
+        Command::Show(args) => control::show(args),
+        Command::Pause(args) => control::pause(args),
+        Command::Remove(args) => control::remove(args),
+        Command::Limit(args) => control::limit(args),
+        Command::Recheck(args) => control::recheck(args),
+        Command::Queue(args) => control::queue(args),
+        Command::Stats(args) => control::stats(args),
+        Command::Events(args) => control::events(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,9 +12,9 @@ use ccbt_fast::{Session, TorrentHandle};
 use jiff::Zoned;
 
 use crate::console::Console;
-use crate::goal::Goal;
 use crate::lines::Line;
 use crate::logging::Log;
+use ccbt_fast::Goal;
 
 /// How often the schedule is looked at.
 const SCHEDULE_EVERY: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! `ccbt-fast move`: a torrent's files to another folder, without a running session.
+//! `ccbt-fast move --from`: a torrent's files to another folder, without a running session.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::args::MoveArgs;
 use crate::console::{Console, print_line};
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::{gauge, json, units};
+use crate::{control, gauge, json, units};
 
 /// The object of `--json`. Counts of files, and bytes.
 #[derive(Serialize)]
@@ -28,8 +28,9 @@ struct Report {
 
 /// Moves, and fails with everything where it was.
 pub fn run(args: &MoveArgs) -> Result<(), Failure> {
+    let Some(folder) = &args.from else { return control::move_files(args) };
     let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
-    let from = layout(&metainfo, &args.from, &args.rename.renames)?;
+    let from = layout(&metainfo, folder, &args.rename.renames)?;
     let to = from.with_root(args.to.clone());
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
     let mut console = Console::new(args.json);
@@ -37,7 +38,7 @@ pub fn run(args: &MoveArgs) -> Result<(), Failure> {
     let report = watched(&from, &to, options, &signals, &mut console)?;
     if report.renamed + report.copied + report.adopted + report.done_before == 0 {
         let problem = format!("there is no file of the torrent in {}; --from names another folder?", {
-            ccbt_protocol::metainfo::escape_for_terminal(&args.from.to_string_lossy()).into_owned()
+            ccbt_protocol::metainfo::escape_for_terminal(&folder.to_string_lossy()).into_owned()
         });
         return Err(Failure::Usage(problem));
     }

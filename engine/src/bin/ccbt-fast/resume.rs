@@ -1,4 +1,7 @@
 //! Going on from checkpoints: `ccbt-fast resume`, and what `download` does when it finds one.
+//!
+//! `resume` asks the daemon first, where one runs: a torrent that it has is in use there. Only what it does not have is
+//! downloaded by this process.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,10 +11,10 @@ use ccbt_fast::config::AutoResume;
 use ccbt_fast::{InfoHash, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 
-use crate::args::{DownloadArgs, HashPrefix, ResumeArgs};
+use crate::args::{ControlArgs, DownloadArgs, HashPrefix, PickArgs, ResumeArgs};
 use crate::failure::Failure;
 use crate::transfer::Plan;
-use crate::{download, units};
+use crate::{control, download, units};
 
 /// What `download` goes on from.
 #[derive(Debug, Default)]
@@ -193,6 +196,9 @@ pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
     let text = args.download.transfer.torrent.to_string_lossy();
     let prefix: HashPrefix =
         text.parse().map_err(|problem| Failure::Usage(format!("{}: {problem}", shown(&text))))?;
+    if !args.no_daemon && resume_in_daemon(args, &prefix)? {
+        return Ok(());
+    }
     if args.interactive && !is_terminal() {
         return Err(Failure::Usage("--interactive needs a terminal".to_owned()));
     }
@@ -218,6 +224,24 @@ pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
         output = Some(answer.into());
     }
     download::run_in(&download, output)
+}
+
+/// Resumes the torrent in the daemon if that has it: its files are in use there.
+fn resume_in_daemon(args: &ResumeArgs, prefix: &HashPrefix) -> Result<bool, Failure> {
+    let transfer = &args.download.transfer;
+    let place = args.place.clone();
+    let is_named = place.socket.is_some() || place.connect.is_some();
+    let control = ControlArgs { place, sources: transfer.sources.clone(), json: transfer.json };
+    let client = control::client(&control)?;
+    match control::is_in_daemon(&client, prefix)? {
+        true if args.has_other_options() => Err(Failure::Usage(
+            "the daemon has this torrent, and takes no options of a download; `ccbt-fast limit` changes its limits"
+                .to_owned(),
+        )),
+        true => control::resume(&PickArgs { info_hashes: vec![prefix.clone()], control }).map(|()| true),
+        false if is_named => Err(Failure::Usage(format!("no daemon there has a torrent {}", prefix.0))),
+        false => Ok(false),
+    }
 }
 
 /// The folder of checkpoints that was named, or the default one.

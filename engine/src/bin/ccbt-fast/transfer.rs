@@ -2,12 +2,14 @@
 //! orderly.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::config::{Config, Effect, Limits, Setting, Sources, Watcher};
+use ccbt_fast::streaming::StreamServer;
 use ccbt_fast::{
     AddOptions, CacheStats, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
     TorrentHandle, TorrentSource, TorrentStatus,
@@ -16,13 +18,13 @@ use ccbt_fast::{
 use crate::args::TransferArgs;
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::goal::Goal;
 use crate::lines::{Disk, Line, Progress};
 use crate::logging::Log;
 use crate::reload::{Reloader, limits_now};
 use crate::signals::Signals;
 use crate::units;
 use crate::{limits, link, logging, relocate};
+use ccbt_fast::Goal;
 
 /// How often signals and the seeding goal are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,6 +39,12 @@ pub enum Kind {
         move_completed: Option<PathBuf>,
     },
     Seed,
+    /// A download that is served over HTTP until it is stopped.
+    Stream {
+        /// Its index.
+        file: usize,
+        listen: SocketAddr,
+    },
 }
 
 /// The torrent and the configuration, read. Nothing is started or created yet.
@@ -65,25 +73,25 @@ impl Plan {
         Ok(Self { metainfo, sources, watcher, config, effect, notes: Vec::new() })
     }
 
-    /// What the session is started with when this process may open `descriptors` files and sockets.
-    fn settings(&self, descriptors: usize) -> Result<Settings, Failure> {
-        let mut settings = self.effect.settings.clone();
-        settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
-        let limits = limits_now(&self.config);
-        (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
-        if let Some(path) = &self.effect.tracker_ca_file {
-            let pem = std::fs::read(path).map_err(|error| {
-                let text = format!("security.tracker_ca_file {}: {error}", path.display());
-                Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
-            })?;
-            settings.tracker_roots_pem = vec![pem];
-        }
-        Ok(settings)
-    }
-
     fn goal(&self) -> Goal {
         Goal { time: self.effect.seed_time, ratio: self.effect.seed_ratio }
     }
+}
+
+/// What a session is started with when this process may open `descriptors` files and sockets.
+pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<Settings, Failure> {
+    let mut settings = effect.settings.clone();
+    settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
+    let limits = limits_now(config);
+    (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
+    if let Some(path) = &effect.tracker_ca_file {
+        let pem = std::fs::read(path).map_err(|error| {
+            let text = format!("security.tracker_ca_file {}: {error}", path.display());
+            Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
+        })?;
+        settings.tracker_roots_pem = vec![pem];
+    }
+    Ok(settings)
 }
 
 /// Runs one torrent to its end.
@@ -91,7 +99,7 @@ pub fn run(kind: Kind, args: &TransferArgs, mut plan: Plan) -> Result<(), Failur
     let mut console = Console::new(args.json);
     let log = logging::start(plan.effect.log_level, plan.effect.log_file.as_deref(), console.bar())?;
     let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
-    let settings = plan.settings(limits::raise())?;
+    let settings = settings(&plan.effect, &plan.config, limits::raise())?;
     for message in &plan.notes {
         console.line(&Line::Note { message });
     }
@@ -167,6 +175,16 @@ fn run_session(
         });
     }
     let torrent = session.add_torrent(metainfo, options)?;
+    let server = match course.kind {
+        Kind::Stream { file, listen } => {
+            let failed = Failure::system(format!("serve HTTP at {listen}"));
+            Some(StreamServer::start(torrent.clone(), file, listen).map_err(failed)?)
+        }
+        _ => None,
+    };
+    if let Some(server) = &server {
+        console.line(&Line::Streaming { url: server.url() });
+    }
     let mut reloader = Reloader::new(sources, watcher, config, (torrent.clone(), limits), log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
@@ -194,6 +212,7 @@ fn run_session(
     if let Err(failure @ (Failure::EngineLost | Failure::NothingToSeed)) = &end {
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
+    drop(server);
     let (caches, storage) = (session.caches(), session.storage_stats());
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {
@@ -323,6 +342,10 @@ impl Course {
             }
             // What is good was known, and nothing was looked at.
             (TorrentEvent::Finished, Kind::Seed) => self.seeding.is_none(),
+            (TorrentEvent::Finished, Kind::Stream { .. }) => {
+                self.finished.get_or_insert(now);
+                true
+            }
             (TorrentEvent::Finished, Kind::Download { move_completed }) => {
                 let is_first = self.finished.is_none();
                 self.finished.get_or_insert(now);
@@ -357,12 +380,13 @@ impl Course {
         self.moving = Moving::UnderWay;
         match &self.kind {
             Kind::Download { move_completed } => move_completed.clone(),
-            Kind::Seed => None,
+            Kind::Seed | Kind::Stream { .. } => None,
         }
     }
 
     fn is_done(&self, now: Instant) -> bool {
         match (self.seeding, &self.kind) {
+            (_, Kind::Stream { .. }) => false,
             (Some(since), _) => self.goal.is_reached(now.duration_since(since), self.uploaded, self.size),
             (None, Kind::Download { .. }) => self.finished.is_some() && self.moving == Moving::Not,
             (None, Kind::Seed) => false,
@@ -388,7 +412,9 @@ impl Course {
             format!("received {} in {} ({rate})", units::bytes(stats.downloaded), units::duration(took));
         let sent = format!("sent {}", units::bytes(stats.uploaded));
         match &self.kind {
-            Kind::Download { .. } => format!("{received}, {sent}, wasted {}", units::bytes(stats.wasted)),
+            Kind::Download { .. } | Kind::Stream { .. } => {
+                format!("{received}, {sent}, wasted {}", units::bytes(stats.wasted))
+            }
             Kind::Seed => sent,
         }
     }

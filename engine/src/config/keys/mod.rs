@@ -4,6 +4,7 @@
 //! from it. A new key is one entry in a file below (and one line in the test of effects, which fails until it is there).
 
 mod checkpoints;
+mod daemon;
 mod disk;
 mod limits;
 mod network;
@@ -29,7 +30,7 @@ const LIMIT: Kind = Kind::Rate { max: 4 * TIB };
 const SECONDS: Kind = Kind::Time { bare: SECOND, min: SECOND, max: HOUR };
 
 /// Sections in the order of the file, each with what it is about.
-pub const SECTIONS: [(&str, &str); 8] = [
+pub const SECTIONS: [(&str, &str); 9] = [
     ("network", "Connections to peers."),
     ("disk", "Files and checkpoints."),
     ("strategy", "What is asked of whom, and who is served."),
@@ -38,10 +39,11 @@ pub const SECTIONS: [(&str, &str); 8] = [
     ("observability", "Logs."),
     ("engine", "Threads, CPUs and memory."),
     ("security", "Whom to trust."),
+    ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
 ];
 
-const PARTS: [&[Key]; 6] =
-    [network::KEYS, disk::KEYS, checkpoints::KEYS, strategy::KEYS, limits::KEYS, system::KEYS];
+const PARTS: [&[Key]; 7] =
+    [network::KEYS, disk::KEYS, checkpoints::KEYS, strategy::KEYS, limits::KEYS, system::KEYS, daemon::KEYS];
 
 const COUNT: usize = {
     let (mut count, mut part) = (0, 0);

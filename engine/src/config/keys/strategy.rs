@@ -48,6 +48,28 @@ pub(super) const KEYS: &[Key] = &[
     .per_torrent(),
     key(
         "strategy",
+        "streaming_mode",
+        Kind::Bool,
+        "false",
+        "Fetch what is needed to play the largest wanted file first: its first and last pieces, then in order. One shard \
+         serves such a torrent.",
+        |effect, value| effect.torrent.streaming = *value == Value::Bool(true),
+    )
+    .per_torrent()
+    .download_switch("streaming", true),
+    key(
+        "strategy",
+        "super_seeding",
+        Kind::Bool,
+        "false",
+        "Show each peer single pieces (BEP 16) if everything is there at the start: for the first seed of a new torrent. \
+         One shard serves such a torrent.",
+        |effect, value| effect.torrent.super_seeding = *value == Value::Bool(true),
+    )
+    .per_torrent()
+    .switch("super-seeding", true),
+    key(
+        "strategy",
         "upload_slots",
         PEERS,
         "64",

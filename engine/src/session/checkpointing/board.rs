@@ -88,7 +88,7 @@ impl Board {
     /// Something happened to a torrent.
     pub(in crate::session) fn happened(&self, key: TorrentKey, event: &Event) {
         match event {
-            Event::Finished | Event::Moved { .. } | Event::Renamed { .. } => {
+            Event::Finished | Event::Selected | Event::Moved { .. } | Event::Renamed { .. } => {
                 self.put(|news| {
                     news.urgent.insert(key);
                 });

@@ -30,6 +30,7 @@ fn checkpoint(info_hash: InfoHash, have: Bitfield) -> Checkpoint {
         have,
         files: vec![None],
         totals: Totals::default(),
+        file_priorities: Vec::new(),
         trackers: Vec::new(),
         peers: Vec::new(),
     }

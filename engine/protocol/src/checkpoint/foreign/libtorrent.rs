@@ -10,6 +10,7 @@ use crate::bitfield::Bitfield;
 use crate::checkpoint::Totals;
 use crate::ids::{InfoHash, PieceIndex};
 use crate::metainfo::Metainfo;
+use crate::picker::Priority;
 
 /// A byte of `pieces`.
 const HAVE: u8 = 1;
@@ -40,6 +41,7 @@ pub(super) fn read(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Foreign, F
         renames,
         have: pieces(root, metainfo)?,
         conditions: conditions(root, metainfo)?,
+        file_priorities: priorities(root, metainfo),
         totals: Totals {
             downloaded: count(root, b"total_downloaded"),
             uploaded: count(root, b"total_uploaded"),
@@ -47,6 +49,17 @@ pub(super) fn read(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Foreign, F
         added_at: root.get_int(b"added_time").filter(|time| *time > 0),
         peers: compact_peers(root.get_bytes(b"peers"), root.get_bytes(b"peers6")),
     })
+}
+
+/// Numbers from 0 (not wanted) to 7. Until 1.1 the default was 1, since then it is 4: what lies between says nothing sure.
+fn priorities(root: Dict<'_, '_>, metainfo: &Metainfo) -> Vec<Priority> {
+    let Some(list) = per_file(root.get_list(b"file_priority"), metainfo) else { return Vec::new() };
+    let priority = |number: Option<i64>| match number {
+        Some(0) => Priority::Skip,
+        Some(6..) => Priority::High,
+        _ => Priority::Normal,
+    };
+    list.iter().map(|node| priority(node.as_int())).collect()
 }
 
 fn pieces(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Bitfield, ForeignError> {

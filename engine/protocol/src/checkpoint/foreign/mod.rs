@@ -20,6 +20,7 @@ use crate::bencode::{Dict, List};
 use crate::bitfield::Bitfield;
 use crate::ids::{InfoHash, PieceIndex};
 use crate::metainfo::Metainfo;
+use crate::picker::Priority;
 
 /// What a client keeps, read for one torrent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Foreign {
     pub have: Bitfield,
     /// For each file of the torrent, when its pieces may be claimed.
     pub conditions: Vec<Condition>,
+    /// How much each file is wanted, by index; empty: all alike.
+    pub file_priorities: Vec<Priority>,
     /// Payload so far.
     pub totals: Totals,
     /// When the torrent was added, in seconds since 1970.
@@ -157,6 +160,7 @@ impl Foreign {
             have,
             files,
             totals: self.totals,
+            file_priorities: self.file_priorities,
             trackers: metainfo.trackers.clone(),
             peers: self.peers.into_iter().take(PEERS_MAX).collect(),
         }

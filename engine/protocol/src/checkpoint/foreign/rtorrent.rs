@@ -42,6 +42,7 @@ pub(super) fn read(
         conditions: conditions.collect(),
         totals: Totals::default(),
         added_at: None,
+        file_priorities: Vec::new(),
         peers: peers(resume),
     };
     if let Some(companion) = companion {

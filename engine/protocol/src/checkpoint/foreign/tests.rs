@@ -255,3 +255,36 @@ fn transmission_4_is_believed_by_its_times() {
     assert_eq!(claimed(foreign.clone(), &found(100, 200)), [0, 1, 3, 4, 5]);
     assert_eq!(claimed(foreign, &found(100, 199)), [0, 1]);
 }
+
+#[test]
+fn what_was_not_wanted_is_taken_over() {
+    let numbers = |e: &mut Encoder, key: &[u8], numbers: [i64; 2]| {
+        e.key(key).begin_list();
+        numbers.into_iter().for_each(|number| _ = e.int(number));
+        e.end();
+    };
+    let libtorrent = |priorities| {
+        dict(|e| {
+            e.key(b"file-format").bytes(b"libtorrent resume file");
+            numbers(e, b"file_priority", priorities);
+            e.key(b"info-hash").bytes(&metainfo().info_hash.0);
+        })
+    };
+    let transmission = dict(|e| {
+        numbers(e, b"dnd", [0, 1]);
+        numbers(e, b"priority", [-1, 1]);
+        e.key(b"progress").begin_dict();
+        e.key(b"blocks").bytes(b"none");
+        e.end();
+    });
+    for (bytes, expected) in [
+        (libtorrent([0, 7]), [Priority::Skip, Priority::High]),
+        (libtorrent([4, 1]), [Priority::Normal, Priority::Normal]),
+        (transmission, [Priority::Low, Priority::Skip]),
+    ] {
+        let foreign = read(&bytes, None, &metainfo()).expect("it is one");
+        assert_eq!(foreign.file_priorities, expected);
+        let made = foreign.into_checkpoint(&metainfo(), "/o".into(), &found(1, 1), 5, 5);
+        assert_eq!(made.file_priorities, expected);
+    }
+}

@@ -12,6 +12,7 @@ use crate::bitfield::Bitfield;
 use crate::checkpoint::Totals;
 use crate::ids::PieceIndex;
 use crate::metainfo::Metainfo;
+use crate::picker::Priority;
 
 /// Transmission's block, whatever the size of pieces.
 const BLOCK: u64 = 16_384;
@@ -57,8 +58,29 @@ pub(super) fn read(
         conditions,
         totals: Totals { downloaded: count(root, b"downloaded"), uploaded: count(root, b"uploaded") },
         added_at: root.get_int(b"added-date").filter(|time| *time > 0),
+        file_priorities: priorities(root, metainfo),
         peers: peers(root),
     })
+}
+
+/// `dnd` says of each file whether it is not wanted, `priority` how much: -1, 0 or 1.
+fn priorities(root: Dict<'_, '_>, metainfo: &Metainfo) -> Vec<Priority> {
+    let numbers = |key: &[u8]| {
+        let list = per_file(root.get_list(key), metainfo);
+        list.map(|list| list.iter().map(|node| node.as_int().unwrap_or(0)).collect::<Vec<i64>>())
+    };
+    let (skipped, wanted) = (numbers(b"dnd"), numbers(b"priority"));
+    if skipped.is_none() && wanted.is_none() {
+        return Vec::new();
+    }
+    let of = |list: &Option<Vec<i64>>, file: usize| list.as_ref().map_or(0, |list| list[file]);
+    let priority = |file: usize| match (of(&skipped, file), of(&wanted, file)) {
+        (1.., _) => Priority::Skip,
+        (_, ..=-1) => Priority::Low,
+        (_, 0) => Priority::Normal,
+        (_, 1..) => Priority::High,
+    };
+    (0..metainfo.files.len()).map(priority).collect()
 }
 
 /// A set, or `all` or `none` as a word. Transmission leaves out bytes of zeros at the end.

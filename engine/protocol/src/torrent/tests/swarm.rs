@@ -32,6 +32,7 @@ pub fn config() -> TorrentConfig {
         choker: Default::default(),
         listen_port: 6881,
         metadata_size: 1234,
+        super_seeding: false,
     }
 }
 
@@ -272,6 +273,7 @@ impl Swarm {
             if self.nodes[node].torrent.wants_choke_round() {
                 self.nodes[node].torrent.choke_round(now, &mut self.rng);
             }
+            self.nodes[node].torrent.reveal(now, &mut self.rng);
             self.events(node);
             self.finish_pieces(node);
             self.fill(node);

@@ -6,7 +6,7 @@ use ccbt_fast::InfoHash;
 use ccbt_fast::checkpoints::Format;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{DownloadArgs, SourceArgs};
+use super::{DownloadArgs, PlaceArgs, SourceArgs};
 use crate::failure::Failure;
 
 /// Options of `download`, besides those of the configuration.
@@ -65,6 +65,26 @@ pub struct ResumeArgs {
     /// Show what is there and ask before going on; also for what is not where it was
     #[arg(long)]
     pub interactive: bool,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Ask no daemon
+    #[arg(long, conflicts_with_all = ["socket", "connect"])]
+    pub no_daemon: bool,
+}
+
+impl ResumeArgs {
+    /// Whether anything was asked for that only a download of this process can do.
+    pub fn has_other_options(&self) -> bool {
+        let DownloadArgs { transfer, files, settings, checkpoint: _ } = &self.download;
+        self.interactive
+            || !settings.given().is_empty()
+            || !files.only.is_empty()
+            || !files.priorities.is_empty()
+            || transfer.sources.assigned().next().is_some()
+            || !transfer.peers.is_empty()
+            || !transfer.link.folders.is_empty()
+            || !transfer.rename.renames.is_empty()
+    }
 }
 
 /// Options of `checkpoints`.

@@ -2,8 +2,14 @@
 
 use std::path::PathBuf;
 
+use ccbt_fast::choosing::{ChooseError, choose};
 use ccbt_fast::linking::{LinkMode, LinkOptions};
+use ccbt_fast::{Metainfo, Priority};
+use ccbt_protocol::metainfo::FileEntry;
 use clap::{Args, ValueEnum};
+
+use super::{PlaceArgs, SourceArgs};
+use crate::failure::Failure;
 
 /// Options for taking over files of other folders.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +35,55 @@ pub enum LinkModeArg {
     Copy,
 }
 
+/// Options for which files of a torrent are fetched.
+#[derive(Args, Clone, Debug, Default)]
+pub struct FilesArgs {
+    /// Fetch only these files: numbers as `info` prints them (0,2-5), or a name with * and ?; can be repeated
+    #[arg(long = "files", value_name = "LIST|GLOB")]
+    pub only: Vec<String>,
+    /// How much files are wanted: LIST|GLOB=skip, low, normal or high; can be repeated, the last one counts
+    #[arg(long = "file-priority", value_name = "FILES=PRIORITY", value_parser = file_priority)]
+    pub priorities: Vec<(String, Priority)>,
+}
+
+impl FilesArgs {
+    /// The priority of each file; `None`: nothing was said.
+    pub fn priorities(&self, metainfo: &Metainfo) -> Result<Option<Vec<Priority>>, Failure> {
+        if self.only.is_empty() && self.priorities.is_empty() {
+            return Ok(None);
+        }
+        let failed = |error: ChooseError| {
+            Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&error.to_string()).into_owned())
+        };
+        let all = if self.only.is_empty() { Priority::Normal } else { Priority::Skip };
+        let mut priorities = vec![all; metainfo.files.len()];
+        let only = self.only.iter().map(|files| (files, Priority::Normal));
+        for (files, priority) in
+            only.chain(self.priorities.iter().map(|(files, priority)| (files, *priority)))
+        {
+            for file in choose(metainfo, files).map_err(failed)? {
+                priorities[file as usize] = priority;
+            }
+        }
+        let is_wanted = |(file, priority): (&FileEntry, &Priority)| !file.pad && *priority != Priority::Skip;
+        if !metainfo.files.iter().zip(&priorities).any(is_wanted) {
+            return Err(Failure::Usage(
+                "--file-priority skips every file: nothing is left to fetch".to_owned(),
+            ));
+        }
+        Ok(Some(priorities))
+    }
+}
+
+fn file_priority(text: &str) -> Result<(String, Priority), String> {
+    let problem = || "must be FILES=PRIORITY, such as 0-3=high or *.nfo=skip".to_owned();
+    let (files, name) = text.rsplit_once('=').filter(|(files, _)| !files.is_empty()).ok_or_else(problem)?;
+    match Priority::from_name(name) {
+        Some(priority) => Ok((files.to_owned(), priority)),
+        None => Err(format!("{name:?} is no priority; there are skip, low, normal and high")),
+    }
+}
+
 /// Options for files that lie elsewhere than the torrent says.
 #[derive(Args, Clone, Debug)]
 pub struct RenameArgs {
@@ -40,12 +95,12 @@ pub struct RenameArgs {
 /// Options of `move`.
 #[derive(Args, Clone, Debug)]
 pub struct MoveArgs {
-    /// Torrent file
-    #[arg(value_name = "TORRENT")]
+    /// Torrent file; without --from the info-hash of a torrent of the daemon, or its first digits
+    #[arg(value_name = "TORRENT|INFO_HASH")]
     pub torrent: PathBuf,
     /// Folder that holds the torrent's file or folder now; nothing may be using it
-    #[arg(long, value_name = "DIR")]
-    pub from: PathBuf,
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["socket", "connect"])]
+    pub from: Option<PathBuf>,
     /// Folder that shall hold it
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
@@ -54,6 +109,10 @@ pub struct MoveArgs {
     pub overwrite: bool,
     #[command(flatten)]
     pub rename: RenameArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub sources: SourceArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -1,0 +1,44 @@
+//! What we want, towards the peers: when it changes, and how they hear of it.
+
+use super::{Torrent, key_index};
+use crate::peer::Peer;
+use crate::picker::PeerKey;
+use crate::wire::extension::ExtensionHandshake;
+use crate::wire::message::Message;
+
+impl Torrent {
+    /// To be called after priorities were changed: whether we are finished, and what is interesting, may have changed.
+    pub fn priorities_changed(&mut self) {
+        let wants_again = self.finished_told && !self.picker.is_finished();
+        self.finished_told &= self.picker.is_finished();
+        self.check_finished();
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        for key in keys {
+            if wants_again {
+                // Who was told that we only upload (BEP 21) would never unchoke us.
+                let mut peer = self.slots[key_index(key)].peer.take().expect("a peer that is connected");
+                self.say_hello(&mut peer);
+                self.slots[key_index(key)].peer = Some(peer);
+                self.mark(key);
+            }
+            self.update_interest(key);
+        }
+    }
+
+    /// The extended handshake (BEP 10); a later one replaces what the one before said.
+    pub(super) fn say_hello(&self, peer: &mut Peer) {
+        if !peer.info.reserved.extension() {
+            return;
+        }
+        let hello = ExtensionHandshake {
+            client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
+            port: (self.config.listen_port != 0).then_some(self.config.listen_port),
+            reqq: Some(crate::peer::MAX_UPLOAD_QUEUE as u32),
+            metadata_size: Some(self.config.metadata_size),
+            your_ip: Some(peer.info.addr.ip()),
+            upload_only: self.picker.is_finished() && self.super_seed.is_none(),
+            ..ExtensionHandshake::default()
+        };
+        peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
+    }
+}

@@ -1,0 +1,107 @@
+//! Finding torrents of the daemon and telling how they are.
+
+use ccbt_protocol::ids::InfoHash;
+
+use super::api::{Activity, ApiError, Event, Stats, Torrent as Row};
+use super::core::{Answer, Core};
+
+impl Core {
+    /// The torrent whose info-hash begins with `id`.
+    pub fn find(&self, id: &str) -> Result<InfoHash, ApiError> {
+        let id = id.to_ascii_lowercase();
+        if id.len() > 40 || id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let message = "a torrent is named by its info-hash (40 hexadecimal digits), or its first digits";
+            return Err(ApiError::new(400, "bad_info_hash", message));
+        }
+        if let Ok(hash) = id.parse::<InfoHash>() {
+            return match self.torrents.contains_key(&hash) {
+                true => Ok(hash),
+                false => Err(missing(&id)),
+            };
+        }
+        let mut fitting = self.torrents.keys().filter(|hash| hash.to_string().starts_with(&id));
+        match (fitting.next(), fitting.next()) {
+            (Some(hash), None) => Ok(*hash),
+            (Some(_), Some(_)) => {
+                let message = format!("several info-hashes begin with {id}: give more digits");
+                Err(ApiError::new(400, "ambiguous", message))
+            }
+            (None, _) => Err(missing(&id)),
+        }
+    }
+
+    /// As [`Self::find`], for what is to be changed.
+    pub fn find_staying(&self, id: &str) -> Result<InfoHash, ApiError> {
+        let hash = self.find(id)?;
+        match self.torrents[&hash].leaving {
+            None => Ok(hash),
+            Some(_) => Err(ApiError::new(409, "removing", format!("the torrent {hash} is being removed"))),
+        }
+    }
+
+    /// Place in the queue, from 1 (0: it has left), and whether it runs.
+    pub fn place(&self, hash: InfoHash) -> (usize, bool) {
+        (self.queue.position(hash).map_or(0, |at| at + 1), self.queue.runs(hash))
+    }
+
+    /// All torrents in the order of the queue, then those that are leaving.
+    pub fn rows(&self) -> Vec<Row> {
+        let row = |(at, hash): (usize, &InfoHash)| self.torrents[hash].row(at + 1, self.queue.runs(*hash));
+        let mut rows: Vec<Row> = self.queue.order().iter().enumerate().map(row).collect();
+        let leaving = self.torrents.values().filter(|torrent| torrent.leaving.is_some());
+        rows.extend(leaving.map(|torrent| torrent.row(0, false)));
+        rows
+    }
+
+    /// The torrent as it is now.
+    pub fn answer(&self, hash: InfoHash) -> Answer {
+        let (position, runs) = self.place(hash);
+        Answer::Torrent(Box::new(self.torrents[&hash].row(position, runs)))
+    }
+
+    /// Tells readers of torrents with a new status.
+    pub fn tell_news(&mut self) {
+        let any = self.subscribers.any();
+        let changed: Vec<InfoHash> =
+            self.torrents.iter().filter(|(_, torrent)| torrent.news).map(|(hash, _)| *hash).collect();
+        for hash in changed {
+            self.torrents.get_mut(&hash).expect("it was there just now").news = false;
+            if any {
+                let (position, runs) = self.place(hash);
+                let row = self.torrents[&hash].row(position, runs);
+                self.subscribers.tell(&Event::Status(Box::new(row)));
+            }
+        }
+    }
+
+    /// The daemon as a whole.
+    pub fn stats(&self) -> Stats {
+        let rows = self.rows();
+        let count = |state| rows.iter().filter(|row| row.state == state).count();
+        let limits = self.reloader.limits();
+        let sum = |of: fn(&Row) -> u64| rows.iter().map(of).fold(0, u64::saturating_add);
+        Stats {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            port: self.session.port(),
+            torrents: rows.len(),
+            downloading: count(Activity::Downloading),
+            seeding: count(Activity::Seeding),
+            queued: count(Activity::Queued),
+            paused: count(Activity::Paused),
+            failed: count(Activity::Error),
+            peers: rows.iter().map(|row| row.peers).sum(),
+            down_rate: sum(|row| row.down_rate),
+            up_rate: sum(|row| row.up_rate),
+            downloaded: sum(|row| row.downloaded),
+            uploaded: sum(|row| row.uploaded),
+            down_limit: limits.down,
+            up_limit: limits.up,
+        }
+    }
+}
+
+fn missing(id: &str) -> ApiError {
+    ApiError::new(404, "no_such_torrent", format!("no torrent here has an info-hash that begins with {id}"))
+}
