@@ -57,6 +57,6 @@ pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use goal::Goal;
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, Received,
-    RemoveOptions, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError, TorrentHandle,
-    TorrentSource, WaitError,
+    RemoveOptions, ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError,
+    TorrentHandle, TorrentSource, TrackerSchemes, WaitError,
 };

@@ -113,6 +113,63 @@ fn complete_torrents_need_no_checkpoint_where_none_is_wanted() {
     assert!(place.load().is_none());
 }
 
+#[test]
+fn a_torrent_goes_on_from_the_checkpoint_of_the_sessions_folder_unless_told_not_to() {
+    let place = Place::new();
+    run_to_the_end(&place, place.settings());
+    for (auto_resume, looks) in [(true, false), (false, true)] {
+        let session = session(place.settings());
+        let events = session.events();
+        let options = AddOptions { resume: None, auto_resume, ..place.options() };
+        session.add_torrent(place.metainfo.clone(), options).expect("added");
+        assert_eq!(wait(&events, |event| *event == TorrentEvent::Finished), looks);
+        session.shutdown(PATIENCE).expect("it stops");
+    }
+}
+
+#[test]
+fn a_seed_keeps_what_it_has_looked_at() {
+    let place = Place::new();
+    let run = || {
+        let session = session(place.settings());
+        let events = session.events();
+        let options = AddOptions { seed_only: true, ..place.options() };
+        session.add_torrent(place.metainfo.clone(), options).expect("added");
+        let looked = wait(&events, |event| *event == TorrentEvent::Finished);
+        session.shutdown(PATIENCE).expect("it stops");
+        looked
+    };
+    let now = std::time::SystemTime::now();
+    let file = fs::File::options().write(true).open(place.data().join("file")).expect("there");
+    assert!(run(), "nothing is known yet");
+    assert!(run(), "a file just written may not have reached the disk");
+    file.set_modified(now - Duration::from_secs(400)).expect("touched");
+    assert!(run(), "the file has another time");
+    assert!(!run(), "and now all is known");
+    file.set_modified(now - Duration::from_secs(500)).expect("touched");
+    assert!(run(), "the file has another time");
+}
+
+#[test]
+fn a_running_session_takes_other_checkpoint_settings() {
+    let place = Place::new();
+    let rarely = CheckpointSettings { interval: Duration::from_secs(10_000), ..place.settings() };
+    let session = session(rarely.clone());
+    let events = session.events();
+    let torrent = session.add_torrent(place.metainfo.clone(), place.options()).expect("added");
+    wait(&events, |event| *event == TorrentEvent::Finished);
+    wait_for("checkpoint", || place.load());
+    session.set_checkpoints(CheckpointSettings { format: Format::Json, dir: None, ..rarely.clone() });
+    torrent.pause().expect("it runs");
+    let path = Store::new(place.folder.path().join("state")).path(place.metainfo.info_hash);
+    let is_json = || fs::read(&path).is_ok_and(|bytes| bytes.starts_with(b"{")).then_some(());
+    wait_for("checkpoint in the other form, at the same place", is_json);
+    session.set_checkpoints(CheckpointSettings { keep_completed: false, ..rarely });
+    torrent.rename_file(0, "other").expect("it runs");
+    wait_for("end of the checkpoint", || place.load().is_none().then_some(()));
+    session.shutdown(PATIENCE).expect("it stops");
+}
+
 fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let started = std::time::Instant::now();
     loop {

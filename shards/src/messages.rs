@@ -47,8 +47,8 @@ pub struct AddTorrent {
     pub picker: PickerConfig,
     /// Addresses to connect to besides what trackers tell.
     pub peers: Vec<SocketAddr>,
-    /// Whether trackers are asked.
-    pub use_trackers: bool,
+    /// Tiers of trackers to ask (BEP 12); empty: none.
+    pub trackers: Vec<Vec<String>>,
     /// Only serve what is there: nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.

@@ -94,7 +94,7 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         prealloc: Preallocate::Sparse,
         picker: PickerConfig::default(),
         peers: Vec::new(),
-        use_trackers: false,
+        trackers: Vec::new(),
         seed_only: false,
         max_peers: 10,
         limits: TorrentLimits::default(),

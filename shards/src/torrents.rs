@@ -38,14 +38,14 @@ impl Shard {
         for peer in &add.peers {
             candidates.add(*peer, Source::User);
         }
-        let mut announces = (add.use_trackers && !add.metainfo.trackers.is_empty()).then(|| {
+        let mut announces = (!add.trackers.is_empty()).then(|| {
             let identity = Identity {
                 torrent: add.key,
                 info_hash: add.metainfo.info_hash,
                 peer_id: self.config.peer_id,
                 port: self.config.listen_port,
             };
-            Announces::new(identity, &add.metainfo.trackers, self.now, &mut self.rng)
+            Announces::new(identity, &add.trackers, self.now, &mut self.rng)
         });
         if let (true, Some(announces)) = (add.paused, &mut announces) {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.

@@ -36,7 +36,6 @@ pub struct CcbtCommand {
     port: u16,
     use_trackers: bool,
     checkpoints: Option<PathBuf>,
-    is_download: bool,
 }
 
 impl CcbtCommand {
@@ -72,8 +71,7 @@ impl CcbtCommand {
     fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
         command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--no-config"]);
-        let (is_download, shards) = (subcommand != "seed", test_shards());
-        Self { command, shards, port: free_port(), use_trackers: false, checkpoints: None, is_download }
+        Self { command, shards: test_shards(), port: free_port(), use_trackers: false, checkpoints: None }
     }
 
     /// Listens at this port instead of a free one.
@@ -120,14 +118,7 @@ impl CcbtCommand {
         let mut command = Command::new(ccbt_fast());
         command.args(["resume", info_hash, "--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
         let checkpoints = Some(checkpoints.to_owned());
-        Self {
-            command,
-            shards: test_shards(),
-            port: free_port(),
-            use_trackers: false,
-            checkpoints,
-            is_download: true,
-        }
+        Self { command, shards: test_shards(), port: free_port(), use_trackers: false, checkpoints }
     }
 
     /// Starts it.
@@ -141,7 +132,7 @@ impl CcbtCommand {
         }
         if let Some(dir) = &self.checkpoints {
             self.command.arg("--checkpoint-dir").arg(dir);
-        } else if self.is_download {
+        } else {
             self.command.arg("--no-checkpoint");
         }
         Ccbt { process: Process::start("ccbt-fast", &mut self.command), address: local(self.port) }

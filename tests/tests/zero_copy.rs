@@ -173,7 +173,17 @@ fn auto_tries_another_machine_and_gives_up_where_the_kernel_copies() {
     let program = ccbt_fast().to_str().expect("a path of ours");
     let mut command = Command::new(program);
     command.arg("seed").arg(&made.torrent_path).arg("--output").arg(&made.data);
-    command.args(["--json", "--no-tracker", "--log-level", "debug", "--shards", "1", "--port", port]);
+    command.args([
+        "--no-checkpoint",
+        "--json",
+        "--no-tracker",
+        "--log-level",
+        "debug",
+        "--shards",
+        "1",
+        "--port",
+        port,
+    ]);
     let mut seed = Process::start("seeder", command.args(["--bind", &NEAR.to_string()]));
     seed.wait_line(PATIENCE, "seeding", |line| line.contains("\"seeding\"").then_some(()));
     let copy = lab.dir("copy");

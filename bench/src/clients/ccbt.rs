@@ -26,10 +26,6 @@ fn arguments(job: &Job<'_>) -> Vec<String> {
     };
     let mut args = vec![command.to_owned(), path(job.torrent), "--output".into(), path(job.output)];
     args.extend(["--port".into(), job.port.to_string(), "--bind".into(), "127.0.0.1".into()]);
-    if job.direction == Direction::Download {
-        // As by default, but not in the user's folder.
-        args.extend(["--checkpoint-dir".into(), path(&job.scratch.join("checkpoints"))]);
-    }
     args.extend(["--no-tracker", "--json", "--log-level", "error"].map(String::from));
     args.extend(job.peers.iter().flat_map(|peer| ["--peer".into(), peer.to_string()]));
     args
@@ -51,7 +47,11 @@ impl Client for Ccbt {
     fn start(&self, job: &Job<'_>) -> Result<Running, BenchError> {
         let process = Process::spawn(
             // Not as an option: programs of before there was a configuration are compared, too.
-            Command::new(&self.program).env("CCBT_NO_CONFIG", "1").args(arguments(job)),
+            Command::new(&self.program)
+                .env("CCBT_NO_CONFIG", "1")
+                // Checkpoints are kept as by default, but not in the user's folder.
+                .env("XDG_STATE_HOME", job.scratch.join("state"))
+                .args(arguments(job)),
             &job.log(),
         )?;
         Ok(Running::new(process, Done::Exit))
@@ -70,8 +70,7 @@ mod tests {
         let (torrent, dir) = (Path::new("t.torrent"), Path::new("d"));
         let direction = Direction::Download;
         let job = Job { direction, torrent, scratch: dir, output: dir, port: 7, peers: &peers };
-        let expected = "download t.torrent --output d --port 7 --bind 127.0.0.1 --checkpoint-dir d/checkpoints \
-                        --no-tracker --json \
+        let expected = "download t.torrent --output d --port 7 --bind 127.0.0.1 --no-tracker --json \
                         --log-level error --peer 127.1.1.1:99 --peer 127.1.1.2:99";
         assert_eq!(arguments(&job).join(" "), expected);
     }

@@ -123,6 +123,7 @@ impl Load {
         };
         let mut client = Command::new(&self.program);
         client.arg(command).arg(&self.torrent).arg("--output").arg(output);
+        client.env("XDG_STATE_HOME", scratch.0.join("state"));
         client.args(["--bind", "127.0.0.1", "--no-tracker", "--json", "--log-level", "error"]);
         client.args(["--port", &port.to_string(), "--shards", &shards.to_string()]);
         client.args([limit, &(self.setting.rate >> 10).to_string()]);

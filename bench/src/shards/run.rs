@@ -91,13 +91,14 @@ impl Runner<'_> {
         match direction {
             Direction::Download => {
                 command.arg("download").arg(&self.torrent).arg("--output").arg(scratch.join("output"));
-                command.arg("--checkpoint-dir").arg(scratch.join("checkpoints"));
                 command.args(["--seed-time", &self.args.timeout_s.to_string()]);
             }
             Direction::Seed => {
                 command.arg("seed").arg(&self.torrent).arg("--output").arg(&self.seed_dir);
             }
         }
+        // Checkpoints, but not in the user's folder.
+        command.env("XDG_STATE_HOME", scratch.join("state"));
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--no-tracker", "--json"]);
         command.args(["--log-level", "error", "--shards", &shards.to_string()]);
         command.args(["--memory", &self.args.memory_mib.to_string()]);

@@ -5,7 +5,7 @@
 //! ([`ccbt_protocol::checkpoint::foreign`]). Nothing is hashed and no file of the other client is changed.
 
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -146,7 +146,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !metadata.is_file() || metadata.len() > LEN_MAX {
         return Err(io::Error::other("it is not a file, or too long for one of its kind"));
     }
-    fs::read(path)
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    fs::File::open(path)?.take(LEN_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The torrent of a resume file: named, part of it, or beside it.
@@ -228,7 +231,7 @@ fn take_partial_names(foreign: &mut Foreign, metainfo: &Metainfo, output: &Path,
     }
 }
 
-pub(super) fn mark(path: &Path) -> Option<Mark> {
+pub(crate) fn mark(path: &Path) -> Option<Mark> {
     let metadata = path.symlink_metadata().ok().filter(Metadata::is_file)?;
     Some(Mark { len: metadata.len(), mtime_ns: time_ns(&metadata) })
 }

@@ -23,6 +23,8 @@ use std::time::{Duration, SystemTime};
 use ccbt_protocol::checkpoint::{Checkpoint, FILE_LEN_MAX, Format};
 use ccbt_protocol::ids::InfoHash;
 
+use crate::TorrentSource;
+
 /// A folder of checkpoints; see the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
@@ -125,7 +127,7 @@ impl Store {
         before: &mut dyn FnMut(Step) -> io::Result<()>,
     ) -> io::Result<()> {
         before(Step::Folder)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let _alone = self.lock()?;
         let path = self.path(checkpoint.info_hash);
         let bytes = checkpoint.encode(format);
         let rotate = || match read(&path, checkpoint.info_hash) {
@@ -136,10 +138,44 @@ impl Store {
         replace(&path, &bytes, before, rotate)
     }
 
+    /// Makes the folder, and keeps other processes that write or remove there waiting. They hold it for as long as one file
+    /// takes. A file system without locks has none: then two processes with the same torrent may spoil each other's
+    /// checkpoint, which its checksum shows.
+    fn lock(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let folder = File::open(&self.dir)?;
+        let _ = folder.lock();
+        Ok(folder)
+    }
+
+    /// Makes a checkpoint count as written now, so that others do not clean it away while its torrent runs. One that is not
+    /// there stays so.
+    pub fn touch(&self, info_hash: InfoHash) -> io::Result<()> {
+        match OpenOptions::new().write(true).open(self.path(info_hash)) {
+            Ok(file) => file.set_modified(SystemTime::now()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps a copy of a torrent file.
     pub fn save_torrent(&self, info_hash: InfoHash, bytes: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let _alone = self.lock()?;
         write_atomically(&self.torrent_path(info_hash), bytes)
+    }
+
+    /// The torrent file of a checkpoint: the one it was read from, else the copy here; `None`: neither is there, or is what it
+    /// was.
+    pub fn torrent_of(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
+        let copy = self.torrent_path(checkpoint.info_hash);
+        let is_it = |path: &PathBuf| {
+            // Opening a pipe would wait.
+            path.is_file()
+                && TorrentSource::from(path.as_path())
+                    .load()
+                    .is_ok_and(|metainfo| checkpoint.fits(&metainfo).is_ok())
+        };
+        checkpoint.source.torrent.iter().chain([&copy]).find(|path| is_it(path)).cloned()
     }
 
     /// The newest good checkpoint of a torrent.
@@ -165,9 +201,14 @@ impl Store {
 
     /// Every torrent in the folder, by info-hash. A folder that is not there has none.
     pub fn list(&self) -> io::Result<Vec<Entry>> {
+        Ok(self.hashes()?.into_iter().map(|info_hash| self.entry(info_hash)).collect())
+    }
+
+    /// The torrents in the folder, whether their checkpoints are good or not. No file is opened.
+    pub fn hashes(&self) -> io::Result<BTreeSet<InfoHash>> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             Err(error) => return Err(error),
         };
         let mut hashes = BTreeSet::new();
@@ -176,17 +217,20 @@ impl Store {
             let hash = name.to_str().and_then(|name| name.split_once('.')).filter(|(_, end)| is_ckpt(end));
             hashes.extend(hash.and_then(|(hash, _)| hash.parse::<InfoHash>().ok()));
         }
-        Ok(hashes.into_iter().map(|info_hash| self.entry(info_hash)).collect())
+        Ok(hashes)
     }
 
     fn entry(&self, info_hash: InfoHash) -> Entry {
-        let found = self.files(info_hash).into_iter().filter_map(|path| path.symlink_metadata().ok());
-        let (mut bytes, mut written) = (0, None);
-        for metadata in found {
-            bytes += metadata.len();
-            written = written.max(metadata.modified().ok());
-        }
+        let (bytes, written) = self.size(info_hash);
         Entry { info_hash, loaded: self.load(info_hash), bytes, written }
+    }
+
+    /// Bytes of all files of a torrent, and when one was written last.
+    fn size(&self, info_hash: InfoHash) -> (u64, Option<SystemTime>) {
+        let found = self.files(info_hash).into_iter().filter_map(|path| path.symlink_metadata().ok());
+        found.fold((0, None), |(bytes, written), metadata| {
+            (bytes + metadata.len(), written.max(metadata.modified().ok()))
+        })
     }
 
     fn files(&self, info_hash: InfoHash) -> [PathBuf; 4] {
@@ -196,6 +240,19 @@ impl Store {
 
     /// Removes all that is kept of a torrent; whether there was anything.
     pub fn delete(&self, info_hash: InfoHash) -> io::Result<bool> {
+        if !self.dir.is_dir() {
+            return Ok(false);
+        }
+        let folder = self.lock()?;
+        let any = self.remove(info_hash)?;
+        if any {
+            folder.sync_all()?;
+        }
+        Ok(any)
+    }
+
+    /// As [`Self::delete`], but a power cut may bring some back.
+    fn remove(&self, info_hash: InfoHash) -> io::Result<bool> {
         let mut any = false;
         for path in self.files(info_hash) {
             match fs::remove_file(path) {
@@ -204,26 +261,41 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        if any {
-            File::open(&self.dir)?.sync_all()?;
-        }
         Ok(any)
     }
 
     /// Removes what `retention` says, but nothing of the torrents in `keep`; says of which torrents.
     pub fn clean(&self, retention: Retention, keep: &BTreeSet<InfoHash>) -> io::Result<Vec<InfoHash>> {
-        let now = SystemTime::now();
+        let all = self.hashes()?;
+        self.clean_some(retention, all.difference(keep))
+    }
+
+    /// As [`Self::clean`], of these torrents only. What a power cut brings back goes the next time.
+    pub(crate) fn clean_some<'a>(
+        &self,
+        retention: Retention,
+        some: impl Iterator<Item = &'a InfoHash>,
+    ) -> io::Result<Vec<InfoHash>> {
         let mut gone = Vec::new();
-        for entry in self.list()? {
-            let age = entry.written.and_then(|written| now.duration_since(written).ok()).unwrap_or_default();
-            let is_old = retention.older_than.is_some_and(|limit| age > limit);
-            let is_complete = entry.loaded.as_ref().is_ok_and(|loaded| loaded.checkpoint.is_complete());
-            let goes = is_old || retention.completed && is_complete;
-            if goes && !keep.contains(&entry.info_hash) && self.delete(entry.info_hash)? {
-                gone.push(entry.info_hash);
+        for info_hash in some {
+            if self.goes(*info_hash, retention) {
+                let _alone = self.lock()?;
+                // It may have begun to run meanwhile.
+                if self.goes(*info_hash, retention) && self.remove(*info_hash)? {
+                    gone.push(*info_hash);
+                }
             }
         }
         Ok(gone)
+    }
+
+    /// Whether `retention` wants the files of this torrent gone. Opens them only where that matters.
+    fn goes(&self, info_hash: InfoHash, retention: Retention) -> bool {
+        let (_, written) = self.size(info_hash);
+        let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
+        let is_old = retention.older_than.is_some_and(|limit| age.unwrap_or_default() > limit);
+        let is_complete = || self.load(info_hash).is_ok_and(|loaded| loaded.checkpoint.is_complete());
+        is_old || retention.completed && is_complete()
     }
 }
 
@@ -273,7 +345,12 @@ fn replace(
     let new = new_path(path);
     let mut write = || {
         before(Step::Create)?;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // What a crash has left, or a link that somebody has put there: neither is written to.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         before(Step::Write)?;
         file.write_all(bytes)?;
         before(Step::SyncFile)?;

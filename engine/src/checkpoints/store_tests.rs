@@ -181,15 +181,96 @@ fn cleaning_takes_the_old_and_the_complete_and_spares_the_rest() {
     assert!(store.dir().join("note.txt").exists());
 }
 
+/// Somebody may have put a link where the next one is written.
+#[test]
+fn what_lies_in_the_way_is_replaced_and_not_followed() {
+    let (folder, store) = store();
+    store.save(&checkpoint(1), Format::Binary).unwrap();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, b"of value").unwrap();
+    std::os::unix::fs::symlink(&victim, new_path(&store.path(HASH))).unwrap();
+    store.save(&checkpoint(2), Format::Binary).unwrap();
+    assert_eq!(fs::read(&victim).unwrap(), b"of value");
+    assert_eq!(have(&store), Some((2, false)));
+    assert!(store.path(HASH).symlink_metadata().unwrap().is_file());
+}
+
+/// Two processes with the same torrent: each save is whole, whoever comes last.
+#[test]
+fn writers_wait_for_each_other() {
+    let (_folder, store) = store();
+    store.save(&checkpoint(1), Format::Binary).unwrap();
+    let (other, (tell, told)) = (store.clone(), std::sync::mpsc::channel());
+    let mut thread = None;
+    store
+        .save_with(&checkpoint(2), Format::Binary, &mut |step| {
+            if step == Step::SyncFile {
+                let (other, tell) = (other.clone(), tell.clone());
+                thread = Some(std::thread::spawn(move || {
+                    other.save(&checkpoint(3), Format::Binary).unwrap();
+                    tell.send(()).unwrap();
+                }));
+                // It would be through by then.
+                assert!(told.recv_timeout(Duration::from_millis(200)).is_err(), "it waits");
+            }
+            Ok(())
+        })
+        .unwrap();
+    thread.expect("started").join().unwrap();
+    assert_eq!(have(&store), Some((3, false)));
+    fs::remove_file(store.path(HASH)).unwrap();
+    assert_eq!(have(&store), Some((2, true)));
+}
+
+#[test]
+fn a_checkpoint_that_is_touched_is_not_old() {
+    let (_folder, store) = store();
+    store.touch(HASH).expect("none is there, and none comes");
+    assert!(!store.path(HASH).exists());
+    let day = Duration::from_secs(86_400);
+    store.save(&checkpoint(1), Format::Binary).unwrap();
+    let file = File::options().write(true).open(store.path(HASH)).unwrap();
+    file.set_modified(SystemTime::now() - day * 9).unwrap();
+    let week = Retention { older_than: Some(day * 7), completed: false };
+    assert!(store.goes(HASH, week));
+    store.touch(HASH).unwrap();
+    assert!(!store.goes(HASH, week));
+    assert_eq!(have(&store), Some((1, false)));
+}
+
 #[test]
 fn a_full_disk_is_an_error_and_leaves_the_old_one() {
     let (_folder, store) = store();
     store.save(&checkpoint(1), Format::Binary).unwrap();
-    // Writing to this device always fails with ENOSPC.
-    std::os::unix::fs::symlink("/dev/full", new_path(&store.path(HASH))).unwrap();
-    let error = store.save(&checkpoint(2), Format::Binary).expect_err("it is full");
-    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    let error = store.save_with(&checkpoint(2), Format::Binary, &mut |step| match step {
+        Step::SyncFile => Err(io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    });
+    assert_eq!(error.expect_err("it is full").kind(), io::ErrorKind::StorageFull);
+    assert!(!new_path(&store.path(HASH)).exists(), "what was written takes no room");
     assert_eq!(have(&store), Some((1, false)));
     store.save(&checkpoint(3), Format::Binary).expect("there is room again");
     assert_eq!(have(&store), Some((3, false)));
+}
+
+#[test]
+fn a_torrent_file_that_is_another_ones_by_now_is_not_taken() {
+    let (folder, store) = store();
+    let write = |name: &str, len: u64| {
+        let plan = ccbt_protocol::metainfo::build::Builder::single_file(name, len).piece_len(16_384);
+        let plan = plan.plan().expect("sensible sizes");
+        let bytes = plan.finish(&[[7; 20]; 10]);
+        let metainfo = ccbt_protocol::metainfo::Metainfo::parse(&bytes).expect("it is one");
+        (bytes, metainfo.info_hash)
+    };
+    let ((bytes, info_hash), (other, _)) = (write("t", 163_840), write("u", 163_840));
+    let path = folder.path().join("t.torrent");
+    fs::write(&path, &bytes).unwrap();
+    let source = Source { torrent: Some(path.clone()), magnet: None };
+    let checkpoint = Checkpoint { info_hash, source, ..checkpoint(1) };
+    assert_eq!(store.torrent_of(&checkpoint), Some(path.clone()));
+    fs::write(&path, &other).unwrap();
+    assert_eq!(store.torrent_of(&checkpoint), None);
+    store.save_torrent(info_hash, &bytes).unwrap();
+    assert_eq!(store.torrent_of(&checkpoint), Some(store.torrent_path(info_hash)), "the copy is good still");
 }

@@ -1,7 +1,7 @@
 //! What a configuration makes of the engine's own types.
 //!
-//! Invariant: without a configuration it is exactly what the library's defaults are (tested), so the table and the
-//! library cannot drift apart.
+//! Invariant: without a configuration it is exactly what the library's defaults are (tested), but for the folder of
+//! checkpoints, which the library leaves to its user; so the table and the library cannot drift apart.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use ccbt_protocol::rate::TorrentLimits;
 
+use crate::checkpoints::CheckpointSettings;
 use crate::daemon::DaemonSettings;
 use crate::session::{AddOptions, Settings};
 
@@ -17,6 +18,18 @@ use crate::session::{AddOptions, Settings};
 const GLOBAL_PEERS: usize = 500;
 /// Connections beyond a torrent's own: incoming ones that are still in their handshake.
 const HANDSHAKES: usize = 64;
+
+/// Whether a torrent goes on from its checkpoint; see `disk.auto_resume`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoResume {
+    /// After a question where somebody can be asked, else yes.
+    #[default]
+    Ask,
+    /// Without a question.
+    Always,
+    /// Only when a command says so.
+    Never,
+}
 
 /// What the keys have an effect on. Each key writes a field of its own.
 #[derive(Clone, Debug)]
@@ -29,6 +42,12 @@ pub struct Effect {
     pub(super) limits: TorrentLimits,
     /// See `network.max_global_peers`; ends up in `settings`.
     pub(super) max_global_peers: Option<usize>,
+    /// See `disk.checkpoint_enabled`; ends up in `settings`.
+    pub(super) checkpoint_enabled: bool,
+    /// See `disk.checkpoint_dir`; ends up in `settings`.
+    pub(super) checkpoint_dir: Option<PathBuf>,
+    /// Whether to ask before going on from a checkpoint; `torrent` has the rest of it.
+    pub auto_resume: AutoResume,
     /// Folder that a finished download moves to.
     pub move_completed: Option<PathBuf>,
     /// Time of seeding.
@@ -52,6 +71,9 @@ impl Default for Effect {
             torrent: AddOptions::new("."),
             limits: TorrentLimits::default(),
             max_global_peers: None,
+            checkpoint_enabled: true,
+            checkpoint_dir: None,
+            auto_resume: AutoResume::default(),
             move_completed: None,
             seed_time: None,
             seed_ratio: None,
@@ -69,6 +91,18 @@ impl Effect {
         self.torrent.limits = Some(self.limits);
         let wanted = GLOBAL_PEERS.max(self.torrent.max_peers + HANDSHAKES);
         self.settings.max_connections = self.max_global_peers.unwrap_or(wanted);
+        self.settings.checkpoints.dir = if self.checkpoint_enabled { self.checkpoint_folder() } else { None };
+        self.torrent.auto_resume = self.auto_resume != AutoResume::Never;
         self
+    }
+
+    /// Whether checkpoints are wanted, and nobody has said where.
+    pub(crate) fn leaves_checkpoint_folder(&self) -> bool {
+        self.checkpoint_enabled && self.checkpoint_dir.is_none()
+    }
+
+    /// The folder of checkpoints, also when none are to be kept; `None` where there is no home to put it in.
+    pub fn checkpoint_folder(&self) -> Option<PathBuf> {
+        self.checkpoint_dir.clone().or_else(CheckpointSettings::default_dir)
     }
 }

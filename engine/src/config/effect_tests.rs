@@ -1,6 +1,7 @@
 //! Every key has its effect on the engine's settings, and no other key has it.
 
 use super::*;
+use crate::checkpoints::CheckpointSettings;
 
 /// A value other than the default for each key, and what it must lead to: part of the debug text of [`Effect`], which holds
 /// nothing but what the engine and the command line are given.
@@ -24,6 +25,14 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("disk.sync_interval", "13s", "interval: 13s"),
     ("disk.sync_bytes", "14", "bytes: 14680064"),
     ("disk.max_open_files", "15", "max_open_files: 15"),
+    ("disk.checkpoint_enabled", "false", "checkpoint_enabled: false"),
+    ("disk.checkpoint_dir", "/srv/state", "checkpoints: CheckpointSettings { dir: Some(\"/srv/state\")"),
+    ("disk.checkpoint_interval", "31", "interval: 31s"),
+    ("disk.checkpoint_pieces", "32", "pieces: 32"),
+    ("disk.checkpoint_format", "json", "format: Json"),
+    ("disk.checkpoint_retention_days", "2", "keep: Some(172800s)"),
+    ("disk.auto_delete_checkpoint_on_complete", "true", "keep_completed: false"),
+    ("disk.auto_resume", "false", "auto_resume: Never"),
     ("strategy.piece_selection", "sequential", "strategy: Sequential"),
     ("strategy.endgame_duplicates", "5", "endgame_duplicates: 5"),
     ("strategy.random_first_pieces", "6", "random_first: 6"),
@@ -33,6 +42,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("strategy.optimistic_slots", "3", "optimistic: 3"),
     ("strategy.optimistic_interval", "19s", "optimistic_interval: 19s"),
     ("discovery.enable_trackers", "false", "use_trackers: false"),
+    ("discovery.enable_http_trackers", "false", "http: false"),
+    ("discovery.enable_udp_trackers", "false", "udp: false"),
     ("limits.global_down_kib", "20", "down_limit: 20480"),
     ("limits.global_up_kib", "1MiB/s", "up_limit: 1048576"),
     ("limits.per_torrent_down_kib", "21", "limits: Some(TorrentLimits { down: 21504"),
@@ -96,11 +107,28 @@ fn every_key_has_its_effect_and_no_other() {
 #[test]
 fn without_a_configuration_the_library_has_its_own_defaults() {
     assert_eq!(shown(&Config::default().effect(None)), shown(&Effect::default().finish()));
-    let settings = crate::Settings::default();
+    let mut settings = crate::Settings::default();
+    assert_eq!(settings.checkpoints.dir, None, "the library writes nowhere that nobody has named");
+    settings.checkpoints.dir = CheckpointSettings::default_dir();
     assert_eq!(format!("{:#?}", Config::default().effect(None).settings), format!("{settings:#?}"));
     // Limits are those of the configuration, so that none of the session's are put in their place.
     let options = crate::AddOptions { limits: Some(Default::default()), ..crate::AddOptions::new(".") };
     assert_eq!(format!("{:#?}", Config::default().effect(None).torrent), format!("{options:#?}"));
+}
+
+#[test]
+fn checkpoints_are_kept_unless_they_are_switched_off() {
+    let effect = |path, text| with_setting(path, text).effect(None);
+    assert_eq!(effect("disk.checkpoint_enabled", "false").settings.checkpoints.dir, None);
+    assert_eq!(
+        effect("disk.checkpoint_enabled", "false").checkpoint_folder(),
+        CheckpointSettings::default_dir()
+    );
+    assert_eq!(effect("disk.checkpoint_retention_days", "never").settings.checkpoints.keep, None);
+    for (text, is_used) in [("ask", true), ("true", true), ("false", false)] {
+        assert_eq!(effect("disk.auto_resume", text).torrent.auto_resume, is_used, "{text}");
+    }
+    assert_eq!(effect("disk.auto_resume", "true").auto_resume, AutoResume::Always);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::kind::Kind;
 
 fn told(text: &str, trust: Trust) -> Vec<String> {
     parse(text, Path::new("f"), trust).1.iter().map(ToString::to_string).collect()
@@ -118,12 +119,15 @@ fn broken_syntax_is_told_with_its_line_and_the_rest_is_still_read() {
 #[test]
 fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     let trusted: Vec<&Key> = KEYS.iter().filter(|key| key.trusted_only).collect();
-    let needed = ["bind_address", "output", "move_completed", "log_file", "tracker_ca_file"];
+    let needed =
+        ["bind_address", "output", "move_completed", "checkpoint_dir", "log_file", "tracker_ca_file"];
     assert!(needed.iter().all(|name| trusted.iter().any(|key| key.name == *name)));
     for key in trusted {
-        let value = match key.name {
-            "bind_address" => "127.0.0.1",
-            "listen" => "127.0.0.1:1",
+        let value = match key.kind {
+            _ if key.name == "listen" => "127.0.0.1:1",
+            Kind::Address => "127.0.0.1",
+            Kind::Bool => "true",
+            Kind::Int { .. } => "3",
             _ => "/tmp/x",
         };
         let plain = format!("[{}]\n{} = {value:?}\n", key.section, key.name);
@@ -165,4 +169,12 @@ fn messages_cannot_drive_a_terminal() {
         told("[network]\n\"a\\u001b[2J\" = 1\nlisten_port = \"\\u001b[2J\"\n[\"\\u202e\"]\n", Trust::Full);
     assert_eq!(told.len(), 3, "{told:#?}");
     assert!(told.iter().all(|text| !text.contains(['\x1b', '\u{202e}'])), "{told:#?}");
+}
+
+#[test]
+fn messages_with_values_cannot_drive_a_terminal() {
+    let text = "[disk]\nsync = \"\\u001b[2J\"\n\"\\u001b]0;x\" = 1\n[\"\\u001b[31m\"]\n[network]\nlisten_port = \"\\u0007\"\n";
+    let told = told(text, Trust::Full);
+    assert!(told.len() >= 3, "{told:?}");
+    assert!(told.iter().all(|line| !line.contains(|c: char| c.is_control())), "{told:?}");
 }

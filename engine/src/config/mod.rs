@@ -29,7 +29,7 @@ use ccbt_protocol::ids::InfoHash;
 use jiff::civil::DateTime;
 
 pub use diff::{Change, diff};
-pub use effect::Effect;
+pub use effect::{AutoResume, Effect};
 pub use file::{File, Trust, parse};
 pub use key::{Applies, Flag, Key};
 pub use kind::{Kind, Value};

@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 18] = [
+pub const ELSEWHERE: [(&str, &str); 15] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
@@ -15,15 +15,15 @@ pub const ELSEWHERE: [(&str, &str); 18] = [
         "blocks have 16 KiB (BEP 3): most clients serve no more at once (docs/parity.md); remove this line",
     ),
     ("disk.use_mmap", "files are read and written past the page cache (O_DIRECT); remove this line"),
-    ("disk.checkpoint_enabled", NOT_YET),
-    ("disk.checkpoint_interval", NOT_YET),
-    ("disk.checkpoint_dir", NOT_YET),
-    ("disk.auto_resume", NOT_YET),
+    ("disk.checkpoint_on_piece", "checkpoint_pieces = 1 does this"),
+    (
+        "disk.checkpoint_compression",
+        "binary checkpoints are always packed, JSON never is: see checkpoint_format",
+    ),
+    ("disk.resume_save_interval", "its name is checkpoint_interval"),
     ("discovery.enable_dht", NOT_YET),
     ("discovery.dht_port", NOT_YET),
     ("discovery.enable_pex", NOT_YET),
-    ("discovery.enable_udp_trackers", NOT_YET),
-    ("discovery.enable_http_trackers", NOT_YET),
     ("network.enable_utp", NOT_YET),
     ("network.enable_encryption", NOT_YET),
     ("observability.enable_metrics", NOT_YET),

@@ -258,6 +258,11 @@ fn changes_are_told_with_what_they_need() {
     let at_once: Vec<String> =
         KEYS.iter().filter(|key| key.applies == Applies::AtOnce).map(Key::path).collect();
     let expected = [
+        "disk.checkpoint_interval",
+        "disk.checkpoint_pieces",
+        "disk.checkpoint_format",
+        "disk.checkpoint_retention_days",
+        "disk.auto_delete_checkpoint_on_complete",
         "limits.global_down_kib",
         "limits.global_up_kib",
         "limits.per_torrent_down_kib",

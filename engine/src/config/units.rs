@@ -48,7 +48,10 @@ pub fn rate(text: &str) -> Option<u64> {
         "" => 1024.0,
         unit => factor(&BYTES, unit).or_else(|| factor(&BITS, unit))?,
     };
-    scaled(number, factor)
+    let bytes = scaled(number, factor)?;
+    // 0 is no limit: a limit of less than a byte must not become that.
+    let is_zero = number.bytes().all(|digit| matches!(digit, b'0' | b'.'));
+    Some(if is_zero { bytes } else { bytes.max(1) })
 }
 
 /// A time: a number of `bare`s, or parts with units from days to ms such as `1h30m`.
@@ -192,6 +195,9 @@ mod tests {
             ("1.5 MiB/S", Some(3 << 19)),
             ("100Mbit/s", Some(12_500_000)),
             ("7B/s", Some(7)),
+            ("1bit/s", Some(1)),
+            ("0.0001", Some(1)),
+            ("0.0", Some(0)),
             ("/s", None),
             ("1/s", Some(1024)),
             ("1é/s", None),

@@ -76,13 +76,18 @@ impl Daemon {
     /// Starts it with all torrents of its folder.
     pub fn start(setup: Setup) -> Result<Self, DaemonError> {
         let Setup { sources, watcher, config, mut settings } = setup;
-        let daemon = config.effect(None).daemon;
+        let effect = config.effect(None);
+        let is_ours = effect.leaves_checkpoint_folder();
+        let is_default = settings.checkpoints.dir == effect.settings.checkpoints.dir;
+        let daemon = effect.daemon;
         let state_path = daemon.state_path().ok_or(ControlError::NoHome)?;
         let socket_path = daemon.socket_path().ok_or(ControlError::NoHome)?;
         let state = StateDir::open(&state_path)?;
         let socket = socket::listen(&socket_path, daemon.socket.is_none())?;
         let tcp = daemon.listen.map(|address| listen(&daemon, address)).transpose()?;
-        settings.checkpoints.dir.get_or_insert_with(|| state_path.join("checkpoints"));
+        if is_ours && (is_default || settings.checkpoints.dir.is_none()) {
+            settings.checkpoints.dir = Some(state_path.join("checkpoints"));
+        }
         let (board, problem) = state.board();
         if let Some(problem) = problem {
             tracing::error!("order and counters are lost: {problem}");

@@ -176,8 +176,11 @@ fn states_that_do_not_fit_are_not_used() {
 fn several_torrents_share_a_resume_file() {
     let (one, one_meta, state) = torrent();
     let (two, two_meta, _) = torrent();
-    let targets =
-        [Target { metainfo: &one_meta, root: one.path() }, Target { metainfo: &two_meta, root: two.path() }];
+    let targets = [(&one_meta, &one), (&two_meta, &two)].map(|(metainfo, dir)| Target {
+        metainfo,
+        root: dir.path(),
+        renames: &[],
+    });
     assert_eq!(one_meta.info_hash, two_meta.info_hash, "the same content, in two places");
     fs::write(two.path().join("t/c"), "short").unwrap();
     let options = VerifyOptions { resume: Some(state.clone()), ..VerifyOptions::default() };

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::metainfo::{FileEntry, Metainfo};
+use ccbt_storage::layout::{LayoutError, LayoutSpec};
 
 pub use super::resume::ResumeError;
 use super::resume::Stamp;
@@ -45,6 +46,15 @@ pub struct Target<'a> {
     pub metainfo: &'a Metainfo,
     /// The folder to which all its paths are relative.
     pub root: &'a Path,
+    /// Files that lie elsewhere below it than the torrent says, as (index in [`Metainfo::files`], path).
+    pub renames: &'a [(u32, PathBuf)],
+}
+
+impl Target<'_> {
+    /// Checks that the other paths stay in the folder and do not get in each other's way.
+    fn layout(&self) -> Result<(), LayoutError> {
+        LayoutSpec::from_metainfo(self.root.to_owned(), self.metainfo)?.with_renames(self.renames).map(drop)
+    }
 }
 
 /// Why there is no report.
@@ -71,6 +81,9 @@ pub enum VerifyError {
         /// Why.
         source: ResumeError,
     },
+    /// Other paths of files cannot be used.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// Cancelled, or no memory or threads.
     #[error(transparent)]
     Hash(#[from] HashError),
@@ -152,14 +165,17 @@ pub fn verify(
     root: &Path,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, VerifyError> {
-    let mut reports = verify_all(&[Target { metainfo, root }], options)?;
+    let mut reports = verify_all(&[Target { metainfo, root, renames: &[] }], options)?;
     Ok(reports.pop().expect("a report for each target"))
 }
 
 /// [`verify`] for several torrents at once: those on a rotating device one after the other in a single
 /// sequential stream, all others side by side. Returns a report for each, in order.
 pub fn verify_all(targets: &[Target<'_>], options: &VerifyOptions) -> Result<Vec<VerifyReport>, VerifyError> {
-    for Target { metainfo, root } in targets {
+    for target @ Target { metainfo, root, renames } in targets {
+        if !renames.is_empty() {
+            target.layout()?;
+        }
         let no_root = |source| VerifyError::Root {
             path: (*root).to_owned(),
             name: shown(Path::new(&metainfo.name)),
@@ -217,7 +233,15 @@ pub fn verify_all(targets: &[Target<'_>], options: &VerifyOptions) -> Result<Vec
 }
 
 fn look(target: &Target<'_>) -> Vec<Found> {
-    target.metainfo.files.iter().map(|entry| Found::look(entry, target.root)).collect()
+    let look = |(index, entry): (usize, &FileEntry)| {
+        let renamed = target.renames.iter().find(|(file, _)| *file as usize == index);
+        let path = match renamed {
+            Some((_, path)) => target.root.join(path),
+            None => target.root.join(entry.path.iter().collect::<PathBuf>()),
+        };
+        Found::look(entry, path)
+    };
+    target.metainfo.files.iter().enumerate().map(look).collect()
 }
 
 fn plan(target: &Target<'_>, found: &[Found]) -> HashPlan {
@@ -258,12 +282,10 @@ enum FoundState {
 }
 
 impl Found {
-    fn look(entry: &FileEntry, root: &Path) -> Self {
+    fn look(entry: &FileEntry, path: PathBuf) -> Self {
         if entry.pad {
             return Self { path: PathBuf::new(), state: FoundState::There(entry.len), stamp: None };
         }
-        let mut path = root.to_owned();
-        path.extend(&entry.path);
         let looked = if entry.symlink.is_some() { path.symlink_metadata() } else { path.metadata() };
         let is_right_kind = |metadata: &Metadata| match entry.symlink {
             Some(_) => metadata.is_symlink(),

@@ -10,10 +10,11 @@
 //! torrent runs no piece is claimed to be missing.
 
 mod board;
+mod retention;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,26 +22,28 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ccbt_protocol::checkpoint::PEERS_MAX;
 use ccbt_protocol::ids::TorrentKey;
-use ccbt_protocol::metainfo::Metainfo;
-use ccbt_shards::messages::{Event, Known, Snapshot, State, ToShard, TorrentStatus};
+use ccbt_protocol::metainfo::{MAX_METAINFO_LEN, Metainfo};
+use ccbt_shards::messages::{AddTorrent, Event, FileMark, Known, Snapshot, State, ToShard, TorrentStatus};
+use ccbt_storage::layout::LayoutSpec;
 use crossbeam_channel::bounded;
 
 pub(super) use board::Board;
 use board::Origin;
+use retention::Cleaning;
 
 use super::control::Registry;
 use super::events::SessionEvent;
-use super::settings::AddOptions;
 use super::source::TorrentSource;
 use super::torrent::Shared;
-use crate::checkpoints::{
-    self, Checkpoint, CheckpointSettings, Mark, Rename, Retention, Source, Store, Totals,
-};
+use crate::checkpoints::{self, Checkpoint, CheckpointSettings, Mark, Rename, Source, Store, Totals};
 
 /// Coarsest step of file times (FAT).
 const HOT: Duration = Duration::from_secs(2);
 /// Steps of file times on all other file systems are shorter: those of the kernel's tick at most.
 const TICK: Duration = Duration::from_millis(20);
+/// What was written longer ago has reached the disk, whoever wrote it. Younger files that this session has not synced,
+/// because it only read them, may lose their bytes and keep their times in a power cut.
+const RECENT: Duration = Duration::from_secs(300);
 /// How often torrents with news are looked at, unless the interval is shorter.
 const LOOK: Duration = Duration::from_millis(250);
 /// A shard that takes longer to answer is stuck, and asked again later.
@@ -71,7 +74,7 @@ impl Checkpointer {
             torrents: HashMap::new(),
             pending: HashSet::new(),
             failing: false,
-            cleaned: false,
+            cleaning: Cleaning::default(),
         };
         let board_of_thread = Arc::clone(&board);
         let thread = std::thread::Builder::new()
@@ -84,15 +87,28 @@ impl Checkpointer {
         &self.store
     }
 
-    /// Keeps checkpoints of a torrent from now on.
-    pub(super) fn watch(&self, shared: &Arc<Shared>, options: &AddOptions) {
-        let before = options.resume.as_ref().filter(|before| before.info_hash == shared.info_hash());
+    /// Takes other settings; the folder stays.
+    pub(super) fn set(&self, settings: CheckpointSettings) {
+        self.board.put(|news| news.settings = Some(settings));
+    }
+
+    /// Keeps checkpoints of a torrent from now on. It was read from `source` and goes on from `before`.
+    pub(super) fn watch(
+        &self,
+        shared: &Arc<Shared>,
+        source: Option<&Path>,
+        before: Option<&Checkpoint>,
+        add: &AddTorrent,
+    ) {
+        let before = before.filter(|before| before.info_hash == shared.info_hash());
+        let spec = LayoutSpec::from_metainfo(add.root.clone(), &add.metainfo);
         let origin = Origin {
-            source: options.source.as_ref().and_then(|path| std::path::absolute(path).ok()),
+            source: source.and_then(|path| std::path::absolute(path).ok()),
             added_at: before.map_or_else(checkpoints::now, |before| before.added_at),
             totals: before.map_or_else(Totals::default, |before| before.totals),
             peers: before.map_or_else(Vec::new, |before| before.peers.clone()),
-            seed_only: options.seed_only,
+            seed_only: add.seed_only,
+            spec: spec.and_then(|spec| spec.with_renames(&add.renames)).ok().filter(|_| add.seed_only),
         };
         self.board.put(|news| news.added.push((Arc::clone(shared), origin)));
     }
@@ -125,6 +141,8 @@ impl Seen {
 struct Torrent {
     shared: Arc<Shared>,
     origin: Origin,
+    /// Files that only we could change, and do not: as they were when the torrent was added.
+    unchanged: Option<Vec<Option<FileMark>>>,
     /// When the last one was tried, and of what it was; `None` before the first.
     last: Option<(Instant, Seen)>,
     /// The last one has files without a mark.
@@ -134,8 +152,23 @@ struct Torrent {
 }
 
 impl Torrent {
+    fn new(shared: Arc<Shared>, origin: Origin) -> Self {
+        let unchanged = origin.spec.as_ref().map(marks);
+        Self { shared, origin, unchanged, last: None, hot: false, urgent: false }
+    }
+
     fn metainfo(&self) -> &Arc<Metainfo> {
         self.shared.metainfo()
+    }
+
+    /// Takes the marks of files away that somebody has changed while they were served: what of them was hashed before
+    /// that may not hold any more.
+    fn doubt_changed(&self, known: &mut Known) {
+        for (mark, before) in known.files.iter_mut().zip(self.unchanged.iter().flatten()) {
+            if mark != before {
+                *mark = None;
+            }
+        }
     }
 
     fn snapshot(&self) -> Option<Snapshot> {
@@ -191,6 +224,15 @@ impl Torrent {
     }
 }
 
+/// The bytes of a torrent file that is one still: a pipe would keep this thread waiting, and the session's end with it.
+fn read_torrent(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file =
+        fs::metadata(path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::File::open(path).ok())?;
+    file.take(MAX_METAINFO_LEN as u64 + 1).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// Files that lie elsewhere than the torrent says.
 fn renames(metainfo: &Metainfo, spec: &ccbt_storage::layout::LayoutSpec) -> Vec<Rename> {
     let pairs = spec.files().iter().zip(&metainfo.files).enumerate();
@@ -201,9 +243,18 @@ fn renames(metainfo: &Metainfo, spec: &ccbt_storage::layout::LayoutSpec) -> Vec<
         .collect()
 }
 
-/// Takes the marks of files away that changed since `since` less [`HOT`]; whether there were any.
-fn cool(known: &mut Known, since: SystemTime) -> bool {
-    let limit = nanoseconds(since) - HOT.as_nanos() as i64;
+/// What a running torrent's checkpoint says, from the answer of a shard that was asked then; whether files have no mark yet.
+fn claims(snapshot: Snapshot, asked: SystemTime) -> (Known, bool) {
+    let mut known = snapshot.known_durable();
+    // A piece may be on its way to the disk by now, so none is claimed to be missing.
+    known.looked = known.have.clone();
+    let hot = cool(&mut known, asked, HOT);
+    (known, hot)
+}
+
+/// Takes the marks of files away that were written to less than `age` before `since`, or after it; whether there were any.
+fn cool(known: &mut Known, since: SystemTime, age: Duration) -> bool {
+    let limit = nanoseconds(since) - age.as_nanos() as i64;
     let mut hot = false;
     for file in &mut known.files {
         if file.is_some_and(|mark| mark.mtime_ns > limit) {
@@ -212,6 +263,15 @@ fn cool(known: &mut Known, since: SystemTime) -> bool {
         }
     }
     hot
+}
+
+/// Length and time of every file now.
+fn marks(spec: &LayoutSpec) -> Vec<Option<FileMark>> {
+    let mark = |(at, file): (usize, &ccbt_storage::layout::FileSpec)| {
+        let mark = checkpoints::import::mark(&spec.file_path(at as u32)).filter(|_| !file.pad)?;
+        Some(FileMark { len: mark.len, mtime_ns: mark.mtime_ns })
+    };
+    spec.files().iter().enumerate().map(mark).collect()
 }
 
 fn nanoseconds(time: SystemTime) -> i64 {
@@ -229,19 +289,19 @@ struct Writer {
     pending: HashSet<TorrentKey>,
     /// The last one could not be written, and that was told.
     failing: bool,
-    /// Old ones have been removed.
-    cleaned: bool,
+    cleaning: Cleaning,
 }
 
 impl Writer {
     fn run(&mut self, board: &Board) {
         loop {
             let look = LOOK.min(self.settings.interval);
-            let news = board.wait((!self.pending.is_empty()).then_some(look));
+            let news = board.wait((!self.pending.is_empty()).then_some(look), self.cleaning.due());
+            if let Some(settings) = news.settings {
+                self.set(settings);
+            }
             for (shared, origin) in news.added {
-                let key = shared.key();
-                let torrent = Torrent { shared, origin, last: None, hot: false, urgent: false };
-                self.torrents.insert(key, torrent);
+                self.torrents.insert(shared.key(), Torrent::new(shared, origin));
             }
             for (key, snapshot) in news.closed {
                 self.write_last(key, *snapshot);
@@ -269,6 +329,7 @@ impl Writer {
             if news.ended {
                 return;
             }
+            self.clean();
         }
     }
 
@@ -294,10 +355,8 @@ impl Writer {
             return false;
         };
         let spec = Arc::clone(&snapshot.spec);
-        let mut known = snapshot.known_durable();
-        // A piece may be on its way to the disk by now, so none is claimed to be missing.
-        known.looked = known.have.clone();
-        let hot = cool(&mut known, asked);
+        let (mut known, hot) = claims(snapshot, asked);
+        torrent.doubt_changed(&mut known);
         let checkpoint = torrent.compose(known, &spec);
         let written = self.write(key, &checkpoint);
         let torrent = self.torrents.get_mut(&key).expect("seen just now");
@@ -315,6 +374,7 @@ impl Writer {
             return;
         }
         let spec = Arc::clone(&snapshot.spec);
+        let is_checked = snapshot.checked;
         let unsynced = snapshot.have.has_any_not_in(&snapshot.durable);
         let known = if unsynced && snapshot.checked && self.is_synced && !torrent.origin.seed_only {
             // The last sync failed.
@@ -332,6 +392,11 @@ impl Writer {
                 known
             }
         };
+        let mut known = known;
+        if self.is_synced && (torrent.origin.seed_only || !is_checked) {
+            cool(&mut known, SystemTime::now(), RECENT);
+        }
+        torrent.doubt_changed(&mut known);
         let checkpoint = torrent.compose(known, &spec);
         self.write(key, &checkpoint);
     }
@@ -348,7 +413,7 @@ impl Writer {
                 if std::mem::take(&mut self.failing) {
                     self.note(key, "checkpoints are written again".to_owned());
                 }
-                self.clean();
+                self.cleaning.begin();
                 true
             }
             Err(error) => {
@@ -372,29 +437,12 @@ impl Writer {
         if copy.exists() || *path == copy {
             return Ok(());
         }
-        // It may be gone or another one by now; then there is no copy.
-        let Ok(bytes) = fs::read(path) else { return Ok(()) };
+        // It may be gone, something else or another one by now; then there is no copy.
+        let Some(bytes) = read_torrent(path) else { return Ok(()) };
         let is_it = TorrentSource::from(bytes.clone())
             .load()
             .is_ok_and(|metainfo| metainfo.info_hash == checkpoint.info_hash);
         if is_it { self.store.save_torrent(checkpoint.info_hash, &bytes) } else { Ok(()) }
-    }
-
-    /// Removes old ones, once, when the present torrents have theirs.
-    fn clean(&mut self) {
-        if std::mem::replace(&mut self.cleaned, true) {
-            return;
-        }
-        let keep: BTreeSet<_> = self.torrents.values().map(|torrent| torrent.shared.info_hash()).collect();
-        let retention =
-            Retention { older_than: self.settings.keep, completed: !self.settings.keep_completed };
-        if retention == Retention::default() {
-            return;
-        }
-        match self.store.clean(retention, &keep) {
-            Ok(gone) => gone.iter().for_each(|hash| tracing::info!("removed the old checkpoint of {hash}")),
-            Err(error) => tracing::warn!("old checkpoints cannot be removed: {error}"),
-        }
     }
 
     fn delete(&mut self, key: TorrentKey) {

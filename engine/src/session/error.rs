@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ccbt_protocol::checkpoint::Mismatch;
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::metainfo::MetainfoError;
 
@@ -63,6 +64,23 @@ pub enum AddError {
     /// The session is shutting down or its threads are gone.
     #[error("the session has ended; start another one")]
     Ended,
+}
+
+/// Why a torrent does not go on from a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// Neither the file it was read from nor a copy is there.
+    #[error("the torrent file of {0} is gone: give another copy of it")]
+    NoTorrent(InfoHash),
+    /// The torrent file is another torrent's.
+    #[error("the checkpoint does not fit the torrent: {0}")]
+    Mismatch(#[from] Mismatch),
+    /// The torrent file cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The torrent cannot be added.
+    #[error(transparent)]
+    Add(#[from] AddError),
 }
 
 /// Why waiting for a torrent ended without success.

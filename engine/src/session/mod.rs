@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod reader;
 mod relocate;
+mod resuming;
 mod settings;
 mod source;
 mod torrent;
@@ -26,14 +27,16 @@ use ccbt_shards::service::Service;
 use ccbt_shards::sync::SyncPolicy;
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 
-use crate::checkpoints::Store;
+use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
-pub use error::{AddError, GoneError, LoadError, ServiceError, ShutdownError, StartError, WaitError};
+pub use error::{
+    AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError,
+};
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use reader::FileReader;
 pub use relocate::RemoveOptions;
-pub use settings::{AddOptions, Settings};
+pub use settings::{AddOptions, Settings, TrackerSchemes};
 pub use source::TorrentSource;
 pub(crate) use source::read_torrent;
 pub use torrent::TorrentHandle;
@@ -43,6 +46,8 @@ use control::Registry;
 
 /// Time that dropping a session gives its threads: the 3 s for trackers, and some for the disk.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time of an orderly stop for those who do not say.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running engine. See the crate's documentation for an example.
 ///
@@ -61,6 +66,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// As [`Session::start`], with the settings by value.
+    pub fn new(settings: Settings) -> Result<Self, StartError> {
+        Self::start(&settings)
+    }
+
     /// Starts the engine's threads and listens.
     ///
     /// Errors: io_uring is not to be had, too little memory may be locked, or the address is taken; the
@@ -119,10 +129,18 @@ impl Session {
         let handle = TorrentHandle { shared };
         handle.shared.set_priorities(options.priorities_for(&metainfo));
         if let Some(checkpointer) = &self.checkpointer {
-            checkpointer.watch(&handle.shared, &options);
+            if options.auto_resume && options.resume.is_none() {
+                let loaded = checkpointer.store().load(metainfo.info_hash);
+                options.resume = loaded.ok().map(|loaded| Box::new(loaded.checkpoint));
+            }
         }
         options.limits.get_or_insert(self.torrent_limits);
-        let home = self.service().add(options.into_message(handle.key(), metainfo));
+        let (source, before) = (options.source.take(), options.resume.clone());
+        let add = options.into_message(handle.key(), metainfo);
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.watch(&handle.shared, source.as_deref(), before.as_deref(), &add);
+        }
+        let home = self.service().add(add);
         handle.shared.set_home(home);
         Ok(handle)
     }
@@ -166,6 +184,13 @@ impl Session {
         self.service().storage().workers()
     }
 
+    /// Changes when checkpoints are written, in which form, and which ones are removed. Their folder stays.
+    pub fn set_checkpoints(&self, settings: CheckpointSettings) {
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.set(settings);
+        }
+    }
+
     /// The folder of checkpoints, where any are kept.
     pub fn checkpoints(&self) -> Option<Store> {
         self.checkpointer.as_ref().map(|checkpointer| checkpointer.store().clone())
@@ -177,17 +202,22 @@ impl Session {
         Events { queue: self.registry.subscribe() }
     }
 
+    /// As [`Session::shutdown`], with as much time as trackers and a slow disk may need (ten seconds).
+    pub fn stop(self) -> Result<(), ShutdownError> {
+        self.shutdown(STOP_TIMEOUT)
+    }
+
     /// Stops orderly: trackers hear `stopped` (for at most 3 s), writes end, files are synced, threads end.
     /// Waits for `timeout` at most; after an error the threads are left to end with the process.
     pub fn shutdown(mut self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.stop(timeout)
+        self.end(timeout)
     }
 
     fn service(&self) -> &Service {
         self.service.as_ref().expect("only shutdown and drop take the service")
     }
 
-    fn stop(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
+    fn end(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
         let Some(service) = self.service.take() else { return Ok(()) };
         self.registry.set_stopping();
         service.shutdown();
@@ -226,7 +256,7 @@ impl CacheHandle {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Err(error) = self.stop(DROP_TIMEOUT) {
+        if let Err(error) = self.end(DROP_TIMEOUT) {
             tracing::warn!("{error}");
         }
     }

@@ -196,6 +196,8 @@ pub struct AddOptions {
     pub peers: Vec<SocketAddr>,
     /// Whether trackers are asked.
     pub use_trackers: bool,
+    /// Which of them.
+    pub tracker_schemes: TrackerSchemes,
     /// Serve what is there; nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -222,6 +224,45 @@ pub struct AddOptions {
     /// Go on from this checkpoint if it is of this torrent: what it knows of the files (where `known` says nothing), other
     /// paths (where `renames` says nothing), peers and sums. Its output folder is not used: `output` counts.
     pub resume: Option<Box<Checkpoint>>,
+    /// Where `resume` says nothing, go on from the checkpoint that the session's folder ([`Settings::checkpoints`]) has
+    /// of the torrent, if there is one.
+    pub auto_resume: bool,
+}
+
+/// Which trackers are asked, by the scheme of their URLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrackerSchemes {
+    /// `http://` and `https://` (BEP 3).
+    pub http: bool,
+    /// `udp://` (BEP 15).
+    pub udp: bool,
+}
+
+impl Default for TrackerSchemes {
+    /// All.
+    fn default() -> Self {
+        Self { http: true, udp: true }
+    }
+}
+
+impl TrackerSchemes {
+    /// Whether the tracker at `url` is one of them.
+    fn include(self, url: &str) -> bool {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+        if is("udp") {
+            self.udp
+        } else if is("http") || is("https") {
+            self.http
+        } else {
+            true
+        }
+    }
+}
+
+/// Whether somebody could listen there; a checkpoint may be anybody's.
+fn can_be_reached(peer: &SocketAddr) -> bool {
+    peer.port() != 0 && !peer.ip().is_unspecified() && !peer.ip().is_multicast()
 }
 
 impl AddOptions {
@@ -235,6 +276,7 @@ impl AddOptions {
             picker: PickerConfig::default(),
             peers: Vec::new(),
             use_trackers: true,
+            tracker_schemes: TrackerSchemes::default(),
             seed_only: false,
             max_peers: 100,
             limits: None,
@@ -244,6 +286,7 @@ impl AddOptions {
             known: None,
             source: None,
             resume: None,
+            auto_resume: true,
         }
     }
 
@@ -261,9 +304,13 @@ impl AddOptions {
                 self.renames =
                     checkpoint.renames.into_iter().map(|rename| (rename.file, rename.path)).collect();
             }
-            self.peers.extend(checkpoint.peers);
+            self.peers.extend(checkpoint.peers.iter().filter(|peer| can_be_reached(peer)));
             self.file_priorities.get_or_insert(checkpoint.file_priorities);
         }
+        let schemes = self.tracker_schemes;
+        let mut trackers = if self.use_trackers { metainfo.trackers.clone() } else { Vec::new() };
+        trackers.iter_mut().for_each(|tier| tier.retain(|url| schemes.include(url)));
+        trackers.retain(|tier| !tier.is_empty());
         AddTorrent {
             key,
             metainfo,
@@ -273,7 +320,7 @@ impl AddOptions {
             prealloc: self.preallocate,
             picker: self.picker,
             peers: self.peers,
-            use_trackers: self.use_trackers,
+            trackers,
             seed_only: self.seed_only,
             max_peers: self.max_peers,
             limits: self.limits.unwrap_or_default(),
@@ -353,6 +400,63 @@ mod tests {
         assert_eq!(config.sync, settings.sync);
         assert_eq!(config.zero_copy_send, ZeroCopySend::On);
         assert_eq!(config.tracker.extra_roots_pem, [[3]]);
+    }
+
+    #[test]
+    fn a_checkpoint_gives_what_options_leave_out_if_it_fits() {
+        let metainfo = Arc::new(crate::testing::metainfo("t", 10 * 16_384, 16_384));
+        let field = ccbt_protocol::bitfield::Bitfield::full(10);
+        let peers = ["192.0.2.1:1", "192.0.2.1:0", "0.0.0.0:1", "[ff02::1]:1", "[2001:db8::1]:2"];
+        let checkpoint = Checkpoint {
+            info_hash: metainfo.info_hash,
+            name: "t".into(),
+            saved_at: 0,
+            added_at: 0,
+            source: checkpoints::Source::default(),
+            output: "/elsewhere".into(),
+            renames: vec![checkpoints::Rename { file: 0, path: "x".into() }],
+            piece_len: 16_384,
+            total_len: 10 * 16_384,
+            have: field.clone(),
+            looked: field,
+            files: vec![None],
+            totals: checkpoints::Totals::default(),
+            file_priorities: Vec::new(),
+            trackers: Vec::new(),
+            peers: peers.map(|peer| peer.parse().expect("an address")).to_vec(),
+        };
+        let message = |checkpoint: &Checkpoint, renames: Vec<(u32, PathBuf)>| {
+            let resume = Some(Box::new(checkpoint.clone()));
+            let options = AddOptions { resume, renames, ..AddOptions::new("/here") };
+            options.into_message(TorrentKey(0), Arc::clone(&metainfo))
+        };
+        let taken = message(&checkpoint, Vec::new());
+        assert_eq!((taken.root.as_path(), taken.renames), ("/here".as_ref(), vec![(0, "x".into())]));
+        let shown: Vec<String> = taken.peers.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(shown, ["192.0.2.1:1", "[2001:db8::1]:2"], "nobody can be at the others");
+        assert!(taken.known.expect("said").have.is_full());
+        assert_eq!(message(&checkpoint, vec![(0, "y".into())]).renames, [(0, "y".into())]);
+        let other = Checkpoint { info_hash: ccbt_protocol::ids::InfoHash([1; 20]), ..checkpoint };
+        let ignored = message(&other, Vec::new());
+        assert!(ignored.known.is_none() && ignored.peers.is_empty() && ignored.renames.is_empty());
+    }
+
+    #[test]
+    fn trackers_are_asked_by_scheme() {
+        let tiers = [vec!["UDP://a:1", "http://b/x"], vec!["https://c/x"], vec!["udp://d:1"]];
+        let tiers = tiers.map(|tier| tier.into_iter().map(str::to_owned).collect()).to_vec();
+        let plan = ccbt_protocol::metainfo::build::Builder::single_file("t", 100).piece_len(16_384);
+        let torrent = plan.trackers(tiers.clone()).plan().expect("sensible sizes").finish(&[[7; 20]]);
+        let metainfo = Arc::new(Metainfo::parse(&torrent).expect("what was built is read"));
+        let asked = |use_trackers, http, udp| {
+            let tracker_schemes = TrackerSchemes { http, udp };
+            let options = AddOptions { use_trackers, tracker_schemes, ..AddOptions::new("/") };
+            options.into_message(TorrentKey(0), Arc::clone(&metainfo)).trackers
+        };
+        assert_eq!(asked(true, true, true), tiers);
+        assert_eq!(asked(true, false, true), [["UDP://a:1"], ["udp://d:1"]]);
+        assert_eq!(asked(true, true, false), [["http://b/x"], ["https://c/x"]]);
+        assert!(asked(true, false, false).is_empty() && asked(false, true, true).is_empty());
     }
 
     #[test]

@@ -291,6 +291,12 @@ mod tests {
         report.files[1].mtime_ns = 0;
         report.files[2].len = piece;
         assert_eq!(looked_at(&meta, &report, Some(&known)), [5, 6]);
+        let other = Known { have: field(9, [8]), looked: field(9, [0, 8]), ..known.clone() };
+        assert_eq!(
+            looked_at(&meta, &report, Some(&other)).len(),
+            7,
+            "sets of another torrent are worth nothing"
+        );
         known.files.pop();
         assert_eq!(looked_at(&meta, &report, Some(&known)).len(), 7, "what does not fit is worth nothing");
         report.files[1].existed = false;

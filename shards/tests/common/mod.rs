@@ -98,7 +98,7 @@ pub fn add_with(
         prealloc: Preallocate::Sparse,
         picker: PickerConfig::default(),
         peers,
-        use_trackers: false,
+        trackers: Vec::new(),
         seed_only: false,
         max_peers: 50,
         limits: TorrentLimits::default(),

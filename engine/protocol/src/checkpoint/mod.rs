@@ -4,20 +4,21 @@
 //! ([`foreign`]). Pure: the engine's store reads and writes files and looks at what the torrent's files are now.
 //!
 //! Invariant: a `Checkpoint` that was decoded fits itself: both sets have as many pieces as its sizes say, and a piece
-//! that is there was looked at. Whether it fits a torrent is for [`Checkpoint::fits`] to say.
+//! that is there was looked at, its folder is an absolute path, and no file's name leads out of it. Whether it fits a
+//! torrent is for [`Checkpoint::fits`] to say.
 
 mod codec;
 pub mod foreign;
 mod text;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::bitfield::Bitfield;
 use crate::ids::InfoHash;
-use crate::metainfo::Metainfo;
+use crate::metainfo::{MAX_FILES, Metainfo};
 use crate::picker::Priority;
 
 pub use codec::{DecodeError, FILE_LEN_MAX, Format, RAW_LEN_MAX, VERSION};
@@ -43,7 +44,7 @@ pub struct Checkpoint {
     #[serde(with = "text::path")]
     pub output: PathBuf,
     /// Files that lie elsewhere below `output` than the torrent says.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::list::<_, _, { MAX_FILES + 1 }>")]
     pub renames: Vec<Rename>,
     /// Bytes in a piece.
     pub piece_len: u32,
@@ -57,6 +58,7 @@ pub struct Checkpoint {
     pub looked: Bitfield,
     /// Each file as it was; `None`: it was not there, is padding, or was written to so shortly before that a later write
     /// could not be told from it.
+    #[serde(deserialize_with = "text::list::<_, _, { MAX_FILES + 1 }>")]
     pub files: Vec<Option<Mark>>,
     /// Sums over all runs.
     #[serde(default)]
@@ -65,10 +67,10 @@ pub struct Checkpoint {
     #[serde(default, with = "text::priorities", skip_serializing_if = "Vec::is_empty")]
     pub file_priorities: Vec<Priority>,
     /// Tracker URLs in tiers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::tiers")]
     pub trackers: Vec<Vec<String>>,
     /// Peers that were connected to, at most [`PEERS_MAX`].
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::list::<_, _, { PEERS_MAX + 1 }>")]
     pub peers: Vec<SocketAddr>,
 }
 
@@ -132,6 +134,7 @@ impl Checkpoint {
         let same = self.piece_len == geometry.piece_len()
             && self.total_len == geometry.total_len()
             && self.have.len() == geometry.piece_count()
+            && self.looked.len() == self.have.len()
             && self.files.len() == metainfo.files.len()
             && self.file_priorities.len() <= metainfo.files.len()
             && self.renames.iter().all(|rename| (rename.file as usize) < metainfo.files.len());
@@ -162,6 +165,16 @@ impl Checkpoint {
         }
         if self.have.has_any_not_in(&self.looked) {
             return Some("a piece is there that was not looked at");
+        }
+        if self.files.len() > MAX_FILES || self.renames.len() > MAX_FILES {
+            return Some("too many files");
+        }
+        if !self.output.is_absolute() {
+            return Some("its folder is not a path from the root");
+        }
+        let is_inner = |part| matches!(part, Component::Normal(_));
+        if self.renames.iter().any(|rename| !rename.path.components().all(is_inner)) {
+            return Some("a file's other name leads out of its folder");
         }
         (self.peers.len() > PEERS_MAX).then_some("too many peers")
     }

@@ -1,5 +1,6 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use proptest::prelude::*;
 
@@ -113,6 +114,21 @@ fn bombs_do_not_go_off() {
         let error = Checkpoint::decode(&forged(&bomb, raw_len)).expect_err("it is a bomb").to_string();
         assert!(error.contains(expected), "{raw_len}: {error}");
     }
+    // A byte of text would be eight of memory.
+    let empty = |list: &str| format!("[{}]", vec![list; 300_000].join(","));
+    let body = serde_json::to_string(&checkpoint()).unwrap();
+    for (field, list, kept) in [("trackers", "[]", 200), ("trackers", "[\"u\"]", 200)] {
+        let mut value: serde_json::Value = serde_json::from_str(&body).unwrap();
+        value[field] = serde_json::from_str(&empty(list)).unwrap();
+        let body = value.to_string();
+        let made = Checkpoint::decode(&forged(body.as_bytes(), body.len() as u32)).expect("the rest is good");
+        assert_eq!(made.trackers.len(), kept);
+    }
+    let mut value: serde_json::Value = serde_json::from_str(&body).unwrap();
+    value["trackers"] = serde_json::from_str(&format!("[{}]", empty("\"u\""))).unwrap();
+    let body = value.to_string();
+    let made = Checkpoint::decode(&forged(body.as_bytes(), body.len() as u32)).expect("the rest is good");
+    assert_eq!(made.trackers[0].len(), 200);
     let nested = "[".repeat(100_000);
     assert!(matches!(Checkpoint::decode(&forged(nested.as_bytes(), 100_000)), Err(DecodeError::Content(_))));
 }
@@ -130,6 +146,12 @@ fn what_contradicts_itself_is_refused() {
         change(|bad| bad.looked = field(11, 0..11)),
         change(|bad| bad.looked = field(10, [0])),
         change(|bad| bad.peers = vec![bad.peers[0]; PEERS_MAX + 1]),
+        change(|bad| bad.output = "srv/x".into()),
+        change(|bad| bad.output = PathBuf::new()),
+        change(|bad| bad.renames[0].path = "../x".into()),
+        change(|bad| bad.renames[0].path = "/etc/passwd".into()),
+        change(|bad| bad.renames[0].path = "a/../../x".into()),
+        change(|bad| bad.files = vec![None; MAX_FILES + 1]),
     ] {
         assert!(texts.iter().all(|text| text.starts_with("its content is wrong")), "{texts:?}");
     }
@@ -143,6 +165,8 @@ fn it_fits_its_torrent_only() {
     assert_eq!(this.fits(&metainfo()), Ok(()));
     let renamed = Checkpoint { renames: vec![Rename { file: 1, path: "x".into() }], ..this.clone() };
     assert_eq!(renamed.fits(&metainfo()), Err(Mismatch::Shape));
+    let looked = Checkpoint { looked: field(11, [0]), ..this.clone() };
+    assert_eq!(looked.fits(&metainfo()), Err(Mismatch::Shape));
     let sized = Checkpoint { total_len: 163_834, ..this.clone() };
     assert_eq!(sized.fits(&metainfo()), Err(Mismatch::Shape));
     let other = InfoHash([1; 20]);
@@ -177,14 +201,16 @@ prop_compose! {
             field(count, (0..count).filter(|piece| wanted(&pieces[*piece as usize])))
         };
         let path = PathBuf::from(OsStr::from_bytes(&path));
+        let is_inner = |part: Component<'_>| matches!(part, Component::Normal(_));
+        let inner = if path.components().all(is_inner) { path.clone() } else { "x".into() };
         Checkpoint {
             info_hash: InfoHash(hash),
             name,
             saved_at: times.0,
             added_at: times.1,
             source: Source { torrent: Some(path.clone()), magnet },
-            output: path.clone(),
-            renames: vec![Rename { file: count, path }],
+            output: Path::new("/").join(&path),
+            renames: vec![Rename { file: count, path: inner }],
             piece_len: 1000,
             total_len: u64::from(count) * 1000 - short,
             have: set(|piece| piece.0),

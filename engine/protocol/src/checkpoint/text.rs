@@ -4,13 +4,17 @@
 //! they are no UTF-8, as `{"hex": …}`.
 
 use std::ffi::OsString;
+use std::fmt::{self, Formatter};
+use std::marker::PhantomData;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::bitfield::Bitfield;
+use crate::metainfo::MAX_FILES;
 use crate::picker::Priority;
+use crate::tracker::schedule::TRACKERS_MAX;
 
 pub(super) fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
@@ -25,6 +29,47 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         return None;
     }
     pairs.map(|pair| Some((value(pair[0])? << 4 | value(pair[1])?) as u8)).collect()
+}
+
+/// A list of which so many elements are kept at most: a few bytes of text may be many of memory.
+pub(super) fn list<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Some<T, const MAX: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MAX: usize> de::Visitor<'de> for Some<T, MAX> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list")
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+            let mut kept = Vec::new();
+            while kept.len() < MAX {
+                match elements.next_element()? {
+                    Option::Some(element) => kept.push(element),
+                    None => return Ok(kept),
+                }
+            }
+            while elements.next_element::<de::IgnoredAny>()?.is_some() {}
+            Ok(kept)
+        }
+    }
+
+    deserializer.deserialize_seq(Some::<T, MAX>(PhantomData))
+}
+
+/// Tiers of tracker URLs, as many of both as are ever asked.
+pub(super) fn tiers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Tier(#[serde(deserialize_with = "list::<_, _, TRACKERS_MAX>")] Vec<String>);
+
+    let tiers = list::<_, Tier, TRACKERS_MAX>(deserializer)?;
+    Ok(tiers.into_iter().map(|tier| tier.0).collect())
 }
 
 /// Values with a text form of their own.
@@ -76,7 +121,7 @@ pub(super) mod priorities {
         let read = |name: String| {
             Priority::from_name(&name).ok_or_else(|| de::Error::custom("not the name of a priority"))
         };
-        Vec::<String>::deserialize(deserializer)?.into_iter().map(read).collect()
+        list::<_, String, { MAX_FILES + 1 }>(deserializer)?.into_iter().map(read).collect()
     }
 }
 

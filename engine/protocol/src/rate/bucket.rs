@@ -184,6 +184,19 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_comes_back_starts_empty_and_nothing_fills_it_over_its_burst() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut bucket = TokenBucket::new(start, 100, 1000);
+        assert_eq!(bucket.available(start + second * 5), 500);
+        bucket.set_rate(start + second * 5, 0, 0);
+        bucket.set_rate(start + second * 6, 100, 1000);
+        assert_eq!(bucket.available(start + second * 6), 0, "what was saved up before counts no more");
+        bucket.give_back(5000);
+        assert_eq!(bucket.available(start + second * 6), 1000);
+    }
+
+    #[test]
     fn changing_the_rate() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(start, 0, 0);

@@ -235,3 +235,15 @@ fn a_starving_shard_is_next() {
     (0..5).for_each(|shard| keeper.forget(shard));
     assert_eq!(keeper.wait(now), None);
 }
+
+#[test]
+fn of_two_requests_of_a_shard_the_later_one_holds() {
+    let start = Instant::now();
+    let mut shared = SharedBucket::new(start, 1 << 20);
+    shared.ask(1, 40_000);
+    shared.ask(1, 17_000);
+    let mut grants = Vec::new();
+    shared.deal(start + Duration::from_secs(10), &mut grants);
+    assert_eq!(grants, [(1, 17_000)]);
+    assert!(!shared.is_asked());
+}

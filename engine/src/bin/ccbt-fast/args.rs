@@ -18,7 +18,9 @@ use ccbt_fast::hashing::{HashOptions, Order};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-pub use checkpoints::{CheckpointArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs};
+pub use checkpoints::{
+    CheckpointArgs, CheckpointDirArgs, CheckpointsArgs, CheckpointsCommand, HashPrefix, ResumeArgs,
+};
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub use daemon::{
     AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
@@ -267,6 +269,10 @@ pub struct VerifyArgs {
     /// Keep what was checked in this file when stopped, and go on from there; removed at the end
     #[arg(long, value_name = "FILE")]
     pub resume_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub rename: RenameArgs,
+    #[command(flatten)]
+    pub checkpoints: CheckpointDirArgs,
     #[command(flatten)]
     pub hash: HashArgs,
     /// Print one JSON object

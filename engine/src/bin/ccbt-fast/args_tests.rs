@@ -215,7 +215,16 @@ fn relocation_options_reach_the_engine() {
 
 #[test]
 fn checkpoints_reach_the_session() {
-    let settings = |line: &str| download(line).checkpoint.settings();
+    let settings = |line: &str| {
+        let given = download(line).settings.given().to_vec();
+        Sources::default()
+            .settings(given)
+            .load()
+            .expect("it is well-formed")
+            .effect(None)
+            .settings
+            .checkpoints
+    };
     assert_eq!(settings("a.torrent --no-checkpoint").dir, None);
     let line = "a.torrent --checkpoint-dir d --checkpoint-interval 1.5 --checkpoint-pieces 7 --checkpoint-format json";
     let expected = CheckpointSettings {

@@ -19,7 +19,7 @@ use crate::{json, units};
 
 /// Does what was asked for.
 pub fn run(args: &CheckpointsArgs) -> Result<(), Failure> {
-    let store = open(args.dir.dir())?;
+    let store = open(args.dir.dir()?)?;
     let is_json = args.json;
     match &args.command {
         CheckpointsCommand::List => list(&store, is_json),
@@ -194,10 +194,7 @@ fn compare(store: &Store, entry: &Entry) -> Verified {
         }
     };
     let checkpoint = &loaded.checkpoint;
-    let copy = store.torrent_path(entry.info_hash);
-    let sources = checkpoint.source.torrent.iter().chain([&copy]);
-    let mut metainfos = sources.filter_map(|path| TorrentSource::from(path.as_path()).load().ok());
-    let metainfo = metainfos.find(|metainfo| checkpoint.fits(metainfo).is_ok());
+    let metainfo = store.torrent_of(checkpoint).and_then(|path| TorrentSource::from(path).load().ok());
     let mut problem = loaded.fell_back.clone();
     let trusted = match &metainfo {
         Some(metainfo) => checkpoints::trusted(checkpoint, metainfo),
@@ -279,12 +276,13 @@ fn take_over(
             Ok(imported) => {
                 let made = &imported.checkpoint;
                 let words = format!(
-                    "{}  {} of {} pieces without hashing, {} to be hashed  {}",
+                    "{}  {} of {} pieces without hashing, {} to be hashed  {} in {}",
                     made.info_hash,
                     made.have.count(),
                     made.have.len(),
                     imported.doubtful,
-                    made.name
+                    made.name,
+                    made.output.display()
                 );
                 told.push(json!({
                     "file": file.to_string_lossy(), "info_hash": made.info_hash.to_string(), "name": made.name,

@@ -29,7 +29,6 @@ pub fn run_as(
     if let Some(output) = output {
         plan.effect.torrent.output = output;
     }
-    plan.effect.settings.checkpoints = args.checkpoint.settings();
     plan.effect.torrent.source = Some(args.transfer.torrent.clone());
     plan.effect.torrent.file_priorities = args.files.priorities(&plan.metainfo)?;
     let kind = kind(&mut plan)?;
@@ -41,11 +40,12 @@ pub fn run_as(
             options.output.clone_from(&checkpoint.output);
         }
         if options.renames.is_empty() {
-            let renames = checkpoint.renames.iter().map(|rename| (rename.file, rename.path.clone()));
-            options.renames = renames.collect();
+            options.renames = resume::renames_of(&checkpoint);
         }
         options.resume = Some(checkpoint);
     }
+    // It was decided just now.
+    options.auto_resume = false;
     let output = &options.output;
     // Only now: a torrent that is refused leaves nothing behind.
     fs::create_dir_all(output).map_err(|error| match error.kind() {

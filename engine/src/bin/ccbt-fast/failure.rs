@@ -125,7 +125,10 @@ impl Failure {
             Self::Create(CreateError::Hash(HashError::Cancelled | HashError::Resources(_))) => 1,
             Self::Create(CreateError::Changed { .. }) => 1,
             Self::Link(LinkError::Folder { .. } | LinkError::Layout(_)) => 2,
-            Self::Create(_) | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. }) => 2,
+            Self::Create(_)
+            | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. } | VerifyError::Layout(_)) => {
+                2
+            }
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,
         }

@@ -56,7 +56,7 @@ impl Reloader {
         console: &mut Console,
     ) -> Option<Goal> {
         let has_changed = self.watcher.as_mut().is_some_and(|watcher| watcher.has_changed(now));
-        let goal = if asked || has_changed { self.reload(asked, console) } else { None };
+        let goal = if asked || has_changed { self.reload(asked, session, console) } else { None };
         if goal.is_some() || now.saturating_duration_since(self.scheduled) >= SCHEDULE_EVERY {
             self.scheduled = now;
             let limits = limits_now(&self.config);
@@ -69,7 +69,7 @@ impl Reloader {
         goal
     }
 
-    fn reload(&mut self, asked: bool, console: &mut Console) -> Option<Goal> {
+    fn reload(&mut self, asked: bool, session: &Session, console: &mut Console) -> Option<Goal> {
         let config = match self.sources.load() {
             Ok(config) => config,
             Err(error) => {
@@ -94,6 +94,7 @@ impl Reloader {
         let metainfo = self.torrent.metainfo();
         let effect = self.config.effect(Some((&metainfo.info_hash, &metainfo.name)));
         self.log.set_level(effect.log_level);
+        session.set_checkpoints(effect.settings.checkpoints);
         if let Some(limits) = effect.torrent.limits {
             // A shard that is gone is noticed by its silence.
             let _ = self.torrent.set_limits(limits);

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use ccbt_fast::checkpoints::{Checkpoint, LoadError, Store, now};
+use ccbt_fast::config::AutoResume;
 use ccbt_fast::{InfoHash, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 
@@ -22,48 +23,71 @@ pub struct Found {
     pub checkpoint: Option<Box<Checkpoint>>,
     /// Things worth telling.
     pub notes: Vec<String>,
+    /// The checkpoint that is there is of other files, and not to be replaced.
+    pub keep_away: bool,
+}
+
+/// Other paths of files that a checkpoint remembers.
+pub fn renames_of(checkpoint: &Checkpoint) -> Vec<(u32, PathBuf)> {
+    checkpoint.renames.iter().map(|rename| (rename.file, rename.path.clone())).collect()
 }
 
 /// Looks for a checkpoint of the torrent. Asks on a terminal unless options say what to do; elsewhere a good one is
 /// used. `named`: the command line says where files go.
 pub fn find(args: &DownloadArgs, plan: &Plan, named: bool) -> Result<Found, Failure> {
-    let metainfo = &plan.metainfo;
     let mut found = Found::default();
-    if args.checkpoint.no_checkpoint {
-        return Ok(found);
+    let checkpoint = load(plan, &mut found.notes);
+    if args.checkpoint.resume && checkpoint.is_none() && found.notes.is_empty() {
+        let text = "there is no checkpoint of the torrent: what is in its folder is looked at";
+        found.notes.push(text.to_owned());
     }
-    let Some(dir) = args.checkpoint.dir.dir() else {
-        found
-            .notes
-            .push("no checkpoints: there is no home folder; name one with --checkpoint-dir".to_owned());
-        return Ok(found);
-    };
-    let loaded = match Store::new(dir).load(metainfo.info_hash) {
-        Ok(loaded) => loaded,
-        Err(LoadError::Missing(_)) => {
-            if args.checkpoint.resume {
-                let text = "there is no checkpoint of the torrent: what is in its folder is looked at";
-                found.notes.push(text.to_owned());
-            }
-            return Ok(found);
-        }
-        Err(error) => {
-            found.notes.push(shown(&error.to_string()));
-            return Ok(found);
-        }
-    };
-    if let Some(reason) = loaded.fell_back {
-        found.notes.push(format!("the newest checkpoint is not used, but the one before it: {reason}"));
-    }
-    let checkpoint = loaded.checkpoint;
-    if let Err(mismatch) = checkpoint.fits(metainfo) {
-        found.notes.push(format!("the checkpoint is not used: {mismatch}"));
-        return Ok(found);
-    }
-    if is_wanted(args, plan, named, &checkpoint, &mut found.notes)? {
+    if let Some(checkpoint) = checkpoint
+        && is_wanted(args, plan, named, &checkpoint, &mut found.notes)?
+    {
         found.checkpoint = Some(Box::new(checkpoint));
     }
     Ok(found)
+}
+
+/// As [`find`] for what is only served: nobody is asked, and a checkpoint of files elsewhere is left alone.
+pub fn find_for_seed(plan: &Plan) -> Found {
+    let mut found = Found::default();
+    let Some(checkpoint) = load(plan, &mut found.notes) else { return found };
+    if !same_folder(&plan.effect.torrent.output, &checkpoint.output) {
+        let place = shown(&checkpoint.output.to_string_lossy());
+        found.notes.push(format!("the checkpoint of files in {place} stays as it is; none is kept of these"));
+        found.keep_away = true;
+    } else if plan.effect.auto_resume != AutoResume::Never {
+        found.checkpoint = Some(Box::new(checkpoint));
+    }
+    found
+}
+
+/// The checkpoint of the plan's torrent, if it is good. Why it is not used becomes a note.
+fn load(plan: &Plan, notes: &mut Vec<String>) -> Option<Checkpoint> {
+    let metainfo = &plan.metainfo;
+    let Some(dir) = &plan.effect.settings.checkpoints.dir else {
+        if plan.effect.checkpoint_folder().is_none() {
+            notes.push("no checkpoints: there is no home folder; name one with --checkpoint-dir".to_owned());
+        }
+        return None;
+    };
+    let loaded = match Store::new(dir).load(metainfo.info_hash) {
+        Ok(loaded) => loaded,
+        Err(LoadError::Missing(_)) => return None,
+        Err(error) => {
+            notes.push(shown(&error.to_string()));
+            return None;
+        }
+    };
+    if let Some(reason) = loaded.fell_back {
+        notes.push(format!("the newest checkpoint is not used, but the one before it: {}", shown(&reason)));
+    }
+    if let Err(mismatch) = loaded.checkpoint.fits(metainfo) {
+        notes.push(format!("the checkpoint is not used: {mismatch}"));
+        return None;
+    }
+    Some(loaded.checkpoint)
 }
 
 fn is_wanted(
@@ -85,11 +109,18 @@ fn is_wanted(
         // Files that were moved by hand keep their times, and then it is as good as before.
         return Ok(args.checkpoint.resume);
     }
-    let asks = !args.checkpoint.resume && !args.transfer.json && is_terminal();
+    if !args.checkpoint.resume && plan.effect.auto_resume == AutoResume::Never {
+        let text = "there is a checkpoint, but disk.auto_resume is false: what is there is hashed";
+        notes.push(text.to_owned());
+        return Ok(false);
+    }
+    let is_asked = !args.checkpoint.resume && plan.effect.auto_resume == AutoResume::Ask;
+    let asks = is_asked && !args.transfer.json && is_terminal();
     Ok(!asks || confirmed(&format!("{}\ngo on from it?", describe(checkpoint)))?)
 }
 
-fn same_folder(one: &Path, other: &Path) -> bool {
+/// Whether both name the same folder.
+pub fn same_folder(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
     one == other || matches!((real(one), real(other)), (Ok(one), Ok(other)) if one == other)
 }
@@ -171,7 +202,8 @@ pub fn run(args: &ResumeArgs) -> Result<(), Failure> {
     if args.interactive && !is_terminal() {
         return Err(Failure::Usage("--interactive needs a terminal".to_owned()));
     }
-    let store = open(args.download.checkpoint.dir.dir())?;
+    let sources = args.download.transfer.sources.sources(args.download.settings.given());
+    let store = open(sources.load()?.effect(None).checkpoint_folder())?;
     let info_hash = resolve(&store, &prefix)?;
     let checkpoint =
         store.load(info_hash).map_err(|error| Failure::Usage(shown(&error.to_string())))?.checkpoint;
@@ -224,10 +256,8 @@ fn find_torrent(store: &Store, checkpoint: &Checkpoint, interactive: bool) -> Re
     let is_it = |path: &Path| {
         TorrentSource::from(path).load().is_ok_and(|metainfo| checkpoint.fits(&metainfo).is_ok())
     };
-    let copy = store.torrent_path(checkpoint.info_hash);
-    let known = checkpoint.source.torrent.iter().chain([&copy]).find(|path| is_it(path));
-    if let Some(path) = known {
-        return Ok(path.clone());
+    if let Some(path) = store.torrent_of(checkpoint) {
+        return Ok(path);
     }
     if !interactive {
         let problem =

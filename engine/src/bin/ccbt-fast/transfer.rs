@@ -246,8 +246,10 @@ struct Course {
     kind: Kind,
     goal: Goal,
     started: Instant,
-    /// Whether the check found every piece.
+    /// Whether every piece is there.
     complete: bool,
+    /// Whether any piece is there.
+    has_some: bool,
     /// When the last piece was on disk.
     finished: Option<Instant>,
     /// How far the move of what is finished is.
@@ -260,8 +262,8 @@ struct Course {
 
 impl Course {
     fn new(kind: Kind, goal: Goal, started: Instant) -> Self {
-        let (complete, finished, seeding, moving) = (false, None, None, Moving::Not);
-        Self { kind, goal, started, complete, finished, moving, seeding, uploaded: 0, size: 0 }
+        let (complete, has_some, finished, seeding, moving) = (false, false, None, None, Moving::Not);
+        Self { kind, goal, started, complete, has_some, finished, moving, seeding, uploaded: 0, size: 0 }
     }
 
     fn handle(
@@ -288,6 +290,14 @@ impl Course {
                 // The numbers of the end come before its name.
                 if let (TorrentEvent::Finished, Some(status)) = (&event, torrent.status()) {
                     console.line(&Line::Progress(Progress::from(&*status)));
+                }
+                // Where all is known there is no check, and no status yet.
+                if event == TorrentEvent::Finished
+                    && self.kind == Kind::Seed
+                    && let Ok(snapshot) = torrent.snapshot()
+                {
+                    self.complete |= snapshot.have.is_full();
+                    self.has_some |= snapshot.have.count() > 0;
                 }
                 if self.is_true(&event)
                     && let Some(line) = Line::of(&event)
@@ -325,10 +335,12 @@ impl Course {
                 true
             }
             // It runs, and there was nothing to check.
-            (TorrentEvent::Finished, Kind::Seed) if self.seeding.is_none() && !self.complete => {
+            (TorrentEvent::Finished, Kind::Seed)
+                if self.seeding.is_none() && !self.complete && !self.has_some =>
+            {
                 return Err(Failure::NothingToSeed);
             }
-            // All was known to be good, and nothing was looked at.
+            // What is good was known, and nothing was looked at.
             (TorrentEvent::Finished, Kind::Seed) => self.seeding.is_none(),
             (TorrentEvent::Finished, Kind::Stream { .. }) => {
                 self.finished.get_or_insert(now);

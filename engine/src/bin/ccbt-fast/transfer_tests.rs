@@ -11,6 +11,16 @@ fn checked(good: u32) -> TorrentEvent {
 }
 
 #[test]
+fn a_seed_of_which_some_is_known_seeds_and_one_of_nothing_fails() {
+    let now = Instant::now();
+    let course = || Course::new(Kind::Seed, Goal { time: None, ratio: None }, now);
+    let mut some = Course { has_some: true, ..course() };
+    assert!(some.note_event(&TorrentEvent::Finished, now).expect("there is something to seed"));
+    assert!(!some.note_event(&TorrentEvent::Finished, now).expect("it seeds already"));
+    assert!(course().note_event(&TorrentEvent::Finished, now).is_err());
+}
+
+#[test]
 fn a_download_ends_when_it_is_finished() {
     let now = Instant::now();
     let mut course = Course::new(download(), Goal::default(), now);

@@ -1,8 +1,9 @@
 //! `ccbt-fast verify`: checks files against a torrent; nothing is changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ccbt_fast::checkpoints::Store;
 use ccbt_fast::hashing::verify::{
     FileReport, FileState, PieceState, Target, VerifyOptions, VerifyReport, verify_all,
 };
@@ -16,6 +17,7 @@ use crate::failure::Failure;
 use crate::gauge;
 use crate::json;
 use crate::limits;
+use crate::resume::{renames_of, same_folder};
 use crate::signals::Signals;
 
 /// The object of `--json` for one torrent. Lengths in bytes.
@@ -74,13 +76,22 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
         notify: Some(|text| eprintln!("ccbt-fast: {text}")),
         ..VerifyOptions::default()
     };
-    let targets: Vec<Target<'_>> =
-        torrents.iter().map(|metainfo| Target { metainfo, root: &args.output }).collect();
+    let renames = renames(args, &torrents)?;
+    let target = |(metainfo, renames)| Target { metainfo, root: &args.output, renames };
+    let targets: Vec<Target<'_>> = torrents
+        .iter()
+        .map(|metainfo| &**metainfo)
+        .zip(renames.iter().map(Vec::as_slice))
+        .map(target)
+        .collect();
     let progress = Arc::clone(&options.progress);
     let work = || verify_all(&targets, &options);
     let found = gauge::watch("verifying", &progress, &signals, &mut console, work)??;
-    let reports: Vec<Report> =
-        torrents.iter().zip(&found).map(|(metainfo, found)| Report::of(metainfo, found)).collect();
+    let reports: Vec<Report> = torrents
+        .iter()
+        .zip(&found)
+        .map(|(metainfo, found)| Report::of(metainfo, found, &args.output))
+        .collect();
     if args.json {
         print_json(args, &torrents, &reports);
     } else {
@@ -99,6 +110,25 @@ pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     Err(Failure::Incomplete { ok: sum(|report| report.pieces_ok), total: sum(|report| report.pieces_total) })
 }
 
+/// Other paths of each torrent's files: those that were given, else those of its checkpoint if that is of this folder.
+fn renames(args: &VerifyArgs, torrents: &[Arc<Metainfo>]) -> Result<Vec<Vec<(u32, PathBuf)>>, Failure> {
+    if !args.rename.renames.is_empty() {
+        return match torrents {
+            [_] => Ok(vec![args.rename.renames.clone()]),
+            _ => {
+                Err(Failure::Usage("--rename is for one torrent: verify the others by themselves".to_owned()))
+            }
+        };
+    }
+    let store = args.checkpoints.dir()?.map(Store::new);
+    let of = |metainfo: &Arc<Metainfo>| {
+        let checkpoint = store.as_ref()?.load(metainfo.info_hash).ok()?.checkpoint;
+        let is_it = checkpoint.fits(metainfo).is_ok() && same_folder(&args.output, &checkpoint.output);
+        is_it.then(|| renames_of(&checkpoint))
+    };
+    Ok(torrents.iter().map(|metainfo| of(metainfo).unwrap_or_default()).collect())
+}
+
 fn print_json(args: &VerifyArgs, torrents: &[Arc<Metainfo>], reports: &[Report]) {
     if let [report] = reports {
         print_line(&json::to_line(report));
@@ -114,14 +144,14 @@ fn print_json(args: &VerifyArgs, torrents: &[Arc<Metainfo>], reports: &[Report])
 }
 
 impl Report {
-    fn of(metainfo: &Metainfo, found: &VerifyReport) -> Self {
+    fn of(metainfo: &Metainfo, found: &VerifyReport, root: &Path) -> Self {
         Self {
             complete: found.is_complete(),
             pieces_ok: found.count(PieceState::Ok),
             pieces_bad: found.count(PieceState::Bad),
             pieces_missing: found.count(PieceState::Missing),
             pieces_total: metainfo.geometry.piece_count(),
-            files: found.files.iter().map(|file| File::of(metainfo, file)).collect(),
+            files: found.files.iter().map(|file| File::of(file, root)).collect(),
         }
     }
 
@@ -138,7 +168,7 @@ impl Report {
 }
 
 impl File {
-    fn of(metainfo: &Metainfo, file: &FileReport) -> Self {
+    fn of(file: &FileReport, root: &Path) -> Self {
         let (state, found, reason) = match &file.state {
             FileState::Complete => ("complete", None, None),
             FileState::Damaged => ("damaged", None, None),
@@ -146,7 +176,7 @@ impl File {
             FileState::Missing => ("missing", None, None),
             FileState::Unreadable(reason) => ("unreadable", None, Some(reason.clone())),
         };
-        let path = metainfo.files[file.index].path.join("/");
+        let path = file.path.strip_prefix(root).unwrap_or(&file.path).to_string_lossy().into_owned();
         let (pieces, pieces_not_ok) = (file.pieces, file.pieces_not_ok);
         Self { path, length: file.len, state, found, reason, pieces, pieces_not_ok }
     }

@@ -3,6 +3,7 @@
 //! Parser, messages, `ccbt.toml`, environment variables, options, `config show` and the effect on the engine are derived
 //! from it. A new key is one entry in a file below (and one line in the test of effects, which fails until it is there).
 
+mod checkpoints;
 mod daemon;
 mod disk;
 mod limits;
@@ -31,7 +32,7 @@ const SECONDS: Kind = Kind::Time { bare: SECOND, min: SECOND, max: HOUR };
 /// Sections in the order of the file, each with what it is about.
 pub const SECTIONS: [(&str, &str); 9] = [
     ("network", "Connections to peers."),
-    ("disk", "Files."),
+    ("disk", "Files and checkpoints."),
     ("strategy", "What is asked of whom, and who is served."),
     ("discovery", "How peers are found."),
     ("limits", "Rates, and when seeding ends."),
@@ -41,8 +42,8 @@ pub const SECTIONS: [(&str, &str); 9] = [
     ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
 ];
 
-const PARTS: [&[Key]; 6] =
-    [network::KEYS, disk::KEYS, strategy::KEYS, limits::KEYS, system::KEYS, daemon::KEYS];
+const PARTS: [&[Key]; 7] =
+    [network::KEYS, disk::KEYS, checkpoints::KEYS, strategy::KEYS, limits::KEYS, system::KEYS, daemon::KEYS];
 
 const COUNT: usize = {
     let (mut count, mut part) = (0, 0);

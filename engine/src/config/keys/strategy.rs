@@ -102,4 +102,22 @@ pub(super) const KEYS: &[Key] = &[
     )
     .per_torrent()
     .switch("no-tracker", false),
+    key(
+        "discovery",
+        "enable_http_trackers",
+        Kind::Bool,
+        "true",
+        "Of these, ask those with http:// and https://.",
+        |effect, value| effect.torrent.tracker_schemes.http = *value == Value::Bool(true),
+    )
+    .per_torrent(),
+    key(
+        "discovery",
+        "enable_udp_trackers",
+        Kind::Bool,
+        "true",
+        "Of these, ask those with udp://.",
+        |effect, value| effect.torrent.tracker_schemes.udp = *value == Value::Bool(true),
+    )
+    .per_torrent(),
 ];

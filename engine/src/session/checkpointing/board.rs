@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::TorrentKey;
 use ccbt_shards::messages::{Event, Snapshot};
+use ccbt_storage::layout::LayoutSpec;
 
-use crate::checkpoints::Totals;
+use crate::checkpoints::{CheckpointSettings, Totals};
 use crate::session::torrent::Shared;
 
 /// Where a torrent comes from, and what it was before this run.
@@ -23,6 +24,8 @@ pub(super) struct Origin {
     pub totals: Totals,
     pub peers: Vec<SocketAddr>,
     pub seed_only: bool,
+    /// Where its files are, as far as its paths can be used.
+    pub spec: Option<LayoutSpec>,
 }
 
 #[derive(Debug, Default)]
@@ -39,14 +42,16 @@ pub(super) struct News {
     pub deleted: Vec<TorrentKey>,
     /// Torrents that have left the session.
     pub removed: Vec<TorrentKey>,
+    /// Other settings.
+    pub settings: Option<CheckpointSettings>,
     pub ended: bool,
 }
 
 impl News {
     fn is_empty(&self) -> bool {
-        let Self { added, changed, urgent, closed, deleted, removed, ended } = self;
+        let Self { added, changed, urgent, closed, deleted, removed, settings, ended } = self;
         let lists = added.is_empty() && closed.is_empty() && deleted.is_empty() && removed.is_empty();
-        lists && changed.is_empty() && urgent.is_empty() && !ended
+        lists && changed.is_empty() && urgent.is_empty() && settings.is_none() && !ended
     }
 }
 
@@ -99,27 +104,18 @@ impl Board {
         self.put(|news| news.closed.push((key, snapshot)));
     }
 
-    /// Takes what is there; waits for it for at most `timeout`, or for ever.
-    pub(super) fn wait(&self, timeout: Option<Duration>) -> News {
+    /// Takes what is there; waits for it until `deadline` at most. With a `pause`, whatever is not pressing waits that long
+    /// too: statuses come all the time.
+    pub(super) fn wait(&self, pause: Option<Duration>, deadline: Instant) -> News {
+        let until = pause.map_or(deadline, |pause| deadline.min(Instant::now() + pause));
         let mut news = self.lock();
-        match timeout {
-            // Whatever comes meanwhile waits too: statuses come all the time.
-            Some(timeout) => {
-                let until = Instant::now() + timeout;
-                while !is_pressing(&news) {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        break;
-                    }
-                    let waited = self.arrived.wait_timeout(news, left);
-                    news = waited.unwrap_or_else(PoisonError::into_inner).0;
-                }
+        while !is_pressing(&news) && (pause.is_some() || news.is_empty()) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
-            None => {
-                while news.is_empty() {
-                    news = self.arrived.wait(news).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
+            let waited = self.arrived.wait_timeout(news, left);
+            news = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::take(&mut news)
     }
@@ -127,5 +123,9 @@ impl Board {
 
 /// Whether somebody may wait for it.
 fn is_pressing(news: &News) -> bool {
-    news.ended || !news.urgent.is_empty() || !news.closed.is_empty() || !news.deleted.is_empty()
+    news.ended
+        || news.settings.is_some()
+        || !news.urgent.is_empty()
+        || !news.closed.is_empty()
+        || !news.deleted.is_empty()
 }

@@ -1,42 +1,30 @@
 //! Options about checkpoints.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ccbt_fast::InfoHash;
-use ccbt_fast::checkpoints::{CheckpointSettings, Format};
+use ccbt_fast::checkpoints::Format;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{DownloadArgs, PlaceArgs};
+use super::{DownloadArgs, PlaceArgs, SourceArgs};
+use crate::failure::Failure;
 
-/// Options of `download`.
+/// Options of `download`, besides those of the configuration.
 #[derive(Args, Clone, Debug)]
 pub struct CheckpointArgs {
     /// Go on from the checkpoint without asking, in its folder unless --output names one
-    #[arg(long, conflicts_with = "no_checkpoint")]
+    #[arg(long, conflicts_with = "no-checkpoint")]
     pub resume: bool,
-    /// Neither use nor write checkpoints: what is there is hashed
-    #[arg(long)]
-    pub no_checkpoint: bool,
-    #[command(flatten)]
-    pub dir: CheckpointDirArg,
-    /// Seconds between checkpoints while something changes
-    #[arg(long, value_name = "SEC", default_value = "30", value_parser = seconds)]
-    pub checkpoint_interval: Duration,
-    /// Write one earlier after so many pieces; 0: by time only
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub checkpoint_pieces: u32,
-    /// Form of checkpoints
-    #[arg(long, value_name = "FORM", value_enum, default_value_t = FormatArg::Binary)]
-    pub checkpoint_format: FormatArg,
 }
 
-/// Where checkpoints are.
+/// Where checkpoints are, for commands without a session.
 #[derive(Args, Clone, Debug)]
-pub struct CheckpointDirArg {
-    /// Folder of checkpoints [default: $XDG_STATE_HOME/ccbt/checkpoints or ~/.local/state/ccbt/checkpoints]
-    #[arg(long, value_name = "DIR", global = true)]
-    pub checkpoint_dir: Option<PathBuf>,
+pub struct CheckpointDirArgs {
+    /// Folder of checkpoints [default: that of the configuration; disk.checkpoint_dir]
+    #[arg(long, value_name = "DIR")]
+    checkpoint_dir: Option<PathBuf>,
+    #[command(flatten)]
+    sources: SourceArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,22 +44,12 @@ impl From<FormatArg> for Format {
     }
 }
 
-impl CheckpointDirArg {
-    /// The folder; `None` where there is no home to put it in.
-    pub fn dir(&self) -> Option<PathBuf> {
-        self.checkpoint_dir.clone().or_else(CheckpointSettings::default_dir)
-    }
-}
-
-impl CheckpointArgs {
-    /// For the session.
-    pub fn settings(&self) -> CheckpointSettings {
-        CheckpointSettings {
-            dir: if self.no_checkpoint { None } else { self.dir.dir() },
-            interval: self.checkpoint_interval,
-            pieces: self.checkpoint_pieces,
-            format: self.checkpoint_format.into(),
-            ..CheckpointSettings::default()
+impl CheckpointDirArgs {
+    /// The folder; `None` where there is no home to put it in. Errors: the configuration is wrong.
+    pub fn dir(&self) -> Result<Option<PathBuf>, Failure> {
+        match &self.checkpoint_dir {
+            Some(dir) => Ok(Some(dir.clone())),
+            None => Ok(self.sources.sources(&[]).load()?.effect(None).checkpoint_folder()),
         }
     }
 }
@@ -80,7 +58,7 @@ impl CheckpointArgs {
 #[derive(Args, Clone, Debug)]
 #[command(mut_arg("torrent", |arg| arg.value_name("INFO_HASH").help("Info-hash of the torrent, or its first digits")))]
 #[command(mut_arg("output", |arg| arg.help("Folder that holds the torrent's file or folder [default: as before]")))]
-#[command(mut_arg("resume", |arg| arg.hide(true)), mut_arg("no_checkpoint", |arg| arg.hide(true)))]
+#[command(mut_arg("resume", |arg| arg.hide(true)), mut_arg("no-checkpoint", |arg| arg.hide(true)))]
 pub struct ResumeArgs {
     #[command(flatten)]
     pub download: DownloadArgs,
@@ -97,9 +75,7 @@ pub struct ResumeArgs {
 impl ResumeArgs {
     /// Whether anything was asked for that only a download of this process can do.
     pub fn has_other_options(&self) -> bool {
-        let DownloadArgs { transfer, files, settings, checkpoint } = &self.download;
-        let is_default =
-            CheckpointSettings { dir: None, ..checkpoint.settings() } == CheckpointSettings::default();
+        let DownloadArgs { transfer, files, settings, checkpoint: _ } = &self.download;
         self.interactive
             || !settings.given().is_empty()
             || !files.only.is_empty()
@@ -108,18 +84,18 @@ impl ResumeArgs {
             || !transfer.peers.is_empty()
             || !transfer.link.folders.is_empty()
             || !transfer.rename.renames.is_empty()
-            || checkpoint.dir.checkpoint_dir.is_some()
-            || !is_default
     }
 }
 
 /// Options of `checkpoints`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("checkpoint_dir", |arg| arg.global(true)), mut_arg("config", |arg| arg.global(true)))]
+#[command(mut_arg("no_config", |arg| arg.global(true)), mut_arg("assignments", |arg| arg.global(true)))]
 pub struct CheckpointsArgs {
     #[command(subcommand)]
     pub command: CheckpointsCommand,
     #[command(flatten)]
-    pub dir: CheckpointDirArg,
+    pub dir: CheckpointDirArgs,
     /// Print one JSON object
     #[arg(long, global = true)]
     pub json: bool,
@@ -194,10 +170,4 @@ impl HashPrefix {
     pub fn matches(&self, hash: InfoHash) -> bool {
         hash.to_string().starts_with(&self.0)
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0);
-    let time = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    time.ok_or_else(|| "must be a number of seconds above 0".to_owned())
 }

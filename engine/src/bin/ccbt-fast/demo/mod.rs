@@ -127,14 +127,8 @@ fn check_space(base: &Path, size_mib: u64) -> Result<(), Failure> {
 
 fn arguments(command: &str, torrent: &Path, output: &Path) -> Vec<OsString> {
     let mut args: Vec<OsString> = vec![command.into(), torrent.into(), "--output".into(), output.into()];
-    args.extend(["--bind", "127.0.0.1", "--port", "0"].map(OsString::from));
-    args
-}
-
-/// What is thrown away afterwards needs no checkpoint.
-fn download_arguments(places: &Places) -> Vec<OsString> {
-    let mut args = arguments("download", &places.torrent, &places.result);
-    args.push("--no-checkpoint".into());
+    // What is thrown away afterwards needs no checkpoint.
+    args.extend(["--bind", "127.0.0.1", "--port", "0", "--no-checkpoint"].map(OsString::from));
     args
 }
 
@@ -151,7 +145,7 @@ fn start_seeders(places: &Places, signals: &Signals) -> Result<Vec<Client>, Fail
 fn download(places: &Places, signals: &Signals, console: &mut Console) -> Result<Measured, Failure> {
     console.words("demo: downloading");
     let started = Instant::now();
-    let mut client = Client::start("downloader", download_arguments(places))?;
+    let mut client = Client::start("downloader", arguments("download", &places.torrent, &places.result))?;
     let mut took = None;
     while let Some(event) = client.next(signals)? {
         client.check(&event)?;
