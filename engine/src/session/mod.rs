@@ -128,11 +128,12 @@ impl Session {
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
         handle.shared.set_priorities(options.priorities_for(&metainfo));
-        if let Some(checkpointer) = &self.checkpointer {
-            if options.auto_resume && options.resume.is_none() {
-                let loaded = checkpointer.store().load(metainfo.info_hash);
-                options.resume = loaded.ok().map(|loaded| Box::new(loaded.checkpoint));
-            }
+        if let Some(checkpointer) = &self.checkpointer
+            && options.auto_resume
+            && options.resume.is_none()
+        {
+            let loaded = checkpointer.store().load(metainfo.info_hash);
+            options.resume = loaded.ok().map(|loaded| Box::new(loaded.checkpoint));
         }
         options.limits.get_or_insert(self.torrent_limits);
         let (source, before) = (options.source.take(), options.resume.clone());

@@ -54,7 +54,7 @@ impl Served {
 
     /// Answers one request. The body of a GET is read by a thread of its own.
     pub fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
-        if let Err(refusal) = check_host(request.uri(), request.headers()) {
+        if let Some(refusal) = refusal_of_host(request.uri(), request.headers()) {
             return refusal;
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -150,18 +150,15 @@ impl Stream for Chunks {
 
 /// Refuses names other than `localhost`: whoever owns a name can let it point here, and a page of that name could read the
 /// answers (DNS rebinding).
-fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Response<Body>> {
+fn refusal_of_host(uri: &Uri, headers: &HeaderMap) -> Option<Response<Body>> {
     let mut all = headers.get_all(header::HOST).iter();
     let authority = match (uri.authority(), all.next(), all.next()) {
         (Some(authority), _, None) => authority.as_str(),
         (None, Some(host), None) => host.to_str().unwrap_or_default(),
-        _ => return Err(text(StatusCode::BAD_REQUEST, "one Host header is needed\n")),
+        _ => return Some(text(StatusCode::BAD_REQUEST, "one Host header is needed\n")),
     };
-    if is_local_name(authority) {
-        return Ok(());
-    }
     let problem = "use the address as a number (such as 127.0.0.1), or localhost\n";
-    Err(text(StatusCode::FORBIDDEN, problem))
+    (!is_local_name(authority)).then(|| text(StatusCode::FORBIDDEN, problem))
 }
 
 /// Whether a `host[:port]` is an IP address or `localhost`.

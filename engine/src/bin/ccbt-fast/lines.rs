@@ -371,7 +371,7 @@ mod tests {
             bytes_done: 5 << 20,
             bytes_total: 10 << 20,
             bytes_wanted: 10 << 20,
-            bytes_left: 0,
+            bytes_left: 5 << 20,
             downloaded: 5 << 20,
             uploaded: 3,
             wasted: 0,
