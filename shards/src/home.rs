@@ -17,7 +17,7 @@ use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::{Stats, Torrent};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::layout::LayoutSpec;
-use ccbt_storage::messages::{OpenedFile, Preallocate};
+use ccbt_storage::messages::{OpenReport, OpenedFile, Preallocate};
 
 use crate::announce::{Announces, Totals};
 use crate::checking::Check;
@@ -142,6 +142,12 @@ pub(crate) struct Home {
 }
 
 impl Home {
+    /// Takes in how its files were found when they were opened.
+    pub(crate) fn take_report(&mut self, report: &OpenReport) {
+        self.files.clone_from(&report.files);
+        self.in_memory = report.in_memory;
+    }
+
     /// One that waits for its files.
     pub fn new(
         now: Instant,

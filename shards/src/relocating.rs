@@ -400,8 +400,7 @@ impl Shard {
         let home = &mut self.homes[index];
         let key = home.key;
         let change = home.relocations.change.take().expect("opened after a change");
-        home.files.clone_from(&report.files);
-        home.in_memory = report.in_memory;
+        home.take_report(&report);
         let lost = lost_pieces(home, &report);
         for piece in &lost {
             self.lose_piece(index, *piece);

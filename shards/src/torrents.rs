@@ -158,8 +158,7 @@ impl Shard {
     /// The files are open, for the first time or after a failure.
     pub(crate) fn opened(&mut self, index: usize, report: &OpenReport) {
         let home = &mut self.homes[index];
-        home.files.clone_from(&report.files);
-        home.in_memory = report.in_memory;
+        home.take_report(report);
         let (key, recovered) = (home.key, home.failure.take().is_some());
         for note in &report.notes {
             self.tell(FromShard::Event(key, Event::Note(note.clone())));

@@ -173,7 +173,8 @@ fn messages_cannot_drive_a_terminal() {
 
 #[test]
 fn messages_with_values_cannot_drive_a_terminal() {
-    let text = "[disk]\nsync = \"\\u001b[2J\"\n\"\\u001b]0;x\" = 1\n[\"\\u001b[31m\"]\n[network]\nlisten_port = \"\\u0007\"\n";
+    let text = "[disk]\nsync = \"\\u001b[2J\"\n\"\\u001b]0;x\" = 1\n\
+                [\"\\u001b[31m\"]\n[network]\nlisten_port = \"\\u0007\"\n";
     let told = told(text, Trust::Full);
     assert!(told.len() >= 3, "{told:?}");
     assert!(told.iter().all(|line| !line.contains(|c: char| c.is_control())), "{told:?}");

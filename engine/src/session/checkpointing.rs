@@ -243,7 +243,8 @@ fn renames(metainfo: &Metainfo, spec: &ccbt_storage::layout::LayoutSpec) -> Vec<
         .collect()
 }
 
-/// What a running torrent's checkpoint says, from the answer of a shard that was asked then; whether files have no mark yet.
+/// What a running torrent's checkpoint says, from the answer of a shard that was asked then; whether files have no mark
+/// yet.
 fn claims(snapshot: Snapshot, asked: SystemTime) -> (Known, bool) {
     let mut known = snapshot.known_durable();
     // A piece may be on its way to the disk by now, so none is claimed to be missing.
