@@ -19,7 +19,11 @@ pub(super) fn charts(report: &Report) -> Vec<(&'static str, Chart)> {
     let machine = &report.setting.machine;
     let load = format!(
         "pieces of {} KiB, median of {} interleaved runs, {} × {}, Linux {}",
-        report.setting.piece_kib, report.setting.runs, machine.cpus, machine.cpu_model, machine.kernel
+        report.setting.piece_kib,
+        report.rounds(),
+        machine.cpus,
+        machine.cpu_model,
+        machine.kernel
     );
     let rate = |medians: &Medians| match (
         medians.durable_mb_per_s_min,

@@ -52,7 +52,7 @@ fn circumstances(report: &Report) -> String {
         out,
         "* Runs: one interleaved run of everything, {} rounds in rotating order after a warm-up, {:.0} minutes; \
          medians. Clients too slow for the time got a smaller payload or fewer runs, as the tables say",
-        setting.runs,
+        report.rounds(),
         setting.elapsed_s / 60.0
     );
     for client in &report.clients {
@@ -172,7 +172,7 @@ pub(super) fn headline(report: &Report, folder: &str, charts: &[&str]) -> String
         "Medians of {} interleaved runs on loopback, up to {} MiB in pieces of {} KiB, the same for all clients of \
          a column (\\* far too slow: one run, perhaps with less), {connections} \
          connection{plural} to a synthetic load generator, in memory; {} × {}, Linux {}, {}.\n\n",
-        setting.runs,
+        report.rounds(),
         setting.size_mib,
         setting.piece_kib,
         machine.cpus,
@@ -187,7 +187,7 @@ pub(super) fn headline(report: &Report, folder: &str, charts: &[&str]) -> String
             let Some((row, medians)) = of(report, mode, connections, &client.name) else {
                 return " – | – | –".to_owned();
             };
-            let mark = if (row.runs as u32) < setting.runs { "\\*" } else { "" };
+            let mark = if row.runs < report.rounds() { "\\*" } else { "" };
             format!(
                 " {:.0}{mark} | {:.2} | {:.0}",
                 medians.mb_per_s, medians.cpu_s_per_gib, medians.peak_rss_mib

@@ -290,6 +290,11 @@ impl Report {
         }
     }
 
+    /// Rounds that were measured: fewer than wanted when the budget was used up.
+    pub(super) fn rounds(&self) -> usize {
+        self.summary.iter().map(|row| row.runs).max().unwrap_or(0)
+    }
+
     /// No failed run, and every client that was asked for was there.
     pub(super) fn all_succeeded(&self) -> bool {
         self.missing.is_empty() && self.runs.iter().all(|run| run.error.is_none())

@@ -14,7 +14,7 @@ pub(super) fn table(report: &Report) -> String {
         "\n{} MiB in pieces of {} KiB, {} runs; {} CPUs, Linux {}; {:.0} s",
         setting.size_mib,
         setting.piece_kib,
-        setting.runs,
+        report.rounds(),
         setting.machine.cpus,
         setting.machine.kernel,
         setting.elapsed_s
