@@ -45,7 +45,7 @@ bench: setup-bench ## Compare with other clients, 6 minutes: bench/results (BENC
 	cargo run --release --package ccbt-bench -- $(BENCH_ARGS)
 
 .PHONY: bench-full
-bench-full: setup-bench ## The same with more runs and a real disk, 20 minutes: what is published
+bench-full: setup-bench ## The same with more runs and a real disk, 20 minutes
 	mkdir -p .cache/bench-disk
 	cargo run --release --package ccbt-bench -- transfer --full --disk .cache/bench-disk $(BENCH_PUBLISH)
 

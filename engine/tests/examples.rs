@@ -11,6 +11,7 @@ use ccbt_fast::hashing::create::{CreateOptions, create_torrent};
 use ccbt_fast::{AddOptions, InfoHash, Session, Settings, Strategy};
 use tempfile::TempDir;
 
+// Of each example all but `main` is called here: hence the lints about `main`.
 #[path = "../examples/advanced_configuration.rs"]
 #[allow(dead_code)]
 mod advanced_configuration;

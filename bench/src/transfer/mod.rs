@@ -53,7 +53,7 @@ pub struct TransferArgs {
     /// Check of a minute for regressions: ccbt only, 512 MiB (compare its --json with that of an earlier build)
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// What is published: 2 GiB, 5 runs, 19 minutes
+    /// Better figures: 2 GiB, 5 runs, 19 minutes
     #[arg(long)]
     full: bool,
     /// Largest payload in MiB; groups too slow for the budget get a half, a quarter … of it [default: 1024]
