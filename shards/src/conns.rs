@@ -14,14 +14,12 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
-use crate::ring::{Event, SocketKey};
+use crate::ring::{Event, SocketKey, Stream};
 use crate::satellites::Part;
 use crate::satellites::peers::GivenBack;
 use crate::shard::{Conn, Shard, Stage};
 use crate::torrents::Phase;
 
-/// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
-const DIALS_PER_TURN: usize = 50;
 /// What we support: BEP 6 and BEP 10.
 const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
@@ -54,12 +52,7 @@ impl Shard {
 
     fn on_accepted(&mut self, listener: u32, socket: io::Result<(OwnedFd, SocketAddr)>) {
         match socket {
-            Ok((fd, addr)) if self.stopping.is_none() && self.has_room() => {
-                self.stats.accepted += 1;
-                self.add_conn(fd, addr, HandshakeReader::default());
-            }
-            // Dropping the descriptor closes it: the peer tries again later.
-            Ok(_) => {}
+            Ok((fd, addr)) => self.on_arrived(Stream::Tcp(fd), addr),
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
                 self.deaf.push(listener);
@@ -67,15 +60,26 @@ impl Shard {
         }
     }
 
-    fn add_conn(&mut self, fd: OwnedFd, addr: SocketAddr, reader: HandshakeReader) -> SocketKey {
-        let _ = socket2::SockRef::from(&fd).set_tcp_nodelay(true);
-        let key = self.ring.add(fd);
-        self.insert_conn(key, addr, true, Stage::Handshake(reader), None);
+    /// Somebody has connected to us.
+    pub(crate) fn on_arrived(&mut self, stream: Stream, addr: SocketAddr) {
+        if self.stopping.is_some() || !self.has_room() {
+            // Dropping the descriptor closes it: the peer tries again later.
+            return;
+        }
+        self.stats.accepted += 1;
+        let key = self.adopt(stream);
+        self.insert_conn(key, addr, true, Stage::Handshake(HandshakeReader::default()), None);
         self.ring.recv_plain(key);
-        key
     }
 
-    fn insert_conn(
+    fn adopt(&mut self, stream: Stream) -> SocketKey {
+        if let Stream::Tcp(fd) = &stream {
+            let _ = socket2::SockRef::from(fd).set_tcp_nodelay(true);
+        }
+        self.ring.adopt(stream)
+    }
+
+    pub(crate) fn insert_conn(
         &mut self,
         key: SocketKey,
         addr: SocketAddr,
@@ -113,65 +117,13 @@ impl Shard {
             }
             return;
         }
-        let _ = socket2::SockRef::from(&hand_off.socket).set_tcp_nodelay(true);
-        let key = self.ring.add(hand_off.socket);
+        let key = self.adopt(hand_off.stream);
         self.insert_conn(key, hand_off.addr, true, Stage::Handshake(HandshakeReader::default()), None);
         self.conn(key).expect("just inserted").placed = hand_off.placed.is_some();
         self.on_handshake_bytes(key, hand_off.bytes);
     }
 
-    /// Connects to addresses of the torrent's while it may have more peers.
-    pub(crate) fn dial(&mut self, index: usize) {
-        for _ in 0..DIALS_PER_TURN {
-            let home = &self.homes[index];
-            let room = home.all_conns() < home.max_peers && self.has_room();
-            if !home.is_running() || home.paused || !room || self.stopping.is_some() {
-                return;
-            }
-            let home = &mut self.homes[index];
-            let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
-            let key = home.key;
-            match self.satellite_for_peer(index) {
-                Some(shard) => self.post(shard, ToShard::Dial { key, addr, home: self.config.index }),
-                None if self.connect(index, addr) => {}
-                None => self.homes[index].candidates.gone(self.now, addr, false),
-            }
-        }
-    }
-
-    /// Starts to connect to `addr`; `false` when that cannot be.
-    pub(crate) fn connect(&mut self, index: usize, addr: SocketAddr) -> bool {
-        match outgoing_socket(addr, self.config.bind) {
-            Ok(fd) => {
-                self.homes[index].conns += 1;
-                let key = self.ring.connect(fd, addr);
-                self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
-                self.touch(index);
-                true
-            }
-            Err(error) => {
-                tracing::debug!(%addr, %error, "cannot connect");
-                false
-            }
-        }
-    }
-
-    fn on_connected(&mut self, key: SocketKey, result: io::Result<()>) {
-        let Some(conn) = self.conn(key) else { return };
-        if let Err(error) = result {
-            tracing::debug!(addr = %conn.addr, %error, "connect failed");
-            return self.end(key, End::Broken);
-        }
-        conn.stage = Stage::Handshake(HandshakeReader::default());
-        self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
-        let conn = self.conn(key).expect("seen just now");
-        let index = conn.home.expect("we dial for a torrent");
-        let info_hash = self.homes[index].meta.info_hash;
-        self.send_handshake(key, info_hash);
-        self.ring.recv_plain(key);
-    }
-
-    fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
+    pub(crate) fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
         let hello = Handshake { reserved: RESERVED, info_hash, peer_id: self.config.peer_id };
         self.ring.batch(key).bytes(&hello.encode());
         self.ring.send(key);
@@ -281,12 +233,12 @@ impl Shard {
 
     /// Gives a connection to another shard: to the torrent's home, or from there to the part that is `placed` there.
     fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>, placed: Option<TorrentKey>) {
-        let socket = self.ring.take(key).expect("nothing is in flight between receive and answer");
+        let stream = self.ring.take(key).expect("nothing is in flight between receive and answer");
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");
         self.timers.conns.set(key.index(), None);
         self.connections.fetch_sub(1, Ordering::Relaxed);
         self.stats.handed_over += 1;
-        let message = ToShard::HandOff(Box::new(HandOff { socket, addr: conn.addr, bytes, placed }));
+        let message = ToShard::HandOff(Box::new(HandOff { stream, addr: conn.addr, bytes, placed }));
         if placed.is_some() {
             // Counted as that part's, and not before the message that makes it one.
             return self.post(shard, message);
@@ -348,6 +300,7 @@ impl Shard {
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
         self.timers.conns.set(key.index(), None);
+        self.leave_race(key, false);
         match end {
             End::Fault(fault) => {
                 tracing::debug!(%addr, %fault, "closing");
@@ -384,7 +337,9 @@ impl Shard {
             home.sockets.remove(&peer);
         }
         let useful = useful && !conn.hostile;
-        if home.part.is_satellite() {
+        if conn.superseded {
+            // Another attempt at the same address goes on.
+        } else if home.part.is_satellite() {
             let back = GivenBack { addr: conn.addr, incoming: conn.incoming, id, useful };
             self.give_peer_back(index, back);
         } else {
@@ -426,21 +381,4 @@ impl Shard {
             self.end(conn.socket, End::Refused("it takes too long"));
         }
     }
-}
-
-/// A socket to connect to `addr` with.
-fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
-    match bind {
-        Some(ip) if ip.is_ipv4() == addr.is_ipv4() => socket.bind(&SocketAddr::new(ip, 0).into())?,
-        Some(ip) => {
-            let text = format!("{addr} cannot be reached from the --bind address {ip}");
-            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
-        }
-        None => {}
-    }
-    Ok(socket.into())
 }

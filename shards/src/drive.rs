@@ -79,6 +79,8 @@ impl Shard {
         let mut progress = self.take_messages();
         progress |= self.take_storage();
         progress |= self.take_announces();
+        self.ring.run_utp_timers(self.now);
+        self.start_races();
         self.flush();
         while let Some(event) = self.ring.next_event() {
             progress = true;
@@ -137,6 +139,8 @@ impl Shard {
             self.next_tick(),
             self.next_report(),
             self.timers.gathers.next(),
+            self.timers.races.next(),
+            self.ring.utp_deadline(),
             self.stopping,
             self.limits.due,
             self.gathered.due(),

@@ -3,7 +3,6 @@
 //! Role: the vocabulary only. Every queue is bounded where it is made ([`crate::inbox`], [`crate::service`]).
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ pub use crate::counters::ShardStats;
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
+use crate::ring::Stream;
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
 
@@ -68,14 +68,23 @@ pub struct AddTorrent {
 /// An accepted connection on its way to its torrent's home, or from there to the part that is to have it.
 #[derive(Debug)]
 pub struct HandOff {
-    /// The connected socket.
-    pub socket: OwnedFd,
+    /// The connection.
+    pub stream: Stream,
     /// The other end.
     pub addr: SocketAddr,
     /// What has been received of its handshake and behind it.
     pub bytes: Vec<u8>,
     /// The home of this torrent has chosen the shard: it is not handed on.
     pub placed: Option<TorrentKey>,
+}
+
+/// A uTP connection that somebody has opened, not yet on any shard.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The connection.
+    pub stream: Stream,
+    /// The other end.
+    pub addr: SocketAddr,
 }
 
 /// To a shard.
@@ -156,6 +165,8 @@ pub enum ToShard {
     Route(InfoHash, Option<usize>),
     /// A connection for a torrent of this shard.
     HandOff(Box<HandOff>),
+    /// Serve a new uTP connection.
+    Arrived(Box<Arrival>),
     /// Become a satellite of a torrent.
     AddSatellite(Box<AddSatellite>),
     /// Stop being one; answered by [`Self::SatelliteGone`].

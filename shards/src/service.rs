@@ -3,7 +3,7 @@
 //! Owner: the control thread (the engine's session). Nothing here is on a hot path.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,10 +23,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClientConfig;
+use crate::dialling::Transports;
 use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::utp_acceptor::{self, Strangers, UtpAcceptor};
 use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
 
@@ -75,6 +77,8 @@ pub struct ServiceConfig {
     pub sync: SyncConfig,
     /// When payload is sent without a copy in the kernel.
     pub zero_copy_send: ZeroCopySend,
+    /// How peers are reached.
+    pub transports: Transports,
 }
 
 /// Why the engine does not start.
@@ -101,6 +105,9 @@ pub enum StartError {
 
 /// The running engine: shards, storage thread, hash pool.
 pub struct Service {
+    acceptor: Option<UtpAcceptor>,
+    /// The listening sockets, which keep the port ours also when nothing is accepted over TCP.
+    _port: Vec<OwnedFd>,
     shards: Vec<Running>,
     storage: Arc<StorageService>,
     events: Receiver<FromShard>,
@@ -121,7 +128,9 @@ impl Service {
     /// Starts everything.
     pub fn start(config: ServiceConfig) -> Result<Self, StartError> {
         let count = config.shard_cpus.len().max(1);
-        let (listeners, port) = listen(&config.listen)?;
+        let (listeners, port) = listen(&config.listen, config.transports.tcp)?;
+        let utp_sockets = listen_utp(&config, port);
+        let utp_port = if utp_sockets.is_empty() { 0 } else { port };
         let storage = Arc::new(StorageService::start(config.storage.clone()).map_err(StartError::IoUring)?);
         let (control, events) = bounded(EVENTS_MAX);
         let mut bells = Vec::new();
@@ -147,15 +156,24 @@ impl Service {
                 connections: connections.clone(),
             };
             let mut own = Vec::new();
-            for listener in &listeners {
+            for listener in listeners.iter().filter(|_| config.transports.tcp) {
                 own.push(listener.try_clone().map_err(StartError::Resources)?);
             }
-            let shard = shard_config(&config, index, count, own, port);
+            let shard = shard_config(&config, index, count, own, port, utp_port);
             let cpu = config.shard_cpus.get(index).copied().flatten();
             let thread = start_shard(shard, cpu, links, storage.clone())?;
             shards.push(Running { inbox: inboxes[index].clone(), thread });
         }
+        let ours = (config.bind, utp_port);
+        let acceptor = if utp_sockets.is_empty() {
+            None
+        } else {
+            let strangers = Strangers::new(ours, inboxes, connections, config.max_connections.max(1));
+            Some(UtpAcceptor::start(utp_sockets, strangers).map_err(StartError::Resources)?)
+        };
         let this = Self {
+            acceptor,
+            _port: listeners,
             shards,
             storage,
             events,
@@ -252,6 +270,7 @@ impl Service {
 
     /// Waits for the threads, after [`Self::shutdown`] and all [`FromShard::Stopped`].
     pub fn join(self) {
+        drop(self.acceptor);
         for shard in self.shards {
             drop(shard.inbox);
             if shard.thread.join().is_err() {
@@ -270,6 +289,7 @@ fn shard_config(
     count: usize,
     listeners: Vec<OwnedFd>,
     port: u16,
+    utp_port: u16,
 ) -> ShardConfig {
     let share = config.memory_bytes / count;
     ShardConfig {
@@ -295,6 +315,8 @@ fn shard_config(
         tracker: config.tracker.clone(),
         sync: config.sync,
         zero_copy_send: config.zero_copy_send,
+        transports: config.transports,
+        utp_port,
     }
 }
 
@@ -325,14 +347,25 @@ fn start_shard(
     }
 }
 
-/// Listens on all addresses, with one port for all.
-fn listen(addrs: &[SocketAddr]) -> Result<(Vec<OwnedFd>, u16), StartError> {
+/// The UDP sockets of the listening port, if uTP is to be had.
+fn listen_utp(config: &ServiceConfig, port: u16) -> Vec<UdpSocket> {
+    if !config.transports.utp || port == 0 {
+        return Vec::new();
+    }
+    utp_acceptor::bind(&config.listen, port).unwrap_or_else(|error| {
+        tracing::warn!(port, %error, "cannot listen on the UDP port: no uTP connections are accepted");
+        Vec::new()
+    })
+}
+
+/// Listens on all addresses, with one port for all; without `accepts` only takes the port.
+fn listen(addrs: &[SocketAddr], accepts: bool) -> Result<(Vec<OwnedFd>, u16), StartError> {
     let mut listeners = Vec::new();
     let mut port = 0;
     for addr in addrs {
         let addr = SocketAddr::new(addr.ip(), if addr.port() == 0 { port } else { addr.port() });
         let failed = |source| StartError::Listen { addr, source };
-        let socket = bind_listener(addr).map_err(failed)?;
+        let socket = bind_listener(addr, accepts).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
         port = local.as_socket().map_or(0, |local| local.port());
         listeners.push(OwnedFd::from(socket));
@@ -340,7 +373,7 @@ fn listen(addrs: &[SocketAddr]) -> Result<(Vec<OwnedFd>, u16), StartError> {
     Ok((listeners, port))
 }
 
-fn bind_listener(addr: SocketAddr) -> std::io::Result<Socket> {
+fn bind_listener(addr: SocketAddr, accepts: bool) -> std::io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     // A port in TIME_WAIT can be used again; one that is listened on cannot.
@@ -349,6 +382,8 @@ fn bind_listener(addr: SocketAddr) -> std::io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    if accepts {
+        socket.listen(BACKLOG)?;
+    }
     Ok(socket)
 }

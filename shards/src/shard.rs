@@ -34,6 +34,7 @@ use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::counters::ShardStats;
+use crate::dialling::{Transport, Transports, Worked};
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
@@ -89,6 +90,10 @@ pub struct ShardConfig {
     pub sync: SyncConfig,
     /// When payload is sent without a copy in the kernel.
     pub zero_copy_send: ZeroCopySend,
+    /// How peers are reached.
+    pub transports: Transports,
+    /// The UDP port of uTP connections; 0: any.
+    pub utp_port: u16,
 }
 
 /// A shard's queues.
@@ -150,6 +155,12 @@ pub(crate) struct Conn {
     pub hostile: bool,
     /// Its torrent's home has given it to this shard.
     pub placed: bool,
+    /// Of a connection that we have opened: how.
+    pub transport: Transport,
+    /// The attempt at the same address over the other transport.
+    pub rival: Option<SocketKey>,
+    /// That one counts, not this.
+    pub superseded: bool,
 }
 
 impl Conn {
@@ -178,6 +189,9 @@ impl Conn {
             hungry: false,
             hostile: false,
             placed: false,
+            transport: Transport::Tcp,
+            rival: None,
+            superseded: false,
         }
     }
 }
@@ -206,6 +220,8 @@ pub struct Shard {
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
+    /// Transports that have worked.
+    pub(crate) worked: Worked,
     pub(crate) limits: ShardLimits,
     pub(crate) tracker: Rc<TrackerClient>,
     pub(crate) announced: DoneQueue,
@@ -282,6 +298,7 @@ impl Shard {
             conns: Vec::new(),
             connections: links.connections,
             rng: rand::make_rng(),
+            worked: Worked::default(),
             limits: ShardLimits::default(),
             work: Vec::new(),
             touched: Vec::new(),

@@ -23,6 +23,7 @@ use ccbt_storage::{StorageConfig, StorageService};
 use crossbeam_channel::{Receiver, unbounded};
 
 use crate::control::TrackerClientConfig;
+use crate::dialling::Transports;
 use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::shard::{Links, Shard, ShardConfig};
@@ -68,6 +69,8 @@ pub(crate) fn config() -> ShardConfig {
         tracker: TrackerClientConfig::default(),
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::Off,
+        transports: Transports::default(),
+        utp_port: 0,
     }
 }
 

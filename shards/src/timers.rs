@@ -26,6 +26,8 @@ pub(crate) struct Timers {
     pub homes: Deadlines,
     /// Until when a connection must have come about, by index of the socket.
     pub conns: Deadlines,
+    /// Until when an attempt to connect has no rival, by index of the socket.
+    pub races: Deadlines,
     /// When the next news of a spread torrent has to be told.
     pub gathers: Deadlines,
     /// Torrents whose status may have changed since it was told.
@@ -42,6 +44,7 @@ impl Timers {
         Self {
             homes: Deadlines::default(),
             conns: Deadlines::default(),
+            races: Deadlines::default(),
             gathers: Deadlines::default(),
             changed: Vec::new(),
             ticked: now,

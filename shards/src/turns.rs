@@ -72,6 +72,7 @@ impl Shard {
             ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
             ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
             ToShard::HandOff(hand_off) => self.on_hand_off(*hand_off),
+            ToShard::Arrived(arrival) => self.on_arrived(arrival.stream, arrival.addr),
             ToShard::AddSatellite(add) => self.add_satellite(*add),
             ToShard::StopSatellite(key) => {
                 if let Some(&index) = self.by_key.get(&key) {

@@ -129,6 +129,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         count_overhead: false,
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::default(),
+        transports: Default::default(),
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("--port"), "{error}");

@@ -28,6 +28,7 @@ pub mod raw_seeder;
 pub mod torrent;
 pub mod tracker;
 pub mod transmission;
+pub mod udp_relay;
 pub mod udp_tracker;
 
 use std::time::Duration;

@@ -23,9 +23,17 @@ pub struct LibtorrentPeer {
 impl LibtorrentPeer {
     /// Starts it and waits until it has checked its files and listens.
     pub fn start(torrent: &Path, dir: &Path) -> Self {
+        Self::start_with(torrent, dir, &[])
+    }
+
+    /// As [`Self::start`], with settings of libtorrent's: JSON values by name.
+    pub fn start_with(torrent: &Path, dir: &Path, settings: &[(&str, Value)]) -> Self {
         let port = free_port();
+        let settings: serde_json::Map<String, Value> =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let mut command = Command::new(python());
         command.args(["-c", SCRIPT, "peer"]).arg(torrent).arg(dir).arg(port.to_string());
+        command.arg(Value::from(settings).to_string());
         let mut peer = Self { process: Process::start("libtorrent", &mut command), address: local(port) };
         peer.wait_event("listening");
         peer

@@ -8,6 +8,7 @@
 //! * The peer wire: [`wire`]
 //! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`],
 //!   [`blame`], [`candidates`], [`peer`], [`superseed`], [`torrent`], and [`lease`] for a torrent on several shards
+//! * uTP, a stream over UDP: [`utp`]
 //! * Trackers: [`tracker`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
 #![forbid(unsafe_code)]
@@ -33,4 +34,5 @@ pub mod selection;
 pub mod superseed;
 pub mod torrent;
 pub mod tracker;
+pub mod utp;
 pub mod wire;

@@ -15,6 +15,8 @@ mod torrent;
 mod tracker_http;
 #[path = "../fuzz/entry/tracker_udp.rs"]
 mod tracker_udp;
+#[path = "../fuzz/entry/utp.rs"]
+mod utp;
 #[path = "../fuzz/entry/wire.rs"]
 mod wire;
 
@@ -64,6 +66,11 @@ fn tracker_udp_corpus() {
 }
 
 #[test]
+fn utp_corpus() {
+    run_corpus("utp", utp::run);
+}
+
+#[test]
 fn torrent_corpus() {
     run_corpus("torrent", torrent::run);
 }
@@ -78,12 +85,13 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 5] = [
+    let targets: [Target; 6] = [
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
         ("tracker_http", tracker_http::run),
         ("tracker_udp", tracker_udp::run),
         ("torrent", torrent::run),
+        ("utp", utp::run),
     ];
     for (target, run) in targets {
         let files = std::fs::read_dir(folder.join(target)).expect("the corpus is part of the repository");

@@ -24,6 +24,9 @@ pub enum StartError {
         /// The affinity mask of this process.
         allowed: Vec<usize>,
     },
+    /// Peers cannot be reached in any way.
+    #[error("neither TCP nor uTP is enabled; set network.enable_tcp or network.enable_utp")]
+    NoTransport,
     /// Memory, descriptors, threads or the address to listen on are not to be had.
     #[error(transparent)]
     Service(#[from] ServiceError),

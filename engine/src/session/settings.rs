@@ -15,6 +15,7 @@ use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
+use ccbt_shards::dialling::Transports;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
@@ -75,6 +76,8 @@ pub struct Settings {
     pub tracker_roots_pem: Vec<Vec<u8>>,
     /// When payload is sent without a copy in the kernel.
     pub zero_copy_send: ZeroCopySend,
+    /// Whether peers are reached over TCP, uTP or both; at least one.
+    pub transports: Transports,
 }
 
 impl Default for Settings {
@@ -98,13 +101,17 @@ impl Default for Settings {
             checkpoints: CheckpointSettings::default(),
             tracker_roots_pem: Vec::new(),
             zero_copy_send: ZeroCopySend::default(),
+            transports: Transports::default(),
         }
     }
 }
 
 impl Settings {
-    /// Errors: none of the CPUs that were asked for may be used.
+    /// Errors: none of the CPUs that were asked for may be used, or no transport.
     pub(super) fn check(&self) -> Result<(), StartError> {
+        if !self.transports.tcp && !self.transports.utp {
+            return Err(StartError::NoTransport);
+        }
         let allowed = allowed_cpus();
         match &self.layout.cpus {
             Some(asked) if !allowed.is_empty() && self.layout.usable(&allowed).is_empty() => {
@@ -159,6 +166,7 @@ impl Settings {
             count_overhead: self.count_overhead,
             sync: self.sync,
             zero_copy_send: self.zero_copy_send,
+            transports: self.transports,
         }
     }
 }
@@ -385,6 +393,7 @@ mod tests {
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
             tracker_roots_pem: vec![vec![3]],
             zero_copy_send: ZeroCopySend::On,
+            transports: Transports { utp: true, ..Transports::default() },
             ..Settings::default()
         };
         let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
@@ -399,6 +408,7 @@ mod tests {
         assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
         assert_eq!(config.sync, settings.sync);
         assert_eq!(config.zero_copy_send, ZeroCopySend::On);
+        assert_eq!(config.transports, settings.transports);
         assert_eq!(config.tracker.extra_roots_pem, [[3]]);
     }
 

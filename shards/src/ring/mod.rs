@@ -17,12 +17,13 @@ mod recv;
 mod send;
 mod socket;
 mod user_data;
+pub mod utp;
 mod zero_copy;
 
 pub use live::{LivePiece, PiecePin};
 pub use recv::{Places, was_cancelled};
 pub use send::SendBatch;
-pub use socket::SocketKey;
+pub use socket::{SocketKey, Stream};
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,11 +38,15 @@ use slab::Slab;
 
 use self::socket::{Ends, Socket};
 use self::user_data::{Op, UserData};
+use self::utp::{DetachedUtp, UtpSockets};
 use self::zero_copy::ZeroCopy;
 use crate::zero_copy::ZeroCopySend;
 
 /// Submission entries; the completion queue has four times as many, and the kernel keeps what overflows (NODROP).
 const ENTRIES: u32 = 1024;
+
+/// Rounds of 5 ms that uTP connections have to deliver their last bytes when the ring goes.
+const ROUNDS_TO_DELIVER: usize = 100;
 
 /// What the kernel finished.
 #[derive(Debug)]
@@ -80,6 +85,7 @@ pub struct SocketRing {
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
     zero_copy: ZeroCopy,
+    utp: UtpSockets,
     /// When the timeout in flight ends the wait.
     timeout_at: Option<Instant>,
     /// Completions of any kind since the start, for metrics.
@@ -104,6 +110,7 @@ impl SocketRing {
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
             zero_copy: ZeroCopy::new(ZeroCopySend::Off, 0),
+            utp: UtpSockets::new(),
             timeout_at: None,
             completed: 0,
             enters: 0,
@@ -168,6 +175,7 @@ impl SocketRing {
 
     /// Submits what is queued and takes in what has completed, without waiting.
     pub fn flush(&mut self) -> io::Result<()> {
+        self.flush_utp();
         let queue = self.ring.submission();
         let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
         drop(queue);
@@ -191,6 +199,10 @@ impl SocketRing {
 
     /// Submits what is queued and waits until something completes or `timeout` passes.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        self.flush_utp();
+        if self.has_events() {
+            return self.flush();
+        }
         let timespec = types::Timespec::from(timeout);
         let args = types::SubmitArgs::new().timespec(&timespec);
         self.enters += 1;
@@ -209,7 +221,10 @@ impl SocketRing {
 
     /// Whether [`SocketRing::next_event`] has something to tell.
     pub fn has_events(&self) -> bool {
-        !self.completions.is_empty() || !self.closed.is_empty() || self.zero_copy.released
+        !self.completions.is_empty()
+            || !self.closed.is_empty()
+            || self.zero_copy.released
+            || self.utp.has_events()
     }
 
     /// The next thing that happened; `None` when all is told.
@@ -220,6 +235,9 @@ impl SocketRing {
             }
             if std::mem::take(&mut self.zero_copy.released) {
                 return Some(Event::Released);
+            }
+            if let Some(event) = self.utp_event() {
+                return Some(event);
             }
             let (data, result, flags) = self.completions.pop_front()?;
             self.completed += 1;
@@ -239,6 +257,10 @@ impl SocketRing {
                     None
                 }
                 Op::Cancel => None,
+                Op::Utp => {
+                    self.utp_polled(data);
+                    None
+                }
             };
             if event.is_some() {
                 return event;
@@ -327,6 +349,10 @@ impl SocketRing {
             return;
         }
         socket.closing = true;
+        if let Some(index) = socket.utp {
+            self.close_utp(key, index);
+            return self.retire(key);
+        }
         socket.shutdown();
         if !socket.busy() {
             return self.retire(key);
@@ -362,16 +388,35 @@ impl SocketRing {
         self.finish_batch(key);
         let socket = self.sockets.remove(key.index as usize);
         assert!(!socket.busy(), "a socket freed under an operation");
-        self.zero_copy.linger(key, socket.into_fd());
+        match socket.utp {
+            Some(index) => self.linger_utp(index, socket.into_fd()),
+            None => self.zero_copy.linger(key, socket.into_fd()),
+        }
         self.closed.push_back(key);
     }
 
-    /// The connected socket out of the ring again, to hand it to another shard; `None` while an operation is in flight.
-    pub fn take(&mut self, key: SocketKey) -> Option<OwnedFd> {
+    /// The connection out of the ring again, to hand it to another shard; `None` while an operation is in flight.
+    pub fn take(&mut self, key: SocketKey) -> Option<Stream> {
         if self.socket(key).busy() || self.zero_copy.holds_for(key) {
             return None;
         }
-        Some(self.sockets.remove(key.index as usize).into_fd())
+        let utp = match self.socket(key).utp {
+            Some(index) => Some(self.take_utp(index)?),
+            None => None,
+        };
+        let fd = self.sockets.remove(key.index as usize).into_fd();
+        Some(match utp {
+            Some((conn, unread)) => Stream::Utp(Box::new(DetachedUtp { fd, conn, unread })),
+            None => Stream::Tcp(fd),
+        })
+    }
+
+    /// Adds a connection that came from elsewhere.
+    pub fn adopt(&mut self, stream: Stream) -> SocketKey {
+        match stream {
+            Stream::Tcp(fd) => self.add(fd),
+            Stream::Utp(parts) => self.add_utp(*parts),
+        }
     }
 }
 
@@ -384,9 +429,13 @@ impl Drop for SocketRing {
         }
         for round in 0..1000 {
             while self.next_event().is_some() {}
-            if self.sockets.is_empty() && self.zero_copy.is_idle() {
+            if self.sockets.is_empty() && self.zero_copy.is_idle() && self.utp.is_empty() {
                 return;
             }
+            if round == ROUNDS_TO_DELIVER {
+                self.abort_utp();
+            }
+            self.run_utp_timers(Instant::now());
             // Peers have a moment to take the last bytes.
             if round % 100 == 99 {
                 self.reset_late();

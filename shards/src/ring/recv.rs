@@ -7,6 +7,7 @@ use ccbt_protocol::wire::receiver::{Receiver, Segment};
 use io_uring::{cqueue, opcode, types};
 
 use super::user_data::{Op, UserData};
+use super::utp::Place;
 use super::{LivePiece, PiecePin, SocketKey, SocketRing};
 
 /// Most segments of one receive: 64 blocks, their headers, and the scratch at the end. 1 MiB is what one call moves at
@@ -70,6 +71,30 @@ impl RecvOp {
         self.quiet = if n <= IDLE_SCRATCH_LEN / 2 { (self.quiet + 1).min(QUIET) } else { 0 };
         self.drained = !cqueue::sock_nonempty(flags);
         self.pins.clear();
+    }
+
+    /// Copies the first of `bytes` to where the receive under way wants its next ones, and moves `place` on; returns how
+    /// many it took.
+    pub fn fill(&mut self, place: &mut Place, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while self.in_flight
+            && taken < bytes.len()
+            && let Some(iovec) = self.iovecs.get(place.nth)
+        {
+            let n = (iovec.iov_len - place.offset).min(bytes.len() - taken);
+            // SAFETY: `scatter` and `recv_plain` have made the iovec from memory of this receive: scratch of the
+            // receiver, or a piece that is pinned; both stay in place, and belong to this receive alone, while
+            // `in_flight` is set. The range is within it, and `bytes` is no part of it.
+            unsafe {
+                let to = iovec.iov_base.cast::<u8>().add(place.offset);
+                std::ptr::copy_nonoverlapping(bytes.as_ptr().add(taken), to, n);
+            }
+            (taken, place.offset) = (taken + n, place.offset + n);
+            if place.offset == iovec.iov_len {
+                *place = Place { nth: place.nth + 1, offset: 0 };
+            }
+        }
+        taken
     }
 
     pub fn watched(&mut self) {
@@ -158,13 +183,19 @@ impl SocketRing {
             "a second look at a socket"
         );
         socket.recv.watching = true;
+        if let Some(index) = socket.utp {
+            return self.watch_utp(index);
+        }
         let entry = opcode::PollAdd::new(types::Fd(socket.raw_fd()), libc::POLLIN as u32).build();
         self.push(entry, UserData::new(Op::Watch, key.generation, key.index));
     }
 
     /// Whether the socket was not empty when it was last looked at.
     pub fn has_bytes(&self, key: SocketKey) -> bool {
-        self.get(key).is_some_and(|socket| !socket.recv.drained)
+        self.get(key).is_some_and(|socket| match socket.utp {
+            Some(index) => self.utp_has_bytes(index),
+            None => !socket.recv.drained,
+        })
     }
 
     /// Starts a receive of plain bytes: a handshake.
@@ -185,6 +216,9 @@ impl SocketRing {
     fn submit_recv(&mut self, key: SocketKey, at_once: bool) {
         let socket = self.socket(key);
         assert!(!socket.closing, "a receive on a closing socket");
+        if let Some(index) = socket.utp {
+            return self.recv_utp(key, index, at_once);
+        }
         socket.recv.in_flight = true;
         let ioprio = if socket.recv.drained && !at_once { POLL_FIRST } else { 0 };
         let flags = if at_once { libc::MSG_DONTWAIT as u32 } else { 0 };
@@ -213,8 +247,11 @@ impl SocketRing {
     /// Asks the kernel to end the receive in flight early; its [`super::Event::Received`] comes as usual, with
     /// `ECANCELED` when nothing had arrived.
     pub fn cancel_recv(&mut self, key: SocketKey) {
-        if self.socket(key).recv.in_flight {
-            self.cancel(Op::Recv, key);
+        let socket = self.socket(key);
+        match socket.utp {
+            _ if !socket.recv.in_flight => {}
+            Some(index) => self.cancel_recv_utp(index),
+            None => self.cancel(Op::Recv, key),
         }
     }
 

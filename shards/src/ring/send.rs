@@ -62,8 +62,20 @@ impl SendBatch {
     }
 
     /// Whether there is anything but messages.
-    fn has_payload(&self) -> bool {
+    pub(super) fn has_payload(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Slot { .. }))
+    }
+
+    /// The bytes of part number `nth`.
+    pub(super) fn part(&self, nth: usize) -> Option<&[u8]> {
+        self.parts.get(nth).map(|part| self.bytes_of(part))
+    }
+
+    fn bytes_of(&self, part: &Part) -> &[u8] {
+        match part {
+            Part::Head { start, len } => &self.head[*start..*start + *len],
+            Part::Slot { slot, start, len } => &slot.as_slice()[*start..*start + *len],
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -128,10 +140,7 @@ impl SendOp {
         self.iovecs.clear();
         let mut skip = self.sent;
         for part in &self.batch.parts {
-            let bytes = match part {
-                Part::Head { start, len } => &self.batch.head[*start..*start + *len],
-                Part::Slot { slot, start, len } => &slot.as_slice()[*start..*start + *len],
-            };
+            let bytes = self.batch.bytes_of(part);
             if skip >= bytes.len() {
                 skip -= bytes.len();
                 continue;
@@ -189,6 +198,9 @@ impl SocketRing {
         let socket = &mut **self.sockets.get_mut(key.index as usize).expect("a socket that is gone");
         if socket.closing {
             return;
+        }
+        if let Some(index) = socket.utp {
+            return self.send_utp(key, index);
         }
         socket.send.gather();
         socket.send.in_flight = true;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::recv::RecvOp;
 use super::send::SendOp;
+use super::utp::DetachedUtp;
 
 /// Names a socket of one ring; never valid for another socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +28,15 @@ impl SocketKey {
     }
 }
 
+/// A connection outside of any ring.
+#[derive(Debug)]
+pub enum Stream {
+    /// A connected TCP socket.
+    Tcp(OwnedFd),
+    /// A uTP connection.
+    Utp(Box<DetachedUtp>),
+}
+
 /// Local and remote address of a connection, if it has them.
 pub type Ends = Option<(IpAddr, IpAddr)>;
 
@@ -39,11 +49,21 @@ pub struct Socket {
     /// The address of the connect in flight.
     pub connecting: Option<Box<socket2::SockAddr>>,
     pub closing: bool,
+    /// The uTP connection behind it; the descriptor then is a connected UDP socket.
+    pub utp: Option<u32>,
 }
 
 impl Socket {
     pub fn new(fd: OwnedFd, generation: u32) -> Self {
-        Self { fd, generation, recv: RecvOp::new(), send: SendOp::new(), connecting: None, closing: false }
+        Self {
+            fd,
+            generation,
+            recv: RecvOp::new(),
+            send: SendOp::new(),
+            connecting: None,
+            closing: false,
+            utp: None,
+        }
     }
 
     pub fn key(&self, index: u32) -> SocketKey {

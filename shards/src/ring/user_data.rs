@@ -18,6 +18,8 @@ pub enum Op {
     Watch,
     /// As `Send`, without a copy. The index is that of a hold, which outlives the socket; the generation is 0.
     SendZc,
+    /// A poll of a uTP connection's UDP socket. Index and generation are the connection's, which it may outlive.
+    Utp,
 }
 
 /// Unpacked user data.
@@ -48,6 +50,7 @@ impl UserData {
             7 => Op::Cancel,
             8 => Op::Watch,
             9 => Op::SendZc,
+            10 => Op::Utp,
             other => unreachable!("user data of kind {other}"),
         };
         Self { op, generation: (data >> 32) as u32 & GENERATION_MASK, index: data as u32 }
@@ -60,8 +63,8 @@ mod tests {
 
     #[test]
     fn packs_and_unpacks() {
-        use Op::{Accept, Bell, Cancel, Connect, Recv, Send, SendZc, Timeout, Watch};
-        for op in [Accept, Connect, Recv, Send, Bell, Timeout, Cancel, Watch, SendZc] {
+        use Op::{Accept, Bell, Cancel, Connect, Recv, Send, SendZc, Timeout, Utp, Watch};
+        for op in [Accept, Connect, Recv, Send, Bell, Timeout, Cancel, Watch, SendZc, Utp] {
             let data = UserData::new(op, 0xabcd_ef01, 0xffff_fffe);
             assert_eq!(UserData::unpack(data.pack()), data);
         }

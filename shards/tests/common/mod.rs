@@ -47,6 +47,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         count_overhead: false,
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::default(),
+        transports: Default::default(),
     };
     change(&mut config);
     Service::start(config).unwrap()

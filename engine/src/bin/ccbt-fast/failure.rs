@@ -114,7 +114,7 @@ impl Failure {
         match self {
             Self::Load(_) | Self::Config(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
             Self::Start { source } | Self::Daemon(DaemonError::Start(source)) => match source {
-                StartError::Cpus { .. } => 2,
+                StartError::Cpus { .. } | StartError::NoTransport => 2,
                 StartError::Service(ServiceError::Listen { .. }) => 1,
                 _ => 3,
             },

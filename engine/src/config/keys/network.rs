@@ -1,5 +1,6 @@
 //! Keys of connections to peers.
 
+use ccbt_shards::dialling::Transport;
 use ccbt_shards::zero_copy::ZeroCopySend;
 
 use super::{PEERS, SECONDS};
@@ -99,4 +100,33 @@ pub(super) const KEYS: &[Key] = &[
         },
     )
     .flag("zero-copy-send"),
+    key(
+        "network",
+        "enable_tcp",
+        Kind::Bool,
+        "true",
+        "Connect to peers and accept them over TCP.",
+        |effect, value| effect.settings.transports.tcp = *value == Value::Bool(true),
+    )
+    .switch("no-tcp", false),
+    key(
+        "network",
+        "enable_utp",
+        Kind::Bool,
+        "false",
+        "Connect to peers and accept them over uTP (BEP 29), on the UDP port of the same number.",
+        |effect, value| effect.settings.transports.utp = *value == Value::Bool(true),
+    )
+    .switch("utp", true),
+    key(
+        "network",
+        "prefer_transport",
+        Kind::Choice(&["tcp", "utp"]),
+        "tcp",
+        "Tried first where both are enabled; the other one follows if that fails or takes 0.6 s.",
+        |effect, value| {
+            let is_utp = value.word() == "utp";
+            effect.settings.transports.preferred = if is_utp { Transport::Utp } else { Transport::Tcp };
+        },
+    ),
 ];

@@ -1,0 +1,216 @@
+//! Whole connections over a simulated network, and packets that no honest peer sends.
+
+use proptest::prelude::*;
+
+use super::sim::{CONFIG, Link, Pair};
+use super::*;
+
+mod hostile;
+
+fn good() -> Link {
+    Link { delay: 20 * MS, ..Link::default() }
+}
+
+#[test]
+fn a_stream_passes_both_ways_and_ends() {
+    let mut pair = Pair::new(1, good(), [300_000, 200_000]);
+    pair.run();
+    assert!(pair.ends[0].conn.is_flushed() && pair.ends[1].conn.is_flushed());
+    assert_eq!(pair.ends[0].conn.datagram_len(), CONFIG.datagram_max, "one probe, and it passed");
+    // Slow start from four packets: 60, 120, 240 … ms.
+    assert!(pair.net.now < 2 * SECOND, "{} µs", pair.net.now);
+    assert!(pair.net.sent < 700, "{} packets for 340 with payload", pair.net.sent);
+}
+
+#[test]
+fn a_window_that_is_closed_and_opened_again_loses_nothing() {
+    for lose_update in [false, true] {
+        let mut pair = Pair::new(2, good(), [3 * CONFIG.receive_window, 0]);
+        pair.ends[1].lazy = true;
+        pair.run_for(20 * SECOND);
+        let held = pair.ends[1].unread;
+        assert!(held <= CONFIG.receive_window && held > CONFIG.receive_window - 2000, "{held}");
+        let before = pair.net.sent;
+        pair.run_for(120 * SECOND);
+        assert!(pair.net.sent - before < 80, "{} packets while the window is closed", pair.net.sent - before);
+        assert!(pair.net.sent > before, "nobody asks whether it has opened");
+        assert_eq!(pair.ends[0].conn.failure(), None);
+        pair.ends[1].lazy = false;
+        pair.net.lose_next = if lose_update { 1 } else { 0 };
+        pair.consume(1);
+        pair.run();
+    }
+}
+
+#[test]
+fn nobody_at_the_other_end() {
+    let mut pair = Pair::new(3, Link { loss: 1.0, ..good() }, [1000, 0]);
+    pair.run_for(60 * SECOND);
+    assert_eq!(pair.ends[0].conn.failure(), Some(Failure::TimedOut));
+    assert_eq!(pair.net.sent, 3, "SYNs");
+    assert_eq!(pair.ends[0].conn.deadline(), None);
+
+    let mut pair = Pair::new(4, good(), [1_000_000, 0]);
+    pair.run_for(200 * MS);
+    assert!(pair.ends[0].conn.is_open());
+    pair.net.link.loss = 1.0;
+    pair.run_for(120 * SECOND);
+    assert_eq!(pair.ends[0].conn.failure(), Some(Failure::TimedOut));
+}
+
+#[test]
+fn a_reset_ends_it_and_is_refused_from_strangers() {
+    let mut pair = Pair::new(5, good(), [1_000_000, 0]);
+    pair.run_for(200 * MS);
+    let mut stray = Vec::new();
+    let reset = Packet {
+        kind: Kind::Reset,
+        id: 4711,
+        timestamp: 0,
+        difference: 0,
+        window: 0,
+        seq: Seq(1),
+        ack: Seq(1),
+        selective_ack: None,
+        payload: &[],
+    };
+    reset.encode_head(&mut stray);
+    pair.ends[0].conn.handle(pair.net.now, &stray, 0, &mut |_| panic!("no payload"));
+    assert!(pair.ends[0].conn.is_open());
+    pair.ends[1].conn.abort();
+    pair.run_for(SECOND);
+    assert_eq!(pair.ends[0].conn.failure(), Some(Failure::Reset));
+    let mut conn = Connection::dial(CONFIG, 4711, 9);
+    assert!(conn.poll_transmit(0, &mut Transmit::default()));
+    conn.handle(5, &stray, 0, &mut |_| ());
+    assert_eq!(conn.failure(), Some(Failure::Refused));
+}
+
+#[test]
+fn an_idle_connection_keeps_its_mapping_and_nothing_else() {
+    let mut pair = Pair::new(6, good(), [1000, 1000]);
+    pair.ends.iter_mut().for_each(|end| end.closes = false);
+    pair.run_for(10 * SECOND);
+    let before = pair.net.sent;
+    pair.run_for(290 * SECOND);
+    assert!((18..=22).contains(&(pair.net.sent - before)), "{} packets", pair.net.sent - before);
+}
+
+#[test]
+fn a_path_that_drops_large_packets_is_found_out() {
+    let mut pair = Pair::new(7, Link { mtu: 1300, ..good() }, [2_000_000, 0]);
+    pair.run();
+    let found = pair.ends[0].conn.datagram_len();
+    assert!((1285..=1300).contains(&found), "{found}");
+
+    let mut pair = Pair::new(8, good(), [4_000_000, 0]);
+    pair.run_for(400 * MS);
+    assert_eq!(pair.ends[0].conn.datagram_len(), 1472);
+    pair.net.link.mtu = 900;
+    pair.run();
+    let found = pair.ends[0].conn.datagram_len();
+    assert!((548..=900).contains(&found), "{found}");
+}
+
+#[test]
+fn a_probe_that_our_own_host_refuses_costs_nothing() {
+    let mut pair = Pair::new(9, Link { interface: 1400, ..good() }, [1_000_000, 0]);
+    pair.run();
+    let found = pair.ends[0].conn.datagram_len();
+    assert!((1385..=1400).contains(&found), "{found}");
+    assert!(pair.net.now < 3 * SECOND, "{} µs", pair.net.now);
+}
+
+#[test]
+fn a_lost_packet_is_sent_again_at_once_even_twice() {
+    let mut pair = Pair::new(10, good(), [600_000, 0]);
+    pair.run_for(250 * MS);
+    let lost = pair.net.count_data;
+    // The packet, and its first retransmission 40 to 60 ms later.
+    pair.net.lose_data_numbers(pair.ends[0].conn.sent(), 2);
+    pair.run();
+    assert!(pair.net.count_data > lost);
+    assert!(pair.net.now < 1200 * MS, "a timeout is 500 ms: {} µs", pair.net.now);
+}
+
+/// A slow link with a queue of a second: LEDBAT fills the link and a tenth of the queue.
+#[test]
+fn the_queue_stays_near_the_target() {
+    for drift in [0.0, 200e-6, -200e-6] {
+        let link = Link { delay: 30 * MS, rate: 500_000, queue: 500_000, ..Link::default() };
+        let mut pair = Pair::new(11, link, [60_000_000, 0]);
+        pair.ends[0].clock = (u64::from(u32::MAX) - 40_000_000, drift);
+        pair.run_for(20 * SECOND);
+        pair.net.queued_max = 0;
+        let before = pair.ends[1].received;
+        pair.run_for(60 * SECOND);
+        let rate = (pair.ends[1].received - before) / 60;
+        assert!(rate > 440_000, "{rate} B/s, drift {drift}");
+        let queued = pair.net.queued_max * 1000 / 500_000;
+        assert!(queued < 200, "{queued} ms of queue, drift {drift}");
+    }
+}
+
+/// A flow that only loss slows down (TCP Reno, as a model) takes the link; alone again, uTP takes it back.
+#[test]
+fn it_gives_way_to_tcp() {
+    let link = Link { delay: 30 * MS, rate: 1_000_000, queue: 400_000, ..Link::default() };
+    let mut pair = Pair::new(12, link, [400_000_000, 0]);
+    pair.run_for(10 * SECOND);
+    pair.net.start_reno();
+    pair.run_for(20 * SECOND);
+    let (utp, reno) = (pair.ends[1].received, pair.net.reno_bytes());
+    pair.run_for(40 * SECOND);
+    let utp = (pair.ends[1].received - utp) / 40;
+    let reno = (pair.net.reno_bytes() - reno) / 40;
+    assert!(utp < 150_000 && reno > 700_000, "uTP {utp}, TCP {reno} B/s");
+    pair.net.stop_reno();
+    pair.run_for(5 * SECOND);
+    let before = pair.ends[1].received;
+    pair.run_for(20 * SECOND);
+    let rate = (pair.ends[1].received - before) / 20;
+    assert!(rate > 800_000, "{rate} B/s when it is alone again");
+}
+
+#[test]
+fn two_of_them_share_and_a_fast_path_is_filled() {
+    let link = Link { delay: 25 * MS, rate: 12_500_000, queue: 2_000_000, ..Link::default() };
+    let mut pair = Pair::new(13, link, [60_000_000, 0]);
+    pair.run();
+    assert!(pair.net.now < 12 * SECOND, "{} µs for 60 MB at 100 Mbit/s", pair.net.now);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    /// Every byte arrives, once, in order, and both ends come to an end, whatever the network does.
+    #[test]
+    fn all_bytes_arrive_in_order(
+        seed: u64,
+        loss in 0.0..0.15f64,
+        duplicates in 0.0..0.1f64,
+        delay in 100u64..80_000,
+        jitter in 0u64..30_000,
+        mtu in 600usize..1500,
+        lens in [0usize..120_000, 0usize..120_000],
+    ) {
+        let link = Link { loss, duplicates, delay, jitter, mtu, ..Link::default() };
+        let mut pair = Pair::new(seed, link, lens);
+        pair.run();
+    }
+}
+
+/// What the ring relies on: packets of a call are equal but for the last, and name the stream's bytes.
+#[test]
+fn calls_have_equal_packets() {
+    let mut pair = Pair::new(14, Link { loss: 0.02, ..good() }, [2_000_000, 0]);
+    pair.run();
+    assert!(pair.net.largest_call > 16, "{} packets in one call", pair.net.largest_call);
+}
+
+#[test]
+fn a_full_socket_loses_nothing() {
+    let mut pair = Pair::new(15, Link { full: 0.3, ..good() }, [500_000, 100_000]);
+    pair.run();
+    assert_eq!(pair.net.lost, 0);
+    assert!(pair.net.now < 8 * SECOND, "{} µs", pair.net.now);
+}

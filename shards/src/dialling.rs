@@ -1,0 +1,216 @@
+//! Connecting to peers, over TCP or uTP, whichever answers.
+//!
+//! Role: chooses the transport of each attempt. The preferred one starts; when it fails, or has not answered after
+//! [`HEAD_START`], the other one starts beside it, and the first that connects ends the other (happy eyeballs, RFC 8305).
+//! What worked is remembered per address. Owner: the shard. Invariant: of the attempts at one address all but the last
+//! are `superseded`, and only one that is not is told to the torrent's list of candidates.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use ccbt_protocol::wire::handshake::HandshakeReader;
+
+use crate::conns::End;
+use crate::messages::ToShard;
+use crate::ring::SocketKey;
+use crate::ring::utp::io::{connected, local_for};
+use crate::shard::{Shard, Stage};
+
+/// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
+const DIALS_PER_TURN: usize = 50;
+/// Time that the preferred transport has for itself: two round trips to the other end of the world.
+const HEAD_START: Duration = Duration::from_millis(600);
+/// Addresses whose transport is remembered; then all are forgotten.
+const REMEMBERED_MAX: usize = 8192;
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// uTP (BEP 29).
+    Utp,
+}
+
+impl Transport {
+    const fn other(self) -> Self {
+        match self {
+            Self::Tcp => Self::Utp,
+            Self::Utp => Self::Tcp,
+        }
+    }
+}
+
+/// Which transports are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transports {
+    /// TCP connections are made and accepted.
+    pub tcp: bool,
+    /// uTP connections are made and accepted.
+    pub utp: bool,
+    /// Tried first where both are.
+    pub preferred: Transport,
+}
+
+impl Default for Transports {
+    fn default() -> Self {
+        Self { tcp: true, utp: false, preferred: Transport::Tcp }
+    }
+}
+
+impl Transports {
+    const fn allows(&self, transport: Transport) -> bool {
+        match transport {
+            Transport::Tcp => self.tcp,
+            Transport::Utp => self.utp,
+        }
+    }
+}
+
+/// What has worked.
+#[derive(Default)]
+pub(crate) struct Worked(HashMap<SocketAddr, Transport>);
+
+impl Worked {
+    fn remember(&mut self, addr: SocketAddr, transport: Transport) {
+        if self.0.len() >= REMEMBERED_MAX {
+            self.0.clear();
+        }
+        self.0.insert(addr, transport);
+    }
+}
+
+impl Shard {
+    /// Connects to addresses of the torrent's while it may have more peers.
+    pub(crate) fn dial(&mut self, index: usize) {
+        for _ in 0..DIALS_PER_TURN {
+            let home = &self.homes[index];
+            let room = home.all_conns() < home.max_peers && self.has_room();
+            if !home.is_running() || home.paused || !room || self.stopping.is_some() {
+                return;
+            }
+            let home = &mut self.homes[index];
+            let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
+            let key = home.key;
+            match self.satellite_for_peer(index) {
+                Some(shard) => self.post(shard, ToShard::Dial { key, addr, home: self.config.index }),
+                None if self.connect(index, addr) => {}
+                None => self.homes[index].candidates.gone(self.now, addr, false),
+            }
+        }
+    }
+
+    /// Starts to connect to `addr`; `false` when that cannot be.
+    pub(crate) fn connect(&mut self, index: usize, addr: SocketAddr) -> bool {
+        let transports = self.config.transports;
+        let first = self.worked.0.get(&addr).copied().unwrap_or(transports.preferred);
+        let first = if transports.allows(first) { first } else { first.other() };
+        let Some(key) = self.start_attempt(index, addr, first) else { return false };
+        if transports.allows(first.other()) {
+            self.timers.races.set(key.index(), Some(self.now + HEAD_START));
+        }
+        true
+    }
+
+    fn start_attempt(&mut self, index: usize, addr: SocketAddr, transport: Transport) -> Option<SocketKey> {
+        let started = match transport {
+            Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
+            Transport::Utp => self.utp_socket(addr).map(|fd| self.ring.connect_utp(fd, rand::random())),
+        };
+        match started {
+            Ok(key) => {
+                self.homes[index].conns += 1;
+                self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
+                self.conn(key).expect("just inserted").transport = transport;
+                self.touch(index);
+                Some(key)
+            }
+            Err(error) => {
+                tracing::debug!(%addr, ?transport, %error, "cannot connect");
+                None
+            }
+        }
+    }
+
+    fn utp_socket(&self, addr: SocketAddr) -> io::Result<OwnedFd> {
+        connected(local_for(addr, self.config.bind, self.config.utp_port)?, addr)
+    }
+
+    /// Attempts that have had their head start get a rival.
+    pub(crate) fn start_races(&mut self) {
+        for index in self.timers.races.pop_all(self.now) {
+            let key = self.conns[index].as_ref().expect("one that is gone has no deadline").socket;
+            self.start_rival(key);
+        }
+    }
+
+    /// Tries the other transport beside `key`; `false` when that cannot be.
+    fn start_rival(&mut self, key: SocketKey) -> bool {
+        let Some(conn) = self.conn(key) else { return false };
+        let (addr, other, index) =
+            (conn.addr, conn.transport.other(), conn.home.expect("we dial for a torrent"));
+        let is_racing = matches!(conn.stage, Stage::Connecting) && conn.rival.is_none();
+        if !is_racing || self.stopping.is_some() || !self.has_room() || !self.homes[index].is_running() {
+            return false;
+        }
+        let Some(rival) = self.start_attempt(index, addr, other) else { return false };
+        self.conn(key).expect("seen just now").rival = Some(rival);
+        self.conn(rival).expect("just inserted").rival = Some(key);
+        true
+    }
+
+    pub(crate) fn on_connected(&mut self, key: SocketKey, result: io::Result<()>) {
+        let Some(conn) = self.conn(key) else { return };
+        let (addr, transport, rival) = (conn.addr, conn.transport, conn.rival.take());
+        if let Err(error) = result {
+            tracing::debug!(%addr, ?transport, %error, "connect failed");
+            let may_race = self.timers.races.get(key.index()).is_some();
+            // Its rival goes on alone, or starts now.
+            let goes_on = rival.is_some() || may_race && self.start_rival(key);
+            self.leave_race(key, goes_on);
+            return self.end(key, End::Broken);
+        }
+        if let Some(rival) = rival {
+            self.leave_race(rival, true);
+            self.end(rival, End::Ours);
+        }
+        self.worked.remember(addr, transport);
+        self.timers.races.set(key.index(), None);
+        let conn = self.conn(key).expect("seen just now");
+        conn.stage = Stage::Handshake(HandshakeReader::default());
+        self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
+        let conn = self.conn(key).expect("seen just now");
+        let index = conn.home.expect("we dial for a torrent");
+        let info_hash = self.homes[index].meta.info_hash;
+        self.send_handshake(key, info_hash);
+        self.ring.recv_plain(key);
+    }
+
+    /// `key` is no longer one of two attempts; `superseded`: the other one counts.
+    pub(crate) fn leave_race(&mut self, key: SocketKey, superseded: bool) {
+        self.timers.races.set(key.index(), None);
+        let Some(conn) = self.conn(key) else { return };
+        conn.superseded |= superseded;
+        if let Some(rival) = conn.rival.take()
+            && let Some(rival) = self.conn(rival)
+        {
+            rival.rival = None;
+        }
+    }
+}
+
+/// A socket to connect to `addr` with.
+fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    if bind.is_some() {
+        socket.bind(&local_for(addr, bind, 0)?.into())?;
+    }
+    Ok(socket.into())
+}

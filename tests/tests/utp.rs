@@ -1,0 +1,104 @@
+//! uTP (BEP 29): with libtorrent both ways, between two of us, over a bad path, and as the second choice after TCP.
+
+use std::time::Duration;
+
+use ccbt_tests::ccbt::CcbtCommand;
+use ccbt_tests::lab::Lab;
+use ccbt_tests::libtorrent::LibtorrentPeer;
+use ccbt_tests::payload::Payload;
+use ccbt_tests::torrent::TorrentSpec;
+use ccbt_tests::udp_relay::{Path, UdpRelay};
+use serde_json::{Value, json};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// A transatlantic path on a bad day.
+const BAD: Path = Path { delay: Duration::from_millis(50), jitter: Duration::from_millis(10), lost: 20 };
+
+/// libtorrent over uTP alone.
+fn utp_alone() -> [(&'static str, Value); 4] {
+    [
+        ("enable_outgoing_utp", json!(true)),
+        ("enable_incoming_utp", json!(true)),
+        ("enable_outgoing_tcp", json!(false)),
+        ("enable_incoming_tcp", json!(false)),
+    ]
+}
+
+/// We over uTP alone.
+fn over_utp(command: CcbtCommand) -> CcbtCommand {
+    command.flag("--utp").flag("--no-tcp")
+}
+
+fn payload(len: usize) -> Payload {
+    Payload::single("one file.bin", len + 1)
+}
+
+/// libtorrent seeds, we fetch, over a path if there is one.
+fn from_libtorrent(len: usize, path: Option<Path>) {
+    let lab = Lab::open();
+    let made = lab.publish(payload(len), TorrentSpec::pieces_of(256 * KIB));
+    let seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, &utp_alone());
+    let relay = path.map(|path| UdpRelay::start(seed.address(), path));
+    let peer = relay.as_ref().map_or(seed.address(), UdpRelay::address);
+    let copy = lab.dir("ours");
+    over_utp(CcbtCommand::download(&made.torrent_path, &copy)).peer(peer).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    assert_lossy(relay);
+}
+
+/// We seed, libtorrent fetches.
+fn to_libtorrent(len: usize, path: Option<Path>) {
+    let lab = Lab::open();
+    let made = lab.publish(payload(len), TorrentSpec::pieces_of(256 * KIB));
+    let mut seed = over_utp(CcbtCommand::seed(&made.torrent_path, &made.data)).start();
+    seed.wait_ready();
+    let relay = path.map(|path| UdpRelay::start(seed.address(), path));
+    let copy = lab.dir("theirs");
+    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, &utp_alone());
+    leech.connect(relay.as_ref().map_or(seed.address(), UdpRelay::address));
+    leech.wait_finished();
+    made.payload.assert_equal_in(&copy);
+    assert_lossy(relay);
+}
+
+fn assert_lossy(relay: Option<UdpRelay>) {
+    if let Some((passed, lost)) = relay.map(|relay| relay.counts()) {
+        assert!(passed > 1000 && lost > 20, "{passed} datagrams passed, {lost} were lost: no test");
+    }
+}
+
+#[test]
+fn libtorrent_seeds_to_us() {
+    from_libtorrent(24 * MIB, None);
+}
+
+#[test]
+fn we_seed_to_libtorrent() {
+    to_libtorrent(24 * MIB, None);
+}
+
+#[test]
+fn libtorrent_seeds_to_us_over_a_bad_path() {
+    from_libtorrent(2 * MIB, Some(BAD));
+}
+
+#[test]
+fn we_seed_to_libtorrent_over_a_bad_path() {
+    to_libtorrent(2 * MIB, Some(BAD));
+}
+
+#[test]
+fn two_of_us_and_what_tcp_does_not_reach_utp_does() {
+    let lab = Lab::open();
+    let made = lab.publish(payload(64 * MIB), TorrentSpec::pieces_of(256 * KIB));
+    let mut seed =
+        over_utp(CcbtCommand::seed(&made.torrent_path, &made.data)).option("--shards", "2").start();
+    seed.wait_ready();
+    // Nobody listens there over TCP: its refusal starts uTP.
+    let copy = lab.dir("both");
+    CcbtCommand::download(&made.torrent_path, &copy).flag("--utp").peer(seed.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    seed.assert_alive();
+}
