@@ -71,7 +71,7 @@ impl SendBatch {
         self.parts.get(nth).map(|part| self.bytes_of(part))
     }
 
-    fn bytes_of(&self, part: &Part) -> &[u8] {
+    fn bytes_of<'a>(&'a self, part: &'a Part) -> &'a [u8] {
         match part {
             Part::Head { start, len } => &self.head[*start..*start + *len],
             Part::Slot { slot, start, len } => &slot.as_slice()[*start..*start + *len],

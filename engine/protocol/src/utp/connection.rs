@@ -156,7 +156,8 @@ impl Connection {
         let mut this = Self::new(config, state, syn.id.wrapping_add(1), syn.id, Seq(seq), syn.seq.plus(1));
         this.peer_window = syn.window as usize;
         this.note_times(now, syn, true);
-        this.ack_now = true;
+        // Whatever follows: who dials waits for a STATE.
+        (this.ack_now, this.repeat_answer) = (true, true);
         this.last_sent = now;
         Some(this)
     }
@@ -304,14 +305,14 @@ impl Connection {
     }
 
     fn handle_open(&mut self, now: Micros, packet: &Packet<'_>, room: usize, sink: &mut impl FnMut(&[u8])) {
-        let Some(count) = self.outbound.place_of(packet.ack) else { return };
+        let Some(place) = self.outbound.place_of(packet.ack) else { return };
         self.silence = 0;
         let flying = self.outbound.flying();
         // An older packet that was overtaken tells nothing of the window.
-        if packet.ack.distance_from(self.outbound.oldest().minus(1)) >= 0 {
+        if place >= 0 {
             self.peer_window = packet.window as usize;
         }
-        let news = self.outbound.acknowledged(now, count, packet.selective_ack);
+        let news = self.outbound.acknowledged(now, place, packet.selective_ack);
         self.note_times(now, packet, news.packets > 0);
         self.take_news(now, &news, flying);
         let arrival = match packet.kind {

@@ -146,31 +146,28 @@ impl Outbound {
         self.lost > 0
     }
 
-    /// How far `ack` is behind the oldest packet: 0 tells nothing new, `None` is no sensible number. More than 2^11
-    /// back is older than any packet on its way can be.
-    pub fn place_of(&self, ack: Seq) -> Option<usize> {
+    /// How many packets `ack` acknowledges; negative when it is older than what is known. `None`: no sensible number.
+    /// More than 2^11 back is older than any packet on its way can be.
+    pub fn place_of(&self, ack: Seq) -> Option<i32> {
         let count = ack.distance_from(self.first.minus(1));
-        if count < 0 {
-            (count > -2048).then_some(0)
-        } else {
-            Some(count as usize).filter(|n| *n <= self.queue.len())
-        }
+        (-2048..=self.queue.len() as i32).contains(&count).then_some(count)
     }
 
-    /// Takes in that the first `count` packets have arrived, and those of `bits`, the first of which is for the packet
-    /// after the next.
-    pub fn acknowledged(&mut self, now: Micros, count: usize, bits: Option<&[u8]>) -> News {
+    /// Takes in that the packets before `place` ([`Self::place_of`]) have arrived, and those of `bits`, the first of which
+    /// is for the packet after `place`.
+    pub fn acknowledged(&mut self, now: Micros, place: i32, bits: Option<&[u8]>) -> News {
         let mut news = News::default();
-        let islands = bits.map_or(&[][..], |bits| bits);
-        for (byte, bits) in islands.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+        for (byte, bits) in bits.unwrap_or_default().iter().enumerate().filter(|(_, bits)| **bits != 0) {
             for bit in (0..8).filter(|bit| bits & 1 << bit != 0) {
-                let at = count + 1 + byte * 8 + bit;
-                if at < self.queue.len() {
+                let at = usize::try_from(place + 1 + (byte * 8 + bit) as i32);
+                if let Ok(at) = at
+                    && at < self.queue.len()
+                {
                     self.arrived(now, at, &mut news);
                 }
             }
         }
-        for _ in 0..count {
+        for _ in 0..place {
             self.arrived(now, 0, &mut news);
             self.drop_first();
         }

@@ -13,18 +13,16 @@ const RTO_FIRST: Micros = SECOND;
 pub(super) struct Rtt {
     smoothed: Option<Micros>,
     variance: Micros,
-    min: Micros,
     back_off: u32,
 }
 
 impl Rtt {
     pub fn new() -> Self {
-        Self { smoothed: None, variance: 0, min: Micros::MAX, back_off: 0 }
+        Self { smoothed: None, variance: 0, back_off: 0 }
     }
 
     /// A packet that was sent once was acknowledged after `sample`.
     pub fn sample(&mut self, sample: Micros) {
-        self.min = self.min.min(sample);
         match &mut self.smoothed {
             None => (self.smoothed, self.variance) = (Some(sample), sample / 2),
             Some(smoothed) => {
@@ -47,11 +45,6 @@ impl Rtt {
         let base = self.smoothed.map_or(RTO_FIRST, |smoothed| smoothed + 4 * self.variance).max(RTO_MIN);
         base.saturating_mul(1 << self.back_off.min(10)).min(RTO_MAX)
     }
-
-    /// The least that was seen; `Micros::MAX` before.
-    pub fn min(&self) -> Micros {
-        self.min
-    }
 }
 
 #[cfg(test)]
@@ -68,7 +61,6 @@ mod tests {
             rtt.sample(700 * MS);
         }
         assert!((700 * MS..750 * MS).contains(&rtt.timeout()), "{}", rtt.timeout());
-        assert_eq!(rtt.min(), 10 * MS);
         let before = rtt.timeout();
         rtt.timed_out();
         rtt.timed_out();

@@ -212,7 +212,7 @@ impl End {
     }
 
     fn time(&self, now: Micros) -> Micros {
-        self.clock.0 + now + (now as f64 * self.clock.1) as i64 as u64
+        (self.clock.0 + now).wrapping_add_signed((now as f64 * self.clock.1) as i64)
     }
 
     fn real(&self, local: Micros) -> Micros {

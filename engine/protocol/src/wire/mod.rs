@@ -3,6 +3,7 @@
 //! * [`handshake`]: the first 68 bytes (BEP 3) and their feature bits;
 //! * [`message`]: one complete message, decoded and encoded (BEP 3, 6, 10);
 //! * [`extension`]: the extended handshake (BEP 10, 21);
+//! * [`mse`]: encryption, before all that;
 //! * [`receiver`]: the byte stream turned into messages, with block payloads received straight into their place;
 //!   it plans and repairs, `stream` parses.
 //!
@@ -12,6 +13,7 @@
 pub mod extension;
 pub mod handshake;
 pub mod message;
+pub mod mse;
 pub mod receiver;
 mod stream;
 

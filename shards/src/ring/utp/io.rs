@@ -22,7 +22,7 @@ const WINDOW_MIN: usize = 96 << 10;
 
 /// What became of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// It is out, or lost like any datagram.
     Gone,
     /// The socket takes nothing now.
@@ -34,7 +34,7 @@ pub enum Outcome {
 }
 
 /// The buffers of a shard.
-pub struct Datagrams {
+pub(super) struct Datagrams {
     /// Empty until the first datagram.
     buffer: Vec<u8>,
     iovecs: Vec<libc::iovec>,

@@ -100,13 +100,13 @@ struct Utp {
 
 /// Where the next byte of a receive goes: number of the iovec, offset within it.
 #[derive(Clone, Copy, Default)]
-pub struct Place {
+pub(super) struct Place {
     pub nth: usize,
     pub offset: usize,
 }
 
 /// All of them.
-pub struct UtpSockets {
+pub(super) struct UtpSockets {
     slab: Slab<Box<Utp>>,
     generation: u32,
     deadlines: Deadlines,

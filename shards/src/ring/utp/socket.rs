@@ -11,9 +11,9 @@ use crate::ring::{Event, SocketKey, SocketRing};
 
 impl SocketRing {
     /// The next event of any connection.
-    pub(super) fn utp_event(&mut self) -> Option<Event> {
+    pub(in crate::ring) fn utp_event(&mut self) -> Option<Event> {
         while let Some(name) = self.utp.listed.front().copied() {
-            if let Some(utp) = self.utp.get(name) {
+            if self.utp.get(name).is_some() {
                 if let Some(event) = self.utp_event_of(name.0) {
                     return Some(event);
                 }
@@ -73,7 +73,7 @@ impl SocketRing {
     }
 
     /// A receive of `key` was posted.
-    pub(super) fn recv_utp(&mut self, key: SocketKey, index: u32, at_once: bool) {
+    pub(in crate::ring) fn recv_utp(&mut self, key: SocketKey, index: u32, at_once: bool) {
         let recv = &mut self.sockets[key.index as usize].recv;
         recv.in_flight = true;
         let utp = &mut *self.utp.slab[index as usize];
@@ -86,23 +86,23 @@ impl SocketRing {
         self.utp.list(index);
     }
 
-    pub(super) fn watch_utp(&mut self, index: u32) {
+    pub(in crate::ring) fn watch_utp(&mut self, index: u32) {
         self.utp.list(index);
     }
 
-    pub(super) fn cancel_recv_utp(&mut self, index: u32) {
+    pub(in crate::ring) fn cancel_recv_utp(&mut self, index: u32) {
         self.utp.slab[index as usize].cancelled = true;
         self.utp.list(index);
     }
 
     /// Whether there are bytes that a receive would bring at once.
-    pub(super) fn utp_has_bytes(&self, index: u32) -> bool {
+    pub(in crate::ring) fn utp_has_bytes(&self, index: u32) -> bool {
         let utp = &self.utp.slab[index as usize];
         !utp.unread.is_empty() || utp.is_over()
     }
 
     /// The batch of `key` goes out.
-    pub(super) fn send_utp(&mut self, key: SocketKey, index: u32) {
+    pub(in crate::ring) fn send_utp(&mut self, key: SocketKey, index: u32) {
         let send = &mut self.sockets[key.index as usize].send;
         let batch = send.replace_batch(self.utp.spare.pop().unwrap_or_default());
         send.in_flight = true;
@@ -114,7 +114,7 @@ impl SocketRing {
     }
 
     /// `key` is closed: what was sent is still delivered, if the peer takes it soon.
-    pub(super) fn close_utp(&mut self, key: SocketKey, index: u32) {
+    pub(in crate::ring) fn close_utp(&mut self, key: SocketKey, index: u32) {
         let socket = &mut *self.sockets[key.index as usize];
         if socket.recv.in_flight {
             socket.recv.done(0, 0);
@@ -134,12 +134,12 @@ impl SocketRing {
     }
 
     /// The descriptor of a closed socket.
-    pub(super) fn linger_utp(&mut self, index: u32, fd: OwnedFd) {
+    pub(in crate::ring) fn linger_utp(&mut self, index: u32, fd: OwnedFd) {
         self.utp.slab[index as usize].own = Some(fd);
     }
 
     /// The connection out of the ring again; `None` while something is on its way. The descriptor is the socket's.
-    pub(super) fn take_utp(&mut self, index: u32) -> Option<(Connection, VecDeque<u8>)> {
+    pub(in crate::ring) fn take_utp(&mut self, index: u32) -> Option<(Connection, VecDeque<u8>)> {
         let utp = &mut *self.utp.slab[index as usize];
         if !utp.outgoing.is_empty() {
             return None;
@@ -153,7 +153,7 @@ impl SocketRing {
     }
 
     /// Ends all connections that linger, whatever they have not delivered.
-    pub(super) fn abort_utp(&mut self) {
+    pub(in crate::ring) fn abort_utp(&mut self) {
         let all: Vec<u32> = self.utp.slab.iter().map(|(at, _)| at as u32).collect();
         for index in all {
             self.utp.slab[index as usize].conn.abort();

@@ -177,7 +177,8 @@ impl Connection {
         }
         let Some(len) = self.mtu.wanted(now).map(|size| size - HEADER_LEN) else { return };
         if self.outbound.unsent() >= len + BEHIND_PROBE * self.payload_max()
-            && self.may_send(len + (BEHIND_PROBE - 1) * self.payload_max())
+            && self.ledbat.window() >= BEHIND_PROBE * self.payload_max()
+            && self.may_send(len)
         {
             self.mtu.sent();
             let ready = self.outbound.send_new(now, len, false, true);
