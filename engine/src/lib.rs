@@ -47,6 +47,7 @@ pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_shards::dialling::{Transport, Transports};
+pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
+use crate::encryption::Encrypted;
 use crate::messages::{Event as Told, FromShard, HandOff, ToShard};
 use crate::ring::{Event, SocketKey, Stream};
 use crate::satellites::Part;
@@ -21,7 +22,7 @@ use crate::shard::{Conn, Shard, Stage};
 use crate::torrents::Phase;
 
 /// What we support: BEP 6 and BEP 10.
-const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
+pub(crate) const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
 /// Why a connection is ended by us.
 #[derive(Debug)]
@@ -119,18 +120,21 @@ impl Shard {
         }
         let key = self.adopt(hand_off.stream);
         self.insert_conn(key, hand_off.addr, true, Stage::Handshake(HandshakeReader::default()), None);
-        self.conn(key).expect("just inserted").placed = hand_off.placed.is_some();
+        let conn = self.conn(key).expect("just inserted");
+        conn.placed = hand_off.placed.is_some();
+        if let Some(Encrypted { ciphers, outbox }) = hand_off.encrypted {
+            (conn.encrypted, conn.outbox) = (true, outbox);
+            self.ring.set_ciphers(key, ciphers);
+            self.flush_outbox(key);
+        }
         self.on_handshake_bytes(key, hand_off.bytes);
-    }
-
-    pub(crate) fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
-        let hello = Handshake { reserved: RESERVED, info_hash, peer_id: self.config.peer_id };
-        self.ring.batch(key).bytes(&hello.encode());
-        self.ring.send(key);
     }
 
     /// Bytes of a connection that is not through its handshake.
     pub(crate) fn on_handshake_bytes(&mut self, key: SocketKey, bytes: Vec<u8>) {
+        if self.is_encrypted(key, &bytes) {
+            return;
+        }
         let conn = self.conn(key).expect("called for a connection that lives");
         let Stage::Handshake(reader) = &mut conn.stage else { panic!("not in its handshake") };
         let taken = match reader.push(&bytes) {
@@ -233,12 +237,18 @@ impl Shard {
 
     /// Gives a connection to another shard: to the torrent's home, or from there to the part that is `placed` there.
     fn hand_off(&mut self, key: SocketKey, shard: usize, bytes: Vec<u8>, placed: Option<TorrentKey>) {
-        let stream = self.ring.take(key).expect("nothing is in flight between receive and answer");
+        let ciphers = self.ring.take_ciphers(key);
+        let Some(stream) = self.ring.take(key) else {
+            // The answer of an encrypted handshake is still being sent.
+            return self.end(key, End::Refused("it is too fast"));
+        };
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");
         self.timers.conns.set(key.index(), None);
         self.connections.fetch_sub(1, Ordering::Relaxed);
         self.stats.handed_over += 1;
-        let message = ToShard::HandOff(Box::new(HandOff { stream, addr: conn.addr, bytes, placed }));
+        let encrypted = conn.encrypted.then_some(Encrypted { ciphers, outbox: conn.outbox });
+        let message =
+            ToShard::HandOff(Box::new(HandOff { stream, addr: conn.addr, encrypted, bytes, placed }));
         if placed.is_some() {
             // Counted as that part's, and not before the message that makes it one.
             return self.post(shard, message);
@@ -296,6 +306,10 @@ impl Shard {
         if matches!(conn.stage, Stage::Closing) {
             return;
         }
+        if matches!(conn.stage, Stage::Encrypting(_)) && !matches!(end, End::Ours) {
+            self.retry_plainly(key);
+        }
+        let conn = self.conn(key).expect("seen just now");
         conn.stage = Stage::Closing;
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);

@@ -116,7 +116,12 @@ impl Shard {
         true
     }
 
-    fn start_attempt(&mut self, index: usize, addr: SocketAddr, transport: Transport) -> Option<SocketKey> {
+    pub(crate) fn start_attempt(
+        &mut self,
+        index: usize,
+        addr: SocketAddr,
+        transport: Transport,
+    ) -> Option<SocketKey> {
         let started = match transport {
             Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
             Transport::Utp => self.utp_socket(addr).map(|fd| self.ring.connect_utp(fd, rand::random())),
@@ -186,8 +191,7 @@ impl Shard {
         let conn = self.conn(key).expect("seen just now");
         let index = conn.home.expect("we dial for a torrent");
         let info_hash = self.homes[index].meta.info_hash;
-        self.send_handshake(key, info_hash);
-        self.ring.recv_plain(key);
+        self.greet(key, info_hash);
     }
 
     /// `key` is no longer one of two attempts; `superseded`: the other one counts.

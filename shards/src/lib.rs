@@ -11,6 +11,7 @@ pub mod control;
 mod counters;
 pub mod dialling;
 mod drive;
+pub mod encryption;
 pub mod executor;
 mod faults;
 mod home;

@@ -24,6 +24,7 @@ pub use crate::counters::ShardStats;
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
+use crate::encryption::Encrypted;
 use crate::ring::Stream;
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
@@ -72,7 +73,9 @@ pub struct HandOff {
     pub stream: Stream,
     /// The other end.
     pub addr: SocketAddr,
-    /// What has been received of its handshake and behind it.
+    /// It has come through a handshake of MSE.
+    pub encrypted: Option<Encrypted>,
+    /// What has been received of its handshake and behind it, decrypted.
     pub bytes: Vec<u8>,
     /// The home of this torrent has chosen the shard: it is not handed on.
     pub placed: Option<TorrentKey>,

@@ -24,6 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClientConfig;
 use crate::dialling::Transports;
+use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
@@ -79,6 +80,8 @@ pub struct ServiceConfig {
     pub zero_copy_send: ZeroCopySend,
     /// How peers are reached.
     pub transports: Transports,
+    /// Which connections are encrypted.
+    pub encryption: EncryptionPolicy,
 }
 
 /// Why the engine does not start.
@@ -316,6 +319,7 @@ fn shard_config(
         sync: config.sync,
         zero_copy_send: config.zero_copy_send,
         transports: config.transports,
+        encryption: config.encryption,
         utp_port,
     }
 }

@@ -35,6 +35,7 @@ use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::counters::ShardStats;
 use crate::dialling::{Transport, Transports, Worked};
+use crate::encryption::{EncryptionPolicy, Mse, PlainOnly};
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
@@ -92,6 +93,8 @@ pub struct ShardConfig {
     pub zero_copy_send: ZeroCopySend,
     /// How peers are reached.
     pub transports: Transports,
+    /// Which connections are encrypted.
+    pub encryption: EncryptionPolicy,
     /// The UDP port of uTP connections; 0: any.
     pub utp_port: u16,
 }
@@ -116,6 +119,8 @@ pub struct Links {
 pub(crate) enum Stage {
     /// Our connect is in flight.
     Connecting,
+    /// The handshake of MSE is under way.
+    Encrypting(Box<Mse>),
     /// Waiting for the peer's handshake.
     Handshake(HandshakeReader),
     /// Messages flow.
@@ -161,6 +166,10 @@ pub(crate) struct Conn {
     pub rival: Option<SocketKey>,
     /// That one counts, not this.
     pub superseded: bool,
+    /// Bytes of handshakes that wait for the send under way, encrypted if they have to be.
+    pub outbox: Vec<u8>,
+    /// It has come through a handshake of MSE.
+    pub encrypted: bool,
 }
 
 impl Conn {
@@ -192,6 +201,8 @@ impl Conn {
             transport: Transport::Tcp,
             rival: None,
             superseded: false,
+            outbox: Vec::new(),
+            encrypted: false,
         }
     }
 }
@@ -222,6 +233,10 @@ pub struct Shard {
     pub(crate) rng: SmallRng,
     /// Transports that have worked.
     pub(crate) worked: Worked,
+    /// Peers that do not take encrypted connections.
+    pub(crate) plain_only: PlainOnly,
+    /// Torrents by what encrypted connections name them by.
+    pub(crate) torrent_names: HashMap<[u8; 20], InfoHash>,
     pub(crate) limits: ShardLimits,
     pub(crate) tracker: Rc<TrackerClient>,
     pub(crate) announced: DoneQueue,
@@ -299,6 +314,8 @@ impl Shard {
             connections: links.connections,
             rng: rand::make_rng(),
             worked: Worked::default(),
+            plain_only: PlainOnly::default(),
+            torrent_names: HashMap::new(),
             limits: ShardLimits::default(),
             work: Vec::new(),
             touched: Vec::new(),

@@ -24,6 +24,7 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use crate::control::TrackerClientConfig;
 use crate::dialling::Transports;
+use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::shard::{Links, Shard, ShardConfig};
@@ -71,6 +72,7 @@ pub(crate) fn config() -> ShardConfig {
         zero_copy_send: ZeroCopySend::Off,
         transports: Transports::default(),
         utp_port: 0,
+        encryption: EncryptionPolicy::default(),
     }
 }
 

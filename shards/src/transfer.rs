@@ -96,7 +96,11 @@ impl Shard {
         }
         let Some(conn) = self.conn(key) else { return };
         match conn.stage {
-            Stage::Handshake(_) if n == 0 => self.ring.recv_plain(key),
+            Stage::Handshake(_) | Stage::Encrypting(_) if n == 0 => self.ring.recv_plain(key),
+            Stage::Encrypting(_) => {
+                let bytes = self.ring.plain_bytes(key, n).to_vec();
+                self.on_mse_bytes(key, &bytes);
+            }
             Stage::Handshake(_) => {
                 let bytes = self.ring.plain_bytes(key, n).to_vec();
                 self.on_handshake_bytes(key, bytes);
@@ -296,10 +300,14 @@ impl Shard {
         let Some(conn) = self.conn(key) else { return };
         conn.queued = false;
         let (Stage::Open(peer), Some(index)) = (&conn.stage, conn.home) else { return };
-        let peer = *peer;
+        let (peer, has_outbox) = (*peer, !conn.outbox.is_empty());
         if !self.ring.sending(key) {
-            self.fill_batch(key, index, peer);
-            self.ring.send(key);
+            if has_outbox {
+                self.flush_outbox(key);
+            } else {
+                self.fill_batch(key, index, peer);
+                self.ring.send(key);
+            }
         }
         if !self.ring.is_reading(key) {
             self.receive(key, index, peer);
@@ -337,6 +345,7 @@ impl Shard {
                 self.settle_soon(index);
             }
         }
+        self.flush_outbox(key);
         self.queue(key);
         self.wake_hungry();
     }

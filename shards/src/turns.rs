@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use ccbt_protocol::ids::TorrentKey;
+use ccbt_protocol::wire::mse::torrent_hash;
 use ccbt_storage::Completion;
 
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
@@ -69,8 +70,14 @@ impl Shard {
             ToShard::StopPlaying(key, reader) => self.stop_playing(key, reader),
             ToShard::Select(key, selection) => self.select(key, selection),
             ToShard::Tokens { torrent, way, word } => self.on_tokens(torrent, way, &word),
-            ToShard::Route(info_hash, Some(shard)) => drop(self.routes.insert(info_hash, shard)),
-            ToShard::Route(info_hash, None) => drop(self.routes.remove(&info_hash)),
+            ToShard::Route(info_hash, Some(shard)) => {
+                self.routes.insert(info_hash, shard);
+                self.torrent_names.insert(torrent_hash(info_hash), info_hash);
+            }
+            ToShard::Route(info_hash, None) => {
+                self.routes.remove(&info_hash);
+                self.torrent_names.remove(&torrent_hash(info_hash));
+            }
             ToShard::HandOff(hand_off) => self.on_hand_off(*hand_off),
             ToShard::Arrived(arrival) => self.on_arrived(arrival.stream, arrival.addr),
             ToShard::AddSatellite(add) => self.add_satellite(*add),

@@ -130,6 +130,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::default(),
         transports: Default::default(),
+        encryption: Default::default(),
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("--port"), "{error}");

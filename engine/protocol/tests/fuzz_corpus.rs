@@ -9,6 +9,8 @@ mod bencode;
 mod checkpoint;
 #[path = "../fuzz/entry/metainfo.rs"]
 mod metainfo;
+#[path = "../fuzz/entry/mse.rs"]
+mod mse;
 #[path = "../fuzz/entry/torrent.rs"]
 mod torrent;
 #[path = "../fuzz/entry/tracker_http.rs"]
@@ -63,6 +65,11 @@ fn tracker_http_corpus() {
 #[test]
 fn tracker_udp_corpus() {
     run_corpus("tracker_udp", tracker_udp::run);
+}
+
+#[test]
+fn mse_corpus() {
+    run_corpus("mse", mse::run);
 }
 
 #[test]

@@ -18,6 +18,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("network.enable_tcp", "false", "tcp: false"),
     ("network.enable_utp", "true", "utp: true"),
     ("network.prefer_transport", "utp", "preferred: Utp"),
+    ("network.encryption_in", "require", "incoming: Require"),
+    ("network.encryption_out", "prefer", "outgoing: Prefer"),
     ("disk.output", "/srv/out", "output: \"/srv/out\""),
     ("disk.move_completed", "/srv/done", "move_completed: Some(\"/srv/done\")"),
     ("disk.preallocate", "full", "preallocate: Full"),

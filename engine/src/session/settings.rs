@@ -16,6 +16,7 @@ use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::dialling::Transports;
+use ccbt_shards::encryption::EncryptionPolicy;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
@@ -78,6 +79,8 @@ pub struct Settings {
     pub zero_copy_send: ZeroCopySend,
     /// Whether peers are reached over TCP, uTP or both; at least one.
     pub transports: Transports,
+    /// Which connections are encrypted (MSE).
+    pub encryption: EncryptionPolicy,
 }
 
 impl Default for Settings {
@@ -102,6 +105,7 @@ impl Default for Settings {
             tracker_roots_pem: Vec::new(),
             zero_copy_send: ZeroCopySend::default(),
             transports: Transports::default(),
+            encryption: EncryptionPolicy::default(),
         }
     }
 }
@@ -167,6 +171,7 @@ impl Settings {
             sync: self.sync,
             zero_copy_send: self.zero_copy_send,
             transports: self.transports,
+            encryption: self.encryption,
         }
     }
 }

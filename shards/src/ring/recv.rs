@@ -3,6 +3,7 @@
 use std::io;
 
 use ccbt_protocol::geometry::Block;
+use ccbt_protocol::wire::mse::Rc4;
 use ccbt_protocol::wire::receiver::{Receiver, Segment};
 use io_uring::{cqueue, opcode, types};
 
@@ -95,6 +96,18 @@ impl RecvOp {
             }
         }
         taken
+    }
+
+    /// Decrypts the `n` bytes that the receive under way has brought, where they lie.
+    pub fn decrypt(&mut self, n: usize, cipher: &mut Rc4) {
+        let mut left = n;
+        for iovec in &self.iovecs {
+            let len = iovec.iov_len.min(left);
+            // SAFETY: as in `fill`, and the kernel is through with it: its completion is being taken in.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(iovec.iov_base.cast::<u8>(), len) };
+            cipher.apply(bytes);
+            left -= len;
+        }
     }
 
     pub fn watched(&mut self) {

@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
+use ccbt_protocol::wire::mse::{Ciphers, Rc4};
 use ccbt_storage::arena::PieceBuf;
 use io_uring::{opcode, types};
 
@@ -64,6 +65,19 @@ impl SendBatch {
     /// Whether there is anything but messages.
     pub(super) fn has_payload(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Slot { .. }))
+    }
+
+    /// Encrypts all of it. Read slots are others' as well, so it becomes a copy.
+    pub(super) fn encrypt(&mut self, cipher: &mut Rc4) {
+        let mut all = Vec::with_capacity(self.len);
+        for part in &self.parts {
+            all.extend_from_slice(self.bytes_of(part));
+        }
+        cipher.apply(&mut all);
+        self.clear();
+        self.len = all.len();
+        self.parts.push(Part::Head { start: 0, len: all.len() });
+        self.head = all;
     }
 
     /// The bytes of part number `nth`.
@@ -189,9 +203,33 @@ impl SocketRing {
 
     /// Sends the filled batch; [`super::Event::Sent`] comes when all of it is out. Nothing happens for an empty one.
     pub fn send(&mut self, key: SocketKey) {
+        let socket = self.socket(key);
+        if let Some(ciphers) = &mut socket.ciphers {
+            socket.send.batch.encrypt(&mut ciphers.outgoing);
+        }
+        self.send_encrypted(key);
+    }
+
+    /// As [`Self::send`], of bytes that are encrypted already if they have to be.
+    pub fn send_encrypted(&mut self, key: SocketKey) {
         if !self.batch(key).is_empty() {
             self.submit_send(key);
         }
+    }
+
+    /// From now on, what is received and sent is decrypted and encrypted; `None`: as it is.
+    pub fn set_ciphers(&mut self, key: SocketKey, ciphers: Option<Box<Ciphers>>) {
+        self.socket(key).ciphers = ciphers;
+    }
+
+    /// The ciphers of an encrypted stream.
+    pub fn ciphers(&mut self, key: SocketKey) -> Option<&mut Ciphers> {
+        self.socket(key).ciphers.as_deref_mut()
+    }
+
+    /// Takes the ciphers out, for another ring.
+    pub fn take_ciphers(&mut self, key: SocketKey) -> Option<Box<Ciphers>> {
+        self.socket(key).ciphers.take()
     }
 
     pub(super) fn submit_send(&mut self, key: SocketKey) {

@@ -4,6 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use ccbt_protocol::wire::mse::Ciphers;
+
 use super::recv::RecvOp;
 use super::send::SendOp;
 use super::utp::DetachedUtp;
@@ -51,6 +53,8 @@ pub struct Socket {
     pub closing: bool,
     /// The uTP connection behind it; the descriptor then is a connected UDP socket.
     pub utp: Option<u32>,
+    /// Of an encrypted stream.
+    pub ciphers: Option<Box<Ciphers>>,
 }
 
 impl Socket {
@@ -63,6 +67,7 @@ impl Socket {
             connecting: None,
             closing: false,
             utp: None,
+            ciphers: None,
         }
     }
 
@@ -85,7 +90,11 @@ impl Socket {
     }
 
     pub fn recv_done(&mut self, result: io::Result<usize>, flags: u32) -> io::Result<usize> {
-        self.recv.done(*result.as_ref().unwrap_or(&0), flags);
+        let n = *result.as_ref().unwrap_or(&0);
+        if let Some(ciphers) = &mut self.ciphers {
+            self.recv.decrypt(n, &mut ciphers.incoming);
+        }
+        self.recv.done(n, flags);
         result
     }
 

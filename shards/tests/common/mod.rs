@@ -48,6 +48,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::default(),
         transports: Default::default(),
+        encryption: Default::default(),
     };
     change(&mut config);
     Service::start(config).unwrap()

@@ -1,6 +1,7 @@
 //! Keys of connections to peers.
 
 use ccbt_shards::dialling::Transport;
+use ccbt_shards::encryption::Encryption;
 use ccbt_shards::zero_copy::ZeroCopySend;
 
 use super::{PEERS, SECONDS};
@@ -129,4 +130,30 @@ pub(super) const KEYS: &[Key] = &[
             effect.settings.transports.preferred = if is_utp { Transport::Utp } else { Transport::Tcp };
         },
     ),
+    key(
+        "network",
+        "encryption_in",
+        Kind::Choice(&["off", "prefer", "require"]),
+        "prefer",
+        "Encrypted connections (MSE) that peers open; off: refused, prefer: taken beside plain ones, require: RC4 only.",
+        |effect, value| effect.settings.encryption.incoming = encryption(value),
+    )
+    .flag("encryption-in"),
+    key(
+        "network",
+        "encryption_out",
+        Kind::Choice(&["off", "prefer", "require"]),
+        "off",
+        "Encrypt the connections that we open (MSE); prefer: plain ones after that failed, require: RC4 only.",
+        |effect, value| effect.settings.encryption.outgoing = encryption(value),
+    )
+    .flag("encryption-out"),
 ];
+
+fn encryption(value: &Value) -> Encryption {
+    match value.word() {
+        "prefer" => Encryption::Prefer,
+        "require" => Encryption::Require,
+        _ => Encryption::Off,
+    }
+}

@@ -62,6 +62,9 @@ pub struct Cursor<'a> {
 impl Cursor<'_> {
     /// Gives the bytes of `range` to `take`, piece by piece. Panics when they are not there.
     pub fn read(&mut self, range: &Range<u64>, take: &mut impl FnMut(&[u8])) {
+        if range.is_empty() {
+            return;
+        }
         if range.start < self.at {
             (self.batch, self.part, self.at) = (0, 0, self.outgoing.start);
         }
@@ -117,5 +120,6 @@ mod tests {
         assert_eq!(read(&mut outgoing.cursor(), 7..9), "hi");
         outgoing.release(10, &mut spare);
         assert!(outgoing.is_empty() && outgoing.end() == 10);
+        assert_eq!(read(&mut outgoing.cursor(), 0..0), "", "of a packet without payload");
     }
 }

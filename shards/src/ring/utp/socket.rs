@@ -62,8 +62,7 @@ impl SocketRing {
         } else {
             return None;
         };
-        socket.recv.done(*result.as_ref().unwrap_or(&0), 0);
-        Some(Event::Received(key, result))
+        Some(Event::Received(key, socket.recv_done(result, 0)))
     }
 
     /// Whether no connection is left, lingering ones included.

@@ -1,4 +1,4 @@
-//! uTP (BEP 29): with libtorrent both ways, between two of us, over a bad path, and as the second choice after TCP.
+//! uTP (BEP 29) and encryption (MSE): with libtorrent both ways, between two of us, over a bad path, and as second choices.
 
 use std::time::Duration;
 
@@ -101,4 +101,65 @@ fn two_of_us_and_what_tcp_does_not_reach_utp_does() {
     CcbtCommand::download(&made.torrent_path, &copy).flag("--utp").peer(seed.address()).start().wait_done();
     made.payload.assert_equal_in(&copy);
     seed.assert_alive();
+}
+
+/// How libtorrent encrypts: policy 0 forced, 2 off; level 1 handshake only, 2 RC4, 3 either.
+fn encrypted(policy: u8, level: u8) -> [(&'static str, Value); 3] {
+    [("in_enc_policy", json!(policy)), ("out_enc_policy", json!(policy)), ("allowed_enc_level", json!(level))]
+}
+
+fn fetch_encrypted(libtorrent: &[(&str, Value)], ours: &[&str]) {
+    let lab = Lab::open();
+    let made = lab.publish(payload(6 * MIB), TorrentSpec::pieces_of(256 * KIB));
+    let seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, libtorrent);
+    let copy = lab.dir("ours");
+    let mut command = CcbtCommand::download(&made.torrent_path, &copy).peer(seed.address());
+    for flag in ours {
+        command = command.flag(flag);
+    }
+    command.start().wait_done();
+    made.payload.assert_equal_in(&copy);
+}
+
+fn serve_encrypted(libtorrent: &[(&str, Value)], ours: &[&str]) {
+    let lab = Lab::open();
+    let made = lab.publish(payload(6 * MIB), TorrentSpec::pieces_of(256 * KIB));
+    let mut command = CcbtCommand::seed(&made.torrent_path, &made.data).option("--shards", "2");
+    for flag in ours {
+        command = command.flag(flag);
+    }
+    let mut seed = command.start();
+    seed.wait_ready();
+    let copy = lab.dir("theirs");
+    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, libtorrent);
+    leech.connect(seed.address());
+    leech.wait_finished();
+    made.payload.assert_equal_in(&copy);
+}
+
+#[test]
+fn libtorrent_that_insists_on_rc4_or_on_a_hidden_handshake_seeds_to_us() {
+    fetch_encrypted(&encrypted(0, 2), &["--encryption-out=prefer"]);
+    fetch_encrypted(&encrypted(0, 1), &["--encryption-out=prefer"]);
+    fetch_encrypted(&encrypted(1, 3), &["--encryption-out=require"]);
+}
+
+#[test]
+fn a_peer_without_encryption_is_asked_plainly() {
+    fetch_encrypted(&encrypted(2, 3), &["--encryption-out=prefer"]);
+}
+
+#[test]
+fn we_seed_to_a_libtorrent_that_insists_on_encryption() {
+    serve_encrypted(&encrypted(0, 2), &[]);
+    serve_encrypted(&encrypted(0, 3), &["--encryption-in=require"]);
+    serve_encrypted(&encrypted(0, 1), &[]);
+}
+
+#[test]
+fn rc4_over_utp() {
+    let mut settings = encrypted(0, 2).to_vec();
+    settings.extend(utp_alone());
+    fetch_encrypted(&settings, &["--utp", "--no-tcp", "--encryption-out=require"]);
+    serve_encrypted(&settings, &["--utp", "--no-tcp"]);
 }
