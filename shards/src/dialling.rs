@@ -142,7 +142,9 @@ impl Shard {
     }
 
     fn utp_socket(&self, addr: SocketAddr) -> io::Result<OwnedFd> {
-        connected(local_for(addr, self.config.bind, self.config.utp_port)?, addr)
+        // A port of its own: from the listening port it could meet a connection that the same peer has opened, and the kernel
+        // could not tell them apart.
+        connected(local_for(addr, self.config.bind, 0)?, addr)
     }
 
     /// Attempts that have had their head start get a rival.

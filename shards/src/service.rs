@@ -133,7 +133,6 @@ impl Service {
         let count = config.shard_cpus.len().max(1);
         let (listeners, port) = listen(&config.listen, config.transports.tcp)?;
         let utp_sockets = listen_utp(&config, port);
-        let utp_port = if utp_sockets.is_empty() { 0 } else { port };
         let storage = Arc::new(StorageService::start(config.storage.clone()).map_err(StartError::IoUring)?);
         let (control, events) = bounded(EVENTS_MAX);
         let mut bells = Vec::new();
@@ -162,16 +161,16 @@ impl Service {
             for listener in listeners.iter().filter(|_| config.transports.tcp) {
                 own.push(listener.try_clone().map_err(StartError::Resources)?);
             }
-            let shard = shard_config(&config, index, count, own, port, utp_port);
+            let shard = shard_config(&config, index, count, own, port);
             let cpu = config.shard_cpus.get(index).copied().flatten();
             let thread = start_shard(shard, cpu, links, storage.clone())?;
             shards.push(Running { inbox: inboxes[index].clone(), thread });
         }
-        let ours = (config.bind, utp_port);
         let acceptor = if utp_sockets.is_empty() {
             None
         } else {
-            let strangers = Strangers::new(ours, inboxes, connections, config.max_connections.max(1));
+            let strangers =
+                Strangers::new((config.bind, port), inboxes, connections, config.max_connections.max(1));
             Some(UtpAcceptor::start(utp_sockets, strangers).map_err(StartError::Resources)?)
         };
         let this = Self {
@@ -292,7 +291,6 @@ fn shard_config(
     count: usize,
     listeners: Vec<OwnedFd>,
     port: u16,
-    utp_port: u16,
 ) -> ShardConfig {
     let share = config.memory_bytes / count;
     ShardConfig {
@@ -320,7 +318,6 @@ fn shard_config(
         zero_copy_send: config.zero_copy_send,
         transports: config.transports,
         encryption: config.encryption,
-        utp_port,
     }
 }
 

@@ -95,8 +95,6 @@ pub struct ShardConfig {
     pub transports: Transports,
     /// Which connections are encrypted.
     pub encryption: EncryptionPolicy,
-    /// The UDP port of uTP connections; 0: any.
-    pub utp_port: u16,
 }
 
 /// A shard's queues.

@@ -71,7 +71,6 @@ pub(crate) fn config() -> ShardConfig {
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::Off,
         transports: Transports::default(),
-        utp_port: 0,
         encryption: EncryptionPolicy::default(),
     }
 }

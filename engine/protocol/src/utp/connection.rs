@@ -96,6 +96,8 @@ pub struct Connection {
     repeat_answer: bool,
     send_syn: bool,
     send_reset: bool,
+    /// A SYN of another connection, to be refused: its id and number.
+    refused: Option<(u16, Seq)>,
     closing: bool,
     fin_sent: bool,
     /// Timers.
@@ -130,6 +132,7 @@ impl Connection {
             repeat_answer: false,
             send_syn: false,
             send_reset: false,
+            refused: None,
             closing: false,
             fin_sent: false,
             retransmit_at: None,
@@ -252,12 +255,11 @@ impl Connection {
         let Ok(packet) = Packet::decode(datagram) else { return };
         match (self.state, packet.kind) {
             (State::Failed(_), _) => {}
-            (State::Open { syn: Some(syn) }, Kind::Syn) => {
-                if packet.seq == syn && packet.id == self.send_id {
-                    (self.ack_now, self.repeat_answer) = (true, true);
-                }
+            (State::Open { syn: Some(syn) }, Kind::Syn) if packet.seq == syn && packet.id == self.send_id => {
+                (self.ack_now, self.repeat_answer) = (true, true);
             }
-            (_, Kind::Syn) => {}
+            // The same port of the same host: its socket is ours. Who hears no now need not wait to try TCP.
+            (_, Kind::Syn) => self.refused = Some((packet.id, packet.seq)),
             (state, Kind::Reset) => {
                 // Who knows nothing of the connection answers with the id that it was sent.
                 if packet.id == self.recv_id || packet.id == self.send_id {

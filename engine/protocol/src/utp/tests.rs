@@ -90,6 +90,21 @@ fn a_reset_ends_it_and_is_refused_from_strangers() {
 }
 
 #[test]
+fn a_second_connection_over_the_same_ports_is_refused_at_once() {
+    let mut pair = Pair::new(16, good(), [1000, 0]);
+    pair.run_for(100 * MS);
+    let mut other = Connection::dial(CONFIG, 77, 88);
+    let mut out = Transmit::default();
+    assert!(other.poll_transmit(0, &mut out));
+    let conn = &mut pair.ends[1].conn;
+    conn.handle(pair.net.now, &out.heads, 0, &mut |_| panic!("no payload"));
+    assert!(conn.poll_transmit(pair.net.now, &mut out));
+    other.handle(5, &out.heads, 0, &mut |_| panic!("no payload"));
+    assert_eq!(other.failure(), Some(Failure::Refused));
+    pair.run();
+}
+
+#[test]
 fn an_idle_connection_keeps_its_mapping_and_nothing_else() {
     let mut pair = Pair::new(6, good(), [1000, 1000]);
     pair.ends.iter_mut().for_each(|end| end.closes = false);

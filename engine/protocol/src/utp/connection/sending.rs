@@ -12,6 +12,13 @@ impl Connection {
     /// Puts the next packets into `out`; false when there is nothing to send now.
     pub fn poll_transmit(&mut self, now: Micros, out: &mut Transmit) -> bool {
         out.clear();
+        if let Some((id, seq)) = self.refused.take() {
+            let start = out.heads.len();
+            let reset = Packet { ack: seq, ..self.packet(now, Kind::Reset, id, Seq(0), None) };
+            reset.encode_head(&mut out.heads);
+            out.push(start, 0..0);
+            return true;
+        }
         if std::mem::take(&mut self.send_reset) {
             self.head(now, Kind::Reset, self.send_id, self.outbound.next_seq(), out);
             return true;
