@@ -1,9 +1,10 @@
 """CPU time of uTP on loopback: ccbt-fast and libtorrent, each with each.
 
-    .cache/venv/bin/python bench/utp.py CCBT_FAST [--mib 512] [--rounds 3] [--transport utp|tcp] [--dir /dev/shm]
+    .cache/venv/bin/python bench/utp.py CCBT_FAST [--mib 512] [--rounds 3] [--transport utp|tcp]
 
-Prints, for each pair of seed and leech, the CPU seconds per GiB that either process has used between the moment when the seed was
-ready and the end of the download (medians), and the rate. libtorrent gets the settings of bench/src/clients/libtorrent.py.
+Prints, for each pair of seed and leech, the CPU seconds per GiB that either process has used between the moment when
+the seed was ready and the end of the download (medians), and the rate. libtorrent gets the settings of
+bench/src/clients/libtorrent.py.
 """
 
 import argparse
@@ -65,7 +66,7 @@ class Client:
             text = SCRIPT.read_text()
             if utp:
                 text = text.replace('_utp": False', '_utp": True')
-                text = text.replace("session = lt.session(", 'settings["enable_outgoing_tcp"] = False\nsession = lt.session(')
+                text = text.replace("session = lt", 'settings["enable_outgoing_tcp"] = False\nsession = lt', 1)
             command = [sys.executable, "-c", text, mode, torrent, output, str(self.port), *peers]
         self.process = subprocess.Popen([str(word) for word in command], stdout=self.log, stderr=self.log)
 

@@ -240,6 +240,13 @@ impl Shard {
         let ciphers = self.ring.take_ciphers(key);
         let Some(stream) = self.ring.take(key) else {
             // The answer of an encrypted handshake is still being sent.
+            let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+            let addr = conn.addr;
+            conn.home = None;
+            if let Some(torrent) = placed {
+                let back = GivenBack { addr, incoming: true, id: None, useful: false };
+                self.on_satellite_peer(torrent, shard, back);
+            }
             return self.end(key, End::Refused("it is too fast"));
         };
         let conn = self.conns[key.index()].take().expect("called for a connection that lives");

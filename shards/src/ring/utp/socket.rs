@@ -1,4 +1,4 @@
-//! The shard's side of a uTP connection: what receives, sends and closes of its socket mean, and which events they end with.
+//! The shard's side of a uTP connection: what receives, sends and closes of its socket mean, and how they end.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

@@ -137,7 +137,11 @@ fn impossible_numbers_are_refused() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_bytes_are_survived(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8), at in 0usize..400, bit in 0u8..8) {
+    fn any_bytes_are_survived(
+        parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..8),
+        at in 0usize..400,
+        bit in 0u8..8,
+    ) {
         let mut out = Vec::new();
         let mut responder = Responder::new([2; 20], Methods::BOTH);
         for part in &parts {
