@@ -144,7 +144,9 @@ impl Load {
             client.arg("--peer").arg(peer.to_string());
         }
         let mut process = Process::spawn(&mut client, log)?;
-        let measured = self.watch(&mut process, log, "downloaded");
+        // Without a limit it is measured to its end: the first gigabytes go into memory faster than those after them.
+        let seconds = if self.setting.rate == 0 { PATIENCE } else { self.setting.seconds };
+        let measured = self.watch(&mut process, log, "downloaded", seconds);
         process.terminate()?;
         seeder.stop()?;
         measured
@@ -173,7 +175,7 @@ impl Load {
         };
         let measured = std::thread::scope(|scope| {
             let fetching = scope.spawn(|| fetch(&plan));
-            let measured = self.watch(&mut process, log, "uploaded");
+            let measured = self.watch(&mut process, log, "uploaded", self.setting.seconds);
             plan.cancel.store(true, Ordering::Relaxed);
             // It ends early, which it calls an error.
             let _ = fetching.join().expect("the leecher does not panic");
@@ -183,8 +185,15 @@ impl Load {
         measured
     }
 
-    /// Waits for the first bytes, lets it warm up, and takes the slope of `counter`.
-    fn watch(&self, process: &mut Process, log: &Path, counter: &str) -> Result<Measured, BenchError> {
+    /// Waits for the first bytes, lets it warm up, and takes the slope of `counter` for `seconds`, or until the client
+    /// ends.
+    fn watch(
+        &self,
+        process: &mut Process,
+        log: &Path,
+        counter: &str,
+        seconds: Duration,
+    ) -> Result<Measured, BenchError> {
         let mut tail = Tail::open(log)?;
         let mut deadline = Instant::now() + PATIENCE;
         let mut begun: Option<Instant> = None;
@@ -210,7 +219,7 @@ impl Load {
                 Some((at, before, cpu)) if bytes > before => {
                     let (seconds, cpu_s) = ((now - at).as_secs_f64(), process.cpu_now().total() - cpu);
                     last = Some(Measured { seconds, bytes: bytes - before, cpu_s });
-                    if now - at >= self.setting.seconds {
+                    if now - at >= seconds {
                         return Ok(last.expect("just set"));
                     }
                 }
