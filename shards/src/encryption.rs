@@ -44,7 +44,7 @@ pub struct EncryptionPolicy {
 
 impl Default for EncryptionPolicy {
     fn default() -> Self {
-        Self { incoming: Encryption::Prefer, outgoing: Encryption::Off }
+        Self { incoming: Encryption::Off, outgoing: Encryption::Off }
     }
 }
 

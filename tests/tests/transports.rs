@@ -151,9 +151,9 @@ fn a_peer_without_encryption_is_asked_plainly() {
 
 #[test]
 fn we_seed_to_a_libtorrent_that_insists_on_encryption() {
-    serve_encrypted(&encrypted(0, 2), &[]);
+    serve_encrypted(&encrypted(0, 2), &["--encryption-in=prefer"]);
     serve_encrypted(&encrypted(0, 3), &["--encryption-in=require"]);
-    serve_encrypted(&encrypted(0, 1), &[]);
+    serve_encrypted(&encrypted(0, 1), &["--encryption-in=prefer"]);
 }
 
 #[test]
@@ -161,5 +161,5 @@ fn rc4_over_utp() {
     let mut settings = encrypted(0, 2).to_vec();
     settings.extend(utp_alone());
     fetch_encrypted(&settings, &["--utp", "--no-tcp", "--encryption-out=require"]);
-    serve_encrypted(&settings, &["--utp", "--no-tcp"]);
+    serve_encrypted(&settings, &["--utp", "--no-tcp", "--encryption-in=prefer"]);
 }

@@ -134,7 +134,7 @@ pub(super) const KEYS: &[Key] = &[
         "network",
         "encryption_in",
         Kind::Choice(&["off", "prefer", "require"]),
-        "prefer",
+        "off",
         "Encrypted connections (MSE) that peers open; off: refused, prefer: taken beside plain ones, require: RC4 only.",
         |effect, value| effect.settings.encryption.incoming = encryption(value),
     )
