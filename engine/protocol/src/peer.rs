@@ -128,6 +128,8 @@ pub struct Peer {
     pub(crate) peer_choking: bool,
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
+    /// It has said where its DHT node is.
+    pub(crate) told_port: bool,
     pub(crate) snubbed: bool,
     /// Far slower than others, as far as that was looked at.
     pub(crate) slow: bool,
@@ -175,6 +177,7 @@ impl Peer {
             peer_choking: true,
             peer_interested: false,
             upload_only: false,
+            told_port: false,
             snubbed: false,
             slow: false,
             rests_until: None,

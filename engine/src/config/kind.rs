@@ -58,6 +58,8 @@ pub enum Kind {
     Loopback,
     /// A program and its arguments: an array, or the program alone.
     Command,
+    /// `HOST:PORT`, any number of them: an array, or separated by commas.
+    Hosts,
 }
 
 /// A value that is within the bounds of its key.
@@ -87,6 +89,8 @@ pub enum Value {
     Loopback(SocketAddr),
     /// See [`Kind::Command`].
     Command(Vec<String>),
+    /// See [`Kind::Hosts`].
+    Hosts(Vec<String>),
 }
 
 impl Kind {
@@ -117,6 +121,7 @@ impl Kind {
                 Value::Loopback(text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())?)
             }
             Self::Command => Value::Command(command(text)?),
+            Self::Hosts => Value::Hosts(hosts(text)?),
         })
     }
 
@@ -155,6 +160,7 @@ impl Kind {
             Self::Command => {
                 "a program and its arguments, such as [\"/usr/local/bin/done\", \"-v\"], or a program".to_owned()
             }
+            Self::Hosts => "hosts and ports, such as [\"a.example:6881\", \"[::1]:6881\"]".to_owned(),
         }
     }
 
@@ -175,6 +181,7 @@ impl Kind {
             Self::Cpus => "CPUS",
             Self::Loopback => "ADDR:PORT",
             Self::Command => "PROGRAM",
+            Self::Hosts => "HOST:PORT",
         }
     }
 }
@@ -188,7 +195,7 @@ impl Value {
             Self::Rate(0) => "0".to_owned(),
             Self::Ratio(ratio) => format!("{ratio:?}"),
             Self::Cpus(cpus) => format!("[{}]", units::show_cpus(cpus).replace(',', ", ")),
-            Self::Command(words) => {
+            Self::Command(words) | Self::Hosts(words) => {
                 toml::Value::Array(words.iter().map(|word| toml::Value::String(word.clone())).collect())
                     .to_string()
             }
@@ -211,7 +218,7 @@ impl Value {
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
             Self::Loopback(address) => address.to_string(),
-            Self::Command(words) => serde_json::to_string(words).expect("strings are JSON"),
+            Self::Command(words) | Self::Hosts(words) => serde_json::to_string(words).expect("strings are JSON"),
         }
     }
 
@@ -253,6 +260,11 @@ impl Value {
         if let Self::Command(words) = self { Some(words.clone()) } else { None }
     }
 
+    /// Hosts and ports; none for a word.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        if let Self::Hosts(hosts) = self { hosts.clone() } else { Vec::new() }
+    }
+
     /// CPUs; `None` for a word.
     pub(super) fn cpus(&self) -> Option<Vec<usize>> {
         if let Self::Cpus(cpus) = self { Some(cpus.clone()) } else { None }
@@ -262,6 +274,15 @@ impl Value {
 /// `"a", "b" and "c"` without the last comma.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A JSON array of strings, or strings between commas, each a host and a port.
+fn hosts(text: &str) -> Option<Vec<String>> {
+    let hosts: Vec<String> = match text.strip_prefix('[').filter(|rest| rest.starts_with(['"', ']'])) {
+        Some(_) => serde_json::from_str(text).ok()?,
+        None => text.split(',').map(|host| host.trim().to_owned()).collect(),
+    };
+    hosts.iter().all(|host| ccbt_shards::discovery::parse_host(host).is_some()).then_some(hosts)
 }
 
 /// A JSON array of strings, or one program.

@@ -15,6 +15,7 @@ use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
+use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
@@ -31,6 +32,9 @@ const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
 
 /// Descriptors for rings, bells, listeners and a crowd of trackers.
 const OWN_DESCRIPTORS: usize = 128;
+
+/// File in the folder of checkpoints that nodes of the DHT are kept in.
+const DHT_STATE: &str = "dht.state";
 
 /// How a session runs.
 #[derive(Clone, Debug)]
@@ -75,6 +79,14 @@ pub struct Settings {
     pub tracker_roots_pem: Vec<Vec<u8>>,
     /// When payload is sent without a copy in the kernel.
     pub zero_copy_send: ZeroCopySend,
+    /// Find peers in the DHT (BEP 5), for torrents that want it ([`AddOptions::use_dht`]). A session that is bound to a
+    /// loopback address asks nobody outside.
+    pub enable_dht: bool,
+    /// How. Where no state file is named, it is `dht.state` beside the checkpoints, if any are kept.
+    pub dht: DhtSettings,
+    /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
+    /// is bound to a loopback address.
+    pub enable_lsd: bool,
 }
 
 impl Default for Settings {
@@ -98,6 +110,9 @@ impl Default for Settings {
             checkpoints: CheckpointSettings::default(),
             tracker_roots_pem: Vec::new(),
             zero_copy_send: ZeroCopySend::default(),
+            enable_dht: true,
+            dht: DhtSettings::default(),
+            enable_lsd: true,
         }
     }
 }
@@ -129,6 +144,13 @@ impl Settings {
         self.max_connections.min(room.max(1))
     }
 
+    fn discovery(&self) -> DiscoveryConfig {
+        let beside = || self.checkpoints.dir.as_ref().map(|dir| dir.join(DHT_STATE));
+        let state_file = self.dht.state_file.clone().or_else(beside);
+        let dht = self.enable_dht.then(|| DhtSettings { state_file, ..self.dht.clone() });
+        DiscoveryConfig { dht, lsd: self.enable_lsd, ..DiscoveryConfig::default() }
+    }
+
     /// What the engine is built with when it listens on `port`.
     pub(super) fn service_config(&self, peer_id: PeerId, port: u16) -> ServiceConfig {
         let layout = layout(&self.layout.usable(&allowed_cpus()), &self.layout);
@@ -145,6 +167,7 @@ impl Settings {
             memory_bytes: self.memory_bytes,
             listen: listen_addresses(self.bind, port, has_ipv6()),
             bind: self.bind,
+            discovery: self.discovery(),
             peer_id,
             max_connections: self.max_connections,
             choker: self.choker.clone(),
@@ -198,6 +221,10 @@ pub struct AddOptions {
     pub use_trackers: bool,
     /// Which of them.
     pub tracker_schemes: TrackerSchemes,
+    /// Whether it is looked for and announced in the DHT; never if it is private (BEP 27).
+    pub use_dht: bool,
+    /// As `use_dht`, in the local network.
+    pub use_lsd: bool,
     /// Serve what is there; nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -277,6 +304,8 @@ impl AddOptions {
             peers: Vec::new(),
             use_trackers: true,
             tracker_schemes: TrackerSchemes::default(),
+            use_dht: true,
+            use_lsd: true,
             seed_only: false,
             max_peers: 100,
             limits: None,
@@ -321,6 +350,8 @@ impl AddOptions {
             picker: self.picker,
             peers: self.peers,
             trackers,
+            use_dht: self.use_dht,
+            use_lsd: self.use_lsd,
             seed_only: self.seed_only,
             max_peers: self.max_peers,
             limits: self.limits.unwrap_or_default(),
@@ -385,6 +416,9 @@ mod tests {
             sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
             tracker_roots_pem: vec![vec![3]],
             zero_copy_send: ZeroCopySend::On,
+            dht: DhtSettings { port: Some(9), ..DhtSettings::default() },
+            enable_lsd: false,
+            checkpoints: CheckpointSettings { dir: Some("/state".into()), ..CheckpointSettings::default() },
             ..Settings::default()
         };
         let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
@@ -400,6 +434,11 @@ mod tests {
         assert_eq!(config.sync, settings.sync);
         assert_eq!(config.zero_copy_send, ZeroCopySend::On);
         assert_eq!(config.tracker.extra_roots_pem, [[3]]);
+        let dht = config.discovery.dht.expect("on");
+        assert_eq!((dht.port, dht.state_file), (Some(9), Some("/state/dht.state".into())));
+        assert!(!config.discovery.lsd);
+        let off = Settings { enable_dht: false, ..settings };
+        assert_eq!(off.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5).discovery.dht, None);
     }
 
     #[test]

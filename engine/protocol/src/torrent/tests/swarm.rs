@@ -31,6 +31,7 @@ pub fn config() -> TorrentConfig {
         window: Default::default(),
         choker: Default::default(),
         listen_port: 6881,
+        dht_port: 0,
         metadata_size: 1234,
         super_seeding: false,
     }
