@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use rand::{Rng, RngExt};
+use rand::Rng;
 
 use crate::ids::InfoHash;
 

@@ -323,6 +323,7 @@ impl Swarm {
                         self.nodes[node].torrent.released(peer, block);
                     }
                 }
+                TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
                 TorrentEvent::Close(key, fault) => {
                     if let Some(end) = self.find(node, key) {
                         end.closing.get_or_insert(fault);
