@@ -124,7 +124,7 @@ mod tests {
             ("Infohash: 00", "Infohash: 0"),
             ("c0ffee", "c0ffee\r\ncookie: x"),
             ("c0ffee", "c\u{7}"),
-            ("\r\n\r\n", "\r\n"),
+            ("\r\n\r\n\r\n", "\r\n"),
         ] {
             let bad = good.replace(from, to);
             assert_eq!(Announce::parse(bad.as_bytes()), None, "{from} -> {to}");

@@ -169,7 +169,9 @@ mod tests {
 
     #[test]
     fn local_addresses_may_have_any_name() {
-        for ip in ["127.0.0.1", "10.1.2.3", "192.168.1.1", "172.31.0.1", "169.254.3.4", "::1", "fe80::1", "fd00::1"] {
+        for ip in
+            ["127.0.0.1", "10.1.2.3", "192.168.1.1", "172.31.0.1", "169.254.3.4", "::1", "fe80::1", "fd00::1"]
+        {
             assert!(NodeId([7; 20]).fits(ip.parse().expect("an address")), "{ip}");
         }
         assert!(!NodeId([7; 20]).fits("172.32.0.1".parse().expect("an address")));
@@ -177,9 +179,16 @@ mod tests {
 
     #[test]
     fn addresses_that_nobody_can_be_at() {
-        for addr in ["1.2.3.4:0", "0.0.0.0:5", "0.1.2.3:5", "224.0.0.1:5", "255.255.255.255:1", "[::]:1", "[ff02::1]:1",
-            "[::ffff:1.2.3.4]:5"]
-        {
+        for addr in [
+            "1.2.3.4:0",
+            "0.0.0.0:5",
+            "0.1.2.3:5",
+            "224.0.0.1:5",
+            "255.255.255.255:1",
+            "[::]:1",
+            "[ff02::1]:1",
+            "[::ffff:1.2.3.4]:5",
+        ] {
             assert!(!is_reachable(addr.parse().expect("an address")), "{addr}");
         }
         assert!(is_reachable("1.2.3.4:5".parse().expect("an address")));

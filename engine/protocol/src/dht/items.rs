@@ -92,7 +92,9 @@ impl ItemStore {
     /// Stores one. Errors: code and text of KRPC.
     pub fn put(&mut self, now: Instant, item: Item, cas: Option<i64>) -> Result<(), (i64, &'static str)> {
         let target = item.target();
-        if let (Some(new), Some((Item { signed: Some(old), value }, _))) = (&item.signed, self.items.get(&target)) {
+        if let (Some(new), Some((Item { signed: Some(old), value }, _))) =
+            (&item.signed, self.items.get(&target))
+        {
             if cas.is_some_and(|cas| cas != old.seq) {
                 return Err((code::CAS_MISMATCH, "another value was stored meanwhile"));
             }
@@ -197,6 +199,9 @@ mod tests {
             store.put(now + Duration::from_secs(n as u64), item, None).expect("taken");
         }
         assert_eq!(store.len(), ITEMS_MAX);
-        assert!(store.get(&Item::immutable(b"i0e".to_vec()).expect("short").target()).is_none(), "the oldest");
+        assert!(
+            store.get(&Item::immutable(b"i0e".to_vec()).expect("short").target()).is_none(),
+            "the oldest"
+        );
     }
 }

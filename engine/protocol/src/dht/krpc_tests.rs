@@ -22,7 +22,9 @@ fn the_examples_of_bep_5() {
     let target = id(b"mnopqrstuvwxyz123456");
     let want = Want::default();
     assert_eq!(
-        query(b"d1:ad2:id20:abcdefghij01234567896:target20:mnopqrstuvwxyz123456e1:q9:find_node1:t2:aa1:y1:qe"),
+        query(
+            b"d1:ad2:id20:abcdefghij01234567896:target20:mnopqrstuvwxyz123456e1:q9:find_node1:t2:aa1:y1:qe"
+        ),
         Query::FindNode { target, want }
     );
     let info_hash = InfoHash(target.0);
@@ -30,7 +32,8 @@ fn the_examples_of_bep_5() {
         query(b"d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e1:q9:get_peers1:t2:aa1:y1:qe"),
         Query::GetPeers { info_hash, want, no_seeds: false, scrape: false }
     );
-    let announce: &[u8] = b"d1:ad2:id20:abcdefghij012345678912:implied_porti1e9:info_hash20:mnopqrstuvwxyz1234564:port\
+    let announce: &[u8] =
+        b"d1:ad2:id20:abcdefghij012345678912:implied_porti1e9:info_hash20:mnopqrstuvwxyz1234564:port\
 i6881e5:token8:aoeusnthe1:q13:announce_peer1:t2:aa1:y1:qe";
     let token = b"aoeusnth".to_vec();
     assert_eq!(query(announce), Query::AnnouncePeer { info_hash, port: None, seed: false, token });
@@ -38,7 +41,10 @@ i6881e5:token8:aoeusnthe1:q13:announce_peer1:t2:aa1:y1:qe";
         b"d1:rd2:id20:abcdefghij01234567895:token8:aoeusnth6:valuesl6:axje.u6:idhtnmee1:t2:aa1:y1:re";
     let Body::Answer { id, ip: None, answer } = decoded(answer) else { panic!("an answer") };
     assert_eq!((id, answer.token.as_deref()), (asker, Some(&b"aoeusnth"[..])));
-    assert_eq!(answer.values, ["97.120.106.101:11893".parse().unwrap(), "105.100.104.116:28269".parse().unwrap()]);
+    assert_eq!(
+        answer.values,
+        ["97.120.106.101:11893".parse().unwrap(), "105.100.104.116:28269".parse().unwrap()]
+    );
     let error = decoded(b"d1:eli201e23:A Generic Error Ocurrede1:t2:aa1:y1:ee");
     assert_eq!(error, Body::Error { code: 201, text: "A Generic Error Ocurred".into() });
 }
@@ -53,7 +59,8 @@ fn queries_that_lack_something_say_what() {
         other => panic!("{other:?}"),
     };
     let with = |args: &str, method: &str| {
-        let text = format!("d1:ad2:id20:abcdefghij0123456789{args}e1:q{}:{method}1:t2:aa1:y1:qe", method.len());
+        let text =
+            format!("d1:ad2:id20:abcdefghij0123456789{args}e1:q{}:{method}1:t2:aa1:y1:qe", method.len());
         refused(text.as_bytes())
     };
     assert_eq!(with("", "find_node"), code::PROTOCOL);
@@ -91,7 +98,9 @@ fn what_nobody_can_answer_is_passed_over() {
 #[test]
 fn addresses_of_nobody_are_left_out() {
     let node = |ip: [u8; 4], port: u16| [&[7; 20][..], &ip, &port.to_be_bytes()].concat();
-    let nodes = [node([8, 8, 8, 8], 0), node([0, 0, 0, 0], 5), node([8, 8, 8, 8], 5), node([224, 0, 0, 1], 5)].concat();
+    let nodes =
+        [node([8, 8, 8, 8], 0), node([0, 0, 0, 0], 5), node([8, 8, 8, 8], 5), node([224, 0, 0, 1], 5)]
+            .concat();
     let bytes = [&b"d1:rd2:id20:abcdefghij01234567895:nodes104:"[..], &nodes, b"e1:t2:aa1:y1:re"].concat();
     let Body::Answer { answer, .. } = decoded(&bytes) else { panic!("an answer") };
     assert_eq!(answer.nodes.len(), 1);
@@ -115,7 +124,12 @@ fn any_item(salted: bool) -> impl Strategy<Value = Item> {
     let value = prop::collection::vec(any::<u8>(), 0..900)
         .prop_map(|bytes| [format!("{}:", bytes.len()).as_bytes(), &bytes].concat());
     let salt = prop::collection::vec(any::<u8>(), 0..if salted { SALT_MAX } else { 1 });
-    let signed = (any::<[u8; 32]>(), salt, any::<i64>().prop_filter("bencode has no i64::MIN", |seq| *seq != i64::MIN), any::<[u8; 32]>());
+    let signed = (
+        any::<[u8; 32]>(),
+        salt,
+        any::<i64>().prop_filter("bencode has no i64::MIN", |seq| *seq != i64::MIN),
+        any::<[u8; 32]>(),
+    );
     let signed = signed.prop_map(|(key, salt, seq, half)| {
         let mut signature = [0; 64];
         signature[..32].copy_from_slice(&half);
@@ -132,20 +146,29 @@ fn any_query() -> impl Strategy<Value = Query> {
         Just(Query::Ping),
         (any_id(), want()).prop_map(|(target, want)| Query::FindNode { target, want }),
         (any_id(), want()).prop_map(|(target, want)| Query::SampleInfohashes { target, want }),
-        (hash(), want(), any::<bool>(), any::<bool>())
-            .prop_map(|(info_hash, want, no_seeds, scrape)| Query::GetPeers { info_hash, want, no_seeds, scrape }),
+        (hash(), want(), any::<bool>(), any::<bool>()).prop_map(|(info_hash, want, no_seeds, scrape)| {
+            Query::GetPeers { info_hash, want, no_seeds, scrape }
+        }),
         (hash(), prop::option::of(1u16..), any::<bool>(), token())
             .prop_map(|(info_hash, port, seed, token)| Query::AnnouncePeer { info_hash, port, seed, token }),
-        (any_id(), prop::option::of(0i64..), want()).prop_map(|(target, seq, want)| Query::Get { target, seq, want }),
-        (any_item(true), prop::option::of(0i64..), token())
-            .prop_map(|(item, cas, token)| Query::Put { item: Box::new(item), cas, token }),
+        (any_id(), prop::option::of(0i64..), want()).prop_map(|(target, seq, want)| Query::Get {
+            target,
+            seq,
+            want
+        }),
+        (any_item(true), prop::option::of(0i64..), token()).prop_map(|(item, cas, token)| Query::Put {
+            item: Box::new(item),
+            cas,
+            token
+        }),
     ]
 }
 
 fn any_answer() -> impl Strategy<Value = Answer> {
     let contact = (any_id(), any_addr()).prop_map(|(id, addr)| Contact { id, addr });
-    let samples = (prop::collection::vec(any::<[u8; 20]>().prop_map(InfoHash), 0..20), any::<u32>(), any::<u32>())
-        .prop_map(|(hashes, total, interval)| Samples { hashes, total, interval });
+    let samples =
+        (prop::collection::vec(any::<[u8; 20]>().prop_map(InfoHash), 0..20), any::<u32>(), any::<u32>())
+            .prop_map(|(hashes, total, interval)| Samples { hashes, total, interval });
     let blooms = any::<(u8, u8)>().prop_map(|(a, b)| Box::new((Bloom([a; 256]), Bloom([b; 256]))));
     (
         prop::collection::vec(contact, 0..16),
@@ -172,9 +195,16 @@ fn any_answer() -> impl Strategy<Value = Answer> {
 
 fn any_body() -> impl Strategy<Value = Body> {
     prop_oneof![
-        (any_id(), any::<bool>(), any_query()).prop_map(|(id, read_only, query)| Body::Query { id, read_only, query }),
-        (any_id(), prop::option::of(any_addr()), any_answer())
-            .prop_map(|(id, ip, answer)| Body::Answer { id, ip, answer: Box::new(answer) }),
+        (any_id(), any::<bool>(), any_query()).prop_map(|(id, read_only, query)| Body::Query {
+            id,
+            read_only,
+            query
+        }),
+        (any_id(), prop::option::of(any_addr()), any_answer()).prop_map(|(id, ip, answer)| Body::Answer {
+            id,
+            ip,
+            answer: Box::new(answer)
+        }),
         (any::<i32>(), "[ -~]{0,100}").prop_map(|(code, text)| Body::Error { code: code.into(), text }),
     ]
 }

@@ -103,7 +103,8 @@ impl Sources {
             if self.young.len() >= SOURCES_MAX {
                 self.old = std::mem::take(&mut self.young);
             }
-            let new = Source { queries: Budget::new(now, QUERIES), credit: Budget::new(now, CREDIT), proven: None };
+            let new =
+                Source { queries: Budget::new(now, QUERIES), credit: Budget::new(now, CREDIT), proven: None };
             let source = self.old.remove(&place).unwrap_or(new);
             self.young.insert(place, source);
         }

@@ -16,7 +16,7 @@ use super::table::BUCKET;
 pub const ALPHA: usize = 4;
 /// Queries of one look-up at most.
 pub const ASKED_MAX: usize = 128;
-/// Nodes remembered at most; the farthest that was not asked makes room.
+/// Nodes remembered at most.
 const CANDIDATES_MAX: usize = 128;
 /// Nodes taken from one answer.
 const TOLD_MAX: usize = 2 * BUCKET;
@@ -97,21 +97,36 @@ impl Lookup {
             return;
         }
         let distance = contact.id.distance(&self.target);
-        if self.candidates.len() >= CANDIDATES_MAX {
-            let idle = |candidate: &Candidate| matches!(candidate.state, State::New | State::Failed);
-            let Some(last) = self.candidates.iter().rposition(idle) else { return };
-            if self.candidates[last].distance < distance {
-                return;
-            }
-            self.candidates.remove(last);
-        }
         let fits = contact.id.fits(contact.addr.ip());
+        let new = Candidate { contact, distance, state: State::New, teller, fits, token: None };
+        if self.candidates.len() >= CANDIDATES_MAX {
+            let Some(gone) = self.least(&new) else { return };
+            self.candidates.remove(gone);
+        }
         let at = self.candidates.partition_point(|candidate| candidate.distance < distance);
-        self.candidates.insert(at, Candidate { contact, distance, state: State::New, teller, fits, token: None });
+        self.candidates.insert(at, new);
+    }
+
+    /// Who makes room for `new`: one that failed, else the farthest that is as doubtful or more, if it is farther or more.
+    /// So no number of doubtful ones drives out another.
+    fn least(&self, new: &Candidate) -> Option<usize> {
+        let idle = |doubtful: bool| {
+            move |candidate: &Candidate| {
+                candidate.state == State::New && self.is_doubtful(candidate) == doubtful
+            }
+        };
+        let failed = self.candidates.iter().rposition(|candidate| candidate.state == State::Failed);
+        let doubtful = || self.candidates.iter().rposition(idle(true));
+        let nearer = |at: &usize| self.candidates[*at].distance > new.distance;
+        if self.is_doubtful(new) {
+            return failed.or_else(|| doubtful().filter(nearer));
+        }
+        failed.or_else(doubtful).or_else(|| self.candidates.iter().rposition(idle(false)).filter(nearer))
     }
 
     fn is_doubtful(&self, candidate: &Candidate) -> bool {
-        let struck = |teller: SocketAddr| self.strikes.get(&teller).is_some_and(|strikes| *strikes >= STRIKES);
+        let struck =
+            |teller: SocketAddr| self.strikes.get(&teller).is_some_and(|strikes| *strikes >= STRIKES);
         !candidate.fits || candidate.state != State::Answered && candidate.teller.is_some_and(struck)
     }
 
@@ -230,7 +245,8 @@ impl Lookup {
     /// `addr` takes its time: somebody else is asked meanwhile.
     pub fn late(&mut self, addr: SocketAddr) {
         let entries = self.entries.iter_mut().map(|(entry, state)| (*entry, state));
-        let candidates = self.candidates.iter_mut().map(|candidate| (candidate.contact.addr, &mut candidate.state));
+        let candidates =
+            self.candidates.iter_mut().map(|candidate| (candidate.contact.addr, &mut candidate.state));
         for (_, state) in entries.chain(candidates).filter(|(of, _)| *of == addr) {
             if let State::Waiting { late } = state {
                 *late = true;
@@ -241,7 +257,8 @@ impl Lookup {
     /// The nearest nodes that answered, gave a token and may have their name: what is to be stored is stored there
     /// (BEP 42 forbids it with others).
     pub fn closest(&self) -> Vec<(Contact, Vec<u8>)> {
-        let good = self.candidates.iter().filter(|candidate| candidate.state == State::Answered && candidate.fits);
+        let good =
+            self.candidates.iter().filter(|candidate| candidate.state == State::Answered && candidate.fits);
         let with_token = good.filter_map(|candidate| Some((candidate.contact, candidate.token.clone()?)));
         with_token.take(BUCKET).collect()
     }
@@ -331,7 +348,10 @@ mod tests {
         }
         assert!(lookup.is_done() && asked <= 8 + DOUBTFUL_MAX, "{asked}");
         let stored = lookup.closest();
-        assert!(stored.len() == BUCKET && stored.iter().all(|(contact, _)| fitting_addr(contact)), "{stored:?}");
+        assert!(
+            stored.len() == BUCKET && stored.iter().all(|(contact, _)| fitting_addr(contact)),
+            "{stored:?}"
+        );
     }
 
     fn fitting_addr(contact: &Contact) -> bool {

@@ -414,9 +414,15 @@ impl Dht {
     /// Looks after what is due.
     pub fn tick(&mut self, now: Instant, rng: &mut impl Rng) {
         let age = |asked: &Asked| now.saturating_duration_since(asked.at);
-        let lost: Vec<Asked> = self.asked.extract_if(.., |_, asked| age(asked) >= LOST).map(|(_, asked)| asked).collect();
+        let lost: Vec<Asked> =
+            self.asked.extract_if(.., |_, asked| age(asked) >= LOST).map(|(_, asked)| asked).collect();
         lost.into_iter().for_each(|asked| self.on_lost(asked));
-        let late: Vec<u32> = self.asked.iter().filter(|(_, asked)| !asked.late && age(asked) >= LATE).map(|(key, _)| *key).collect();
+        let late: Vec<u32> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| !asked.late && age(asked) >= LATE)
+            .map(|(key, _)| *key)
+            .collect();
         for key in late {
             let asked = self.asked.get_mut(&key).expect("listed above");
             asked.late = true;

@@ -43,7 +43,8 @@ impl Rig {
     fn ask_as(&mut self, contact: Contact, read_only: bool, query: Query) -> Option<Body> {
         let body = Body::Query { id: contact.id, read_only, query };
         let sent = self.give(contact.addr, &Message { transaction: b"xy".to_vec(), body });
-        let mut answers = sent.into_iter().filter(|(to, message)| *to == contact.addr && message.transaction == b"xy");
+        let mut answers =
+            sent.into_iter().filter(|(to, message)| *to == contact.addr && message.transaction == b"xy");
         answers.next().map(|(_, message)| message.body)
     }
 
@@ -192,7 +193,8 @@ fn a_spoofed_source_is_sent_little_more_than_it_seems_to_send() {
         rig.now += Duration::from_millis(100);
         sent += query.len();
         rig.dht.handle(rig.now, victim.addr, &query, &mut rig.rng);
-        received += std::iter::from_fn(|| rig.dht.poll_transmit()).map(|sent| sent.bytes.len()).sum::<usize>();
+        received +=
+            std::iter::from_fn(|| rig.dht.poll_transmit()).map(|sent| sent.bytes.len()).sum::<usize>();
     }
     assert!(received <= 5 * sent + 256 * 60, "{received} for {sent}");
     assert!(received > sent, "an honest one is answered");
@@ -244,13 +246,15 @@ fn searches_and_queries_are_bounded_and_all_come_to_an_end() {
     assert!(sent <= QUERIES.1 as usize, "{sent}");
     let begin = rig.now;
     while rig.dht.stats().searches > 0 {
-        let wait = rig.dht.next_wakeup(rig.now).saturating_duration_since(rig.now).max(Duration::from_millis(1));
+        let wait =
+            rig.dht.next_wakeup(rig.now).saturating_duration_since(rig.now).max(Duration::from_millis(1));
         sent += rig.pass(wait).len();
         let seconds = rig.now.duration_since(begin).as_secs();
         assert!(sent as u64 <= QUERIES.1 + QUERIES.0 * (seconds + 1), "{sent} in {seconds} s");
         assert!(rig.dht.asked.len() <= ASKED_MAX && seconds < 120);
     }
-    let done = rig.events().into_iter().filter(|event| matches!(event, Event::Done { nodes: 0, stored: 0, .. }));
+    let done =
+        rig.events().into_iter().filter(|event| matches!(event, Event::Done { nodes: 0, stored: 0, .. }));
     assert_eq!(done.count(), SEARCHES_MAX);
     rig.pass(2 * LOST);
     assert!(rig.dht.asked.values().all(|asked| asked.why != Why::Lookup(0)));

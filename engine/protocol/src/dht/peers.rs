@@ -87,7 +87,9 @@ impl PeerStore {
 
     /// Forgets the swarm in which the last announce is the longest ago.
     fn drop_quietest(&mut self) {
-        let last = |swarm: &[Vec<Peer>; 2]| swarm.iter().filter_map(|family| family.last()).map(|peer| peer.at).max();
+        let last = |swarm: &[Vec<Peer>; 2]| {
+            swarm.iter().filter_map(|family| family.last()).map(|peer| peer.at).max()
+        };
         let quietest = self.swarms.iter().min_by_key(|(_, swarm)| last(swarm)).map(|(hash, _)| *hash);
         if let Some(swarm) = quietest.and_then(|hash| self.swarms.remove(&hash)) {
             self.peers -= swarm.iter().map(Vec::len).sum::<usize>();

@@ -37,7 +37,8 @@ impl Saved {
         }
         for (key, v4) in [(&b"nodes"[..], true), (b"nodes6", false)] {
             let nodes = self.nodes.iter().filter(|node| node.addr.is_ipv4() == v4).take(NODES_MAX);
-            let bytes: Vec<u8> = nodes.flat_map(|node| [&node.id.0[..], &compact_addr(node.addr)].concat()).collect();
+            let bytes: Vec<u8> =
+                nodes.flat_map(|node| [&node.id.0[..], &compact_addr(node.addr)].concat()).collect();
             out.key(key).bytes(&bytes);
         }
         out.key(b"version").int(VERSION).end();
@@ -75,7 +76,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample() -> Saved {
-        let node = |n: u8, addr: &str| Contact { id: NodeId([n; 20]), addr: addr.parse().expect("an address") };
+        let node =
+            |n: u8, addr: &str| Contact { id: NodeId([n; 20]), addr: addr.parse().expect("an address") };
         Saved {
             ids: [Some(NodeId([1; 20])), None],
             nodes: vec![node(2, "1.2.3.4:5"), node(3, "8.8.8.8:9"), node(4, "[2001:db8::1]:7")],

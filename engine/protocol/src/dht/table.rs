@@ -69,7 +69,8 @@ impl Bucket {
 
     /// The best spare.
     fn take_spare(&mut self) -> Option<Node> {
-        let best = (0..self.spare.len()).rev().max_by_key(|at| (self.spare[*at].fits, self.spare[*at].answered));
+        let best =
+            (0..self.spare.len()).rev().max_by_key(|at| (self.spare[*at].fits, self.spare[*at].answered));
         best.map(|at| self.spare.remove(at))
     }
 }
@@ -297,7 +298,8 @@ impl Table {
     pub fn next_check(&mut self, now: Instant) -> Option<Contact> {
         let mut found: Option<(bool, Instant, NodeId)> = None;
         for bucket in &self.buckets {
-            let due = |node: &&Node| !node.is_good(now) && now.saturating_duration_since(node.checked) >= CHECK;
+            let due =
+                |node: &&Node| !node.is_good(now) && now.saturating_duration_since(node.checked) >= CHECK;
             let oldest = bucket.live.iter().filter(due).min_by_key(|node| node.answered);
             let candidate = oldest.map(|node| (bucket.spare.is_empty(), node.answered, node.contact.id));
             found = found.into_iter().chain(candidate).min();

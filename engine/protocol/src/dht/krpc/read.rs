@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    Answer, Body, Contact, DATAGRAM_MAX, Item, Malformed, Message, NODES_MAX, NodeId, Query, SALT_MAX, SAMPLES_MAX,
-    Samples, Signed, TEXT_MAX, TOKEN_MAX, TRANSACTION_MAX, VALUE_MAX, VALUES_MAX, Want, code,
+    Answer, Body, Contact, DATAGRAM_MAX, Item, Malformed, Message, NODES_MAX, NodeId, Query, SALT_MAX,
+    SAMPLES_MAX, Samples, Signed, TEXT_MAX, TOKEN_MAX, TRANSACTION_MAX, VALUE_MAX, VALUES_MAX, Want, code,
 };
 use crate::bencode::{Dict, Limits, decode_with};
 use crate::dht::bloom::Bloom;
@@ -136,7 +136,8 @@ fn answer(root: &Dict<'_, '_>) -> Option<Body> {
     compact_nodes::<26>(dict.get_bytes(b"nodes").unwrap_or_default(), &mut answer.nodes)?;
     compact_nodes::<38>(dict.get_bytes(b"nodes6").unwrap_or_default(), &mut answer.nodes)?;
     answer.token = dict.get_bytes(b"token").filter(|token| token.len() <= TOKEN_MAX).map(<[u8]>::to_vec);
-    let values = dict.get_list(b"values").into_iter().flatten().filter_map(|value| endpoint(value.as_bytes()?));
+    let values =
+        dict.get_list(b"values").into_iter().flatten().filter_map(|value| endpoint(value.as_bytes()?));
     answer.values = values.filter(|addr| is_reachable(*addr)).take(VALUES_MAX).collect();
     if let (Some(seeds), Some(peers)) = (array(&dict, b"BFsd"), array(&dict, b"BFpe")) {
         answer.blooms = Some(Box::new((Bloom(seeds), Bloom(peers))));

@@ -80,7 +80,9 @@ impl Dht {
                     }
                 }
             }
-            Goal::Sample(_) => told = answer.samples.map(|samples| Event::Samples(SearchId(key), from, samples)),
+            Goal::Sample(_) => {
+                told = answer.samples.map(|samples| Event::Samples(SearchId(key), from, samples))
+            }
             _ => {}
         }
         self.events.extend(told.filter(|_| self.events.len() < EVENTS_MAX));

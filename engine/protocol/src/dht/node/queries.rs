@@ -59,7 +59,14 @@ impl Dht {
         }
     }
 
-    pub(super) fn refuse(&mut self, now: Instant, to: SocketAddr, transaction: Vec<u8>, code: i64, text: &str) {
+    pub(super) fn refuse(
+        &mut self,
+        now: Instant,
+        to: SocketAddr,
+        transaction: Vec<u8>,
+        code: i64,
+        text: &str,
+    ) {
         let body = Body::Error { code, text: text.to_owned() };
         self.reply(now, to, &Message { transaction, body });
     }
@@ -116,7 +123,13 @@ impl Dht {
         nodes
     }
 
-    fn check_token(&mut self, now: Instant, from: SocketAddr, target: &NodeId, token: &[u8]) -> Result<(), (i64, &'static str)> {
+    fn check_token(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        target: &NodeId,
+        token: &[u8],
+    ) -> Result<(), (i64, &'static str)> {
         if !self.tokens.accepts(from.ip(), target, token) {
             return Err((code::PROTOCOL, "bad token"));
         }

@@ -51,7 +51,9 @@ impl Search {
             Goal::Peers { info_hash, .. } => {
                 Query::GetPeers { info_hash: *info_hash, want, no_seeds: false, scrape: false }
             }
-            Goal::Scrape(info_hash) => Query::GetPeers { info_hash: *info_hash, want, no_seeds: false, scrape: true },
+            Goal::Scrape(info_hash) => {
+                Query::GetPeers { info_hash: *info_hash, want, no_seeds: false, scrape: true }
+            }
             Goal::Get { target, .. } => Query::Get { target: *target, seq: None, want },
             Goal::Put { item, .. } => Query::Get { target: item.target(), seq: None, want },
             Goal::Sample(target) => Query::SampleInfohashes { target: *target, want },
