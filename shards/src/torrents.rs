@@ -52,6 +52,7 @@ impl Shard {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.
             announces.stop(self.now);
         }
+        let finding = Finding::new(&add);
         let home = Home {
             candidates,
             announces,
@@ -63,7 +64,7 @@ impl Shard {
                 && !add.streaming
                 && !add.super_seeding,
             seed_only: add.seed_only,
-            finding: Finding::new(&add),
+            finding,
             bytes_wanted: add.selection.wanted_len(&add.metainfo),
             playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
             super_seeding: add.super_seeding,

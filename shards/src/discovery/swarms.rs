@@ -222,7 +222,9 @@ mod tests {
     #[test]
     fn the_local_network_hears_of_each_once_in_five_minutes_in_batches() {
         let (mut swarms, now) = (Swarms::default(), Instant::now());
-        (0..30).for_each(|n| drop(swarms.add(now, interest(n))));
+        for n in 0..30 {
+            swarms.add(now, interest(n));
+        }
         swarms.add(now, Interest { lsd: false, ..interest(99) });
         assert_eq!(swarms.take_lsd(now, 20).len(), 20);
         assert_eq!(swarms.take_lsd(now, 20).len(), 10);
