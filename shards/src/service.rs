@@ -317,7 +317,10 @@ fn shard_config(
 }
 
 /// Starts the discovery thread where it is wanted.
-fn start_discovery(config: &ServiceConfig, listeners: &[OwnedFd]) -> Result<Option<DiscoveryThread>, StartError> {
+fn start_discovery(
+    config: &ServiceConfig,
+    listeners: &[OwnedFd],
+) -> Result<Option<DiscoveryThread>, StartError> {
     if config.discovery.dht.is_none() && !config.discovery.lsd {
         return Ok(None);
     }

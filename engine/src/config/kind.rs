@@ -218,7 +218,9 @@ impl Value {
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
             Self::Loopback(address) => address.to_string(),
-            Self::Command(words) | Self::Hosts(words) => serde_json::to_string(words).expect("strings are JSON"),
+            Self::Command(words) | Self::Hosts(words) => {
+                serde_json::to_string(words).expect("strings are JSON")
+            }
         }
     }
 

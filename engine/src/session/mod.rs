@@ -176,6 +176,11 @@ impl Session {
         CacheHandle { registry: Arc::clone(&self.registry) }
     }
 
+    /// UDP port at which our DHT node answers; 0 when there is none.
+    pub fn dht_port(&self) -> u16 {
+        self.service().discovery().map_or(0, Discovery::dht_port)
+    }
+
     /// How finding peers without trackers does; `None` where neither DHT nor local discovery is used.
     pub fn discovery_stats(&self) -> Option<DiscoveryStats> {
         self.service().discovery().map(Discovery::stats)

@@ -48,7 +48,16 @@ impl Lsd {
     /// `cookie` is drawn anew for each process.
     pub fn new(now: Instant, bind: Option<IpAddr>, cookie: u64) -> Self {
         let cookie = format!("ccbt-{cookie:016x}");
-        Self { bind, cookie, receivers: Vec::new(), interfaces: Vec::new(), renewed: None, second: now, sent: 0, read: 0 }
+        Self {
+            bind,
+            cookie,
+            receivers: Vec::new(),
+            interfaces: Vec::new(),
+            renewed: None,
+            second: now,
+            sent: 0,
+            read: 0,
+        }
     }
 
     /// The sockets to poll.
@@ -80,7 +89,9 @@ impl Lsd {
         for interface in &self.interfaces {
             match interface.socket.send_to(&announce.write(interface.group.is_ipv6()), interface.group) {
                 Ok(_) => sent += 1,
-                Err(error) => tracing::debug!(group = %interface.group, %error, "local discovery cannot send"),
+                Err(error) => {
+                    tracing::debug!(group = %interface.group, %error, "local discovery cannot send")
+                }
             }
         }
         sent
@@ -99,7 +110,9 @@ impl Lsd {
                     continue;
                 }
                 let announce = Announce::parse(&bytes[..len]);
-                if let Some(announce) = announce.filter(|announce| announce.cookie.as_ref() != Some(&self.cookie)) {
+                if let Some(announce) =
+                    announce.filter(|announce| announce.cookie.as_ref() != Some(&self.cookie))
+                {
                     heard.push((SocketAddr::new(from.ip(), announce.port), announce.hashes));
                 }
             }
@@ -119,7 +132,9 @@ impl Lsd {
         }
         let found = match if_addrs::get_if_addrs() {
             Ok(found) => found,
-            Err(error) => return tracing::warn!(%error, "local discovery does not know the network interfaces"),
+            Err(error) => {
+                return tracing::warn!(%error, "local discovery does not know the network interfaces");
+            }
         };
         // One address of each interface and family.
         let mut places: HashMap<(String, bool), (IpAddr, u32)> = HashMap::new();
@@ -132,7 +147,10 @@ impl Lsd {
         }
         self.interfaces.clear();
         for v6 in [false, true] {
-            let ours = self.receivers.iter().find(|socket| socket.local_addr().is_ok_and(|addr| addr.is_ipv6() == v6));
+            let ours = self
+                .receivers
+                .iter()
+                .find(|socket| socket.local_addr().is_ok_and(|addr| addr.is_ipv6() == v6));
             let Some(receiver) = ours else { continue };
             for (ip, index) in places.values().filter(|(ip, _)| ip.is_ipv6() == v6).take(INTERFACES_MAX) {
                 match join_one(receiver, *ip, *index) {
@@ -147,7 +165,8 @@ impl Lsd {
 
 fn receiver(group: IpAddr) -> io::Result<UdpSocket> {
     let addr = SocketAddr::new(group, lsd::PORT);
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    let socket =
+        Socket::new(Domain::for_address(addr), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
     // Every client of this machine listens there.
     socket.set_reuse_address(true)?;
     if group.is_ipv6() {

@@ -209,8 +209,10 @@ impl DiscoveryThread {
         let udp = sockets::open(&config);
         let is_silent = config.dht.as_ref().is_none_or(|dht| dht.read_only);
         let dht_port = if is_silent { 0 } else { udp.first().map_or(0, |socket| socket.local.port()) };
-        let worker = thread::Worker::new(config, udp, receiver, Arc::clone(&bell), Arc::clone(&stats), strays);
-        let thread = std::thread::Builder::new().name("ccbt-discovery".to_owned()).spawn(move || worker.run())?;
+        let worker =
+            thread::Worker::new(config, udp, receiver, Arc::clone(&bell), Arc::clone(&stats), strays);
+        let thread =
+            std::thread::Builder::new().name("ccbt-discovery".to_owned()).spawn(move || worker.run())?;
         Ok(Self { handle: Discovery { commands, bell, dht_port, stats }, thread })
     }
 

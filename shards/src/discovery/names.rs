@@ -22,7 +22,11 @@ pub(super) struct Names {
 
 impl Names {
     /// Addresses that are known at once; others come with [`Self::take`].
-    pub fn look_up(&mut self, hosts: impl IntoIterator<Item = (String, u16)>, is_loopback: bool) -> Vec<SocketAddr> {
+    pub fn look_up(
+        &mut self,
+        hosts: impl IntoIterator<Item = (String, u16)>,
+        is_loopback: bool,
+    ) -> Vec<SocketAddr> {
         let mut known = Vec::new();
         for (host, port) in hosts {
             if let Ok(ip) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -45,7 +49,9 @@ impl Names {
         self.pending.retain(|(port, slot)| match slot.get() {
             None => true,
             Some(Ok(ips)) => {
-                found.extend(ips.iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip.to_canonical(), *port)));
+                found.extend(
+                    ips.iter().take(ADDRESSES_MAX).map(|ip| SocketAddr::new(ip.to_canonical(), *port)),
+                );
                 false
             }
             Some(Err(reason)) => {

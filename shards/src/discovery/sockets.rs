@@ -37,7 +37,9 @@ pub(super) fn open(config: &DiscoveryConfig) -> Vec<Udp> {
                 port = udp.local.port();
                 sockets.push(udp);
             }
-            Err(error) => tracing::warn!(%addr, %error, "no DHT there: the UDP port cannot be used; choose another --port"),
+            Err(error) => {
+                tracing::warn!(%addr, %error, "no DHT there: the UDP port cannot be used; choose another --port")
+            }
         }
     }
     sockets

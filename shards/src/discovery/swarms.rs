@@ -230,6 +230,9 @@ mod tests {
         assert_eq!(swarms.take_lsd(now, 20).len(), 10);
         assert!(swarms.take_lsd(now + LSD_INTERVAL / 2, 20).is_empty());
         assert_eq!(swarms.take_lsd(now + LSD_INTERVAL, 100).len(), 30);
-        assert!(swarms.wanting(&interest(99).info_hash).is_none() && swarms.wanting(&interest(9).info_hash).is_some());
+        assert!(
+            swarms.wanting(&interest(99).info_hash).is_none()
+                && swarms.wanting(&interest(9).info_hash).is_some()
+        );
     }
 }

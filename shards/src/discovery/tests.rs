@@ -37,7 +37,8 @@ fn interest(key: u32) -> (Interest, Receiver<ToShard>) {
 fn wait_peer(found: &Receiver<ToShard>, key: u32, wanted: SocketAddr) {
     let end = Instant::now() + PATIENCE;
     loop {
-        let message = found.recv_timeout(end.saturating_duration_since(Instant::now())).expect("a peer in time");
+        let message =
+            found.recv_timeout(end.saturating_duration_since(Instant::now())).expect("a peer in time");
         let ToShard::AddPeers(of, peers, Source::Dht) = message else { panic!("{message:?}") };
         assert_eq!(of, TorrentKey(key));
         if peers.contains(&wanted) {

@@ -347,7 +347,8 @@ impl Worker {
             let mut fds = vec![PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN)];
             let sockets = self.udp.iter().map(|udp| &udp.socket).chain(groups);
             fds.extend(sockets.map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
-            let wait = wait.map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
+            let wait = wait
+                .map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
             // Interrupted or not: the loop looks at everything.
             let _ = poll(&mut fds, wait.as_ref());
         }
