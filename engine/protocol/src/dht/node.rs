@@ -8,6 +8,7 @@
 mod answers;
 mod queries;
 mod searches;
+mod types;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -17,15 +18,15 @@ use rand::{Rng, RngExt};
 
 use super::id::{Contact, NodeId, is_reachable};
 use super::items::ItemStore;
-use super::krpc::{Body, Item, Malformed, Message, Query, Samples, Want};
+use super::krpc::{Body, Malformed, Message, Query};
 use super::limits::{Budget, Sources};
 use super::peers::PeerStore;
 use super::saved::{NODES_MAX, Saved};
 use super::table::{BUCKET, Table};
 use super::tokens::Tokens;
 use super::votes::Votes;
-use crate::ids::InfoHash;
 use searches::Search;
+pub use types::{Announce, DhtConfig, DhtStats, Event, Goal, SearchId, Transmit};
 
 /// Queries of ours without an answer at most.
 pub const ASKED_MAX: usize = 1024;
@@ -48,116 +49,6 @@ const ENTRIES_MAX: usize = NODES_MAX + 64;
 const PROBES_MAX: usize = 64;
 /// Nodes pinged at each look at a table.
 const CHECKS: usize = 4;
-
-/// What a node is built with.
-#[derive(Clone, Debug)]
-pub struct DhtConfig {
-    /// Whether there is a socket for each family, IPv4 first.
-    pub families: [bool; 2],
-    /// It asks and does not answer (BEP 43).
-    pub read_only: bool,
-    /// From the last run.
-    pub saved: Saved,
-}
-
-/// A datagram to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to.
-    pub to: SocketAddr,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// Names a search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SearchId(pub u64);
-
-/// What we announce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announce {
-    /// Where we take connections; `None`: at the port that our datagrams come from.
-    pub port: Option<u16>,
-    /// We have all of it (BEP 33).
-    pub seed: bool,
-}
-
-/// What a search is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// The nodes nearest to a place.
-    Nodes(NodeId),
-    /// Peers of a torrent (BEP 5).
-    Peers {
-        /// The torrent.
-        info_hash: InfoHash,
-        /// Also told to the nodes nearest to it.
-        announce: Option<Announce>,
-    },
-    /// How many seeds and other peers a torrent has (BEP 33).
-    Scrape(InfoHash),
-    /// A value (BEP 44).
-    Get {
-        /// Its name.
-        target: NodeId,
-        /// Of a mutable one.
-        salt: Vec<u8>,
-    },
-    /// Store a value (BEP 44).
-    Put {
-        /// The value.
-        item: Box<Item>,
-        /// Only where this is the sequence number stored.
-        cas: Option<i64>,
-    },
-    /// Info-hashes that nodes on the way to a place store (BEP 51).
-    Sample(NodeId),
-}
-
-/// What a node tells.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// Peers, perhaps told before.
-    Peers(SearchId, Vec<SocketAddr>),
-    /// Seeds and other peers, as estimated; at the end of the search.
-    Scraped(SearchId, f64, f64),
-    /// The newest value that was found; at the end of the search.
-    Found(SearchId, Box<Item>),
-    /// What one node stores.
-    Samples(SearchId, Contact, Samples),
-    /// A search is over.
-    Done {
-        /// The search.
-        search: SearchId,
-        /// Nodes that answered, of the nearest.
-        nodes: usize,
-        /// Nodes that stored what was to be stored.
-        stored: usize,
-    },
-    /// Others see us at this address.
-    External(IpAddr),
-}
-
-/// Counts since the start, and sizes now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DhtStats {
-    /// Nodes in both tables.
-    pub nodes: [usize; 2],
-    /// Searches that run.
-    pub searches: usize,
-    /// Info-hashes, peers and values that others store with us.
-    pub stored: [usize; 3],
-    /// Queries sent.
-    pub queries_out: u64,
-    /// Of these, the ones that were answered.
-    pub answers_in: u64,
-    /// Queries received.
-    pub queries_in: u64,
-    /// Of these, the ones that were answered, also by an error.
-    pub answers_out: u64,
-    /// Datagrams that are no message, or an answer that nobody waits for.
-    pub refused: u64,
-}
 
 /// A query on its way.
 #[derive(Clone, Copy, Debug)]
@@ -315,10 +206,7 @@ impl Dht {
         let Some(side) = &self.sides[family(addr)] else { return };
         let is_known = side.table.contacts().any(|contact| contact.addr == addr);
         if is_reachable(addr) && !is_known && !self.asked.values().any(|asked| asked.to == addr) {
-            // What it answers to this is useful, whatever it is.
-            let target = side.table.own();
-            let query = Query::FindNode { target, want: Want::default() };
-            self.ask(now, addr, None, query, Why::Check, rng);
+            self.ask(now, addr, None, Query::Ping, Why::Check, rng);
         }
     }
 

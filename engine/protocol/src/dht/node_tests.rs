@@ -1,7 +1,8 @@
 //! One node against datagrams written by hand. Whole networks are in `tests/dht.rs`.
 
 use super::*;
-use crate::dht::krpc::{Answer, code};
+use crate::dht::krpc::{Answer, Item, Want, code};
+use crate::ids::InfoHash;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 

@@ -95,7 +95,17 @@ impl Dht {
         if running >= SEARCHES_MAX {
             return None;
         }
+        let stored = match &goal {
+            // We may be one of the nodes that it is announced to.
+            Goal::Peers { info_hash, .. } => {
+                [false, true].map(|v6| self.peers.choose(info_hash, v6, false, rng)).concat()
+            }
+            _ => Vec::new(),
+        };
         let id = self.begin(now, goal, None);
+        if !stored.is_empty() {
+            self.events.push_back(Event::Peers(SearchId(id), stored));
+        }
         self.drive(now, rng);
         Some(SearchId(id))
     }
