@@ -159,11 +159,4 @@ fn found_in_the_local_network_alone_by_us_and_by_libtorrent() {
     let far = CcbtCommand::build(veth.over_there(program), "download", &made.torrent_path, &copy);
     far.bind(FAR).start().wait_done();
     made.payload.assert_equal_in(&copy);
-    // And by a session that does not want to be found: nothing.
-    let copy = lab.dir("alone");
-    let alone = CcbtCommand::build(veth.over_there(program), "download", &made.torrent_path, &copy);
-    let mut alone = alone.bind(FAR).flag("--no-lsd").start();
-    alone.wait_ready();
-    assert_eq!(alone.wait_event("progress")["peers"], 0);
-    alone.stop();
 }

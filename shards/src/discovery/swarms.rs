@@ -20,6 +20,8 @@ const INTERVAL: Duration = Duration::from_secs(15 * 60);
 const JITTER_SECS: u64 = 120;
 /// After a look-up in which nobody answered: the node may only just have started.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
+/// After a look-up without peers, of a torrent that is not complete; doubles.
+const RETRY_FRUITLESS: Duration = Duration::from_secs(20);
 /// Between two announces of a torrent in the local network (BEP 14).
 pub(super) const LSD_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -30,6 +32,10 @@ struct Swarm {
     search: Option<SearchId>,
     /// Look-ups in a row in which nobody answered.
     failures: u32,
+    /// Look-ups in a row that found no peers, though somebody answered.
+    fruitless: u32,
+    /// The one that runs has found some.
+    has_found: bool,
     lsd_due: Instant,
 }
 
@@ -67,7 +73,18 @@ impl Swarms {
             self.lsd_due.insert((now, key));
         }
         self.by_hash.insert(hash, key);
-        self.swarms.insert(key, Swarm { interest, due: now, search: None, failures: 0, lsd_due: now });
+        self.swarms.insert(
+            key,
+            Swarm {
+                interest,
+                due: now,
+                search: None,
+                failures: 0,
+                fruitless: 0,
+                has_found: false,
+                lsd_due: now,
+            },
+        );
         cancelled
     }
 
@@ -97,13 +114,16 @@ impl Swarms {
         let swarm = self.swarms.get_mut(&key).expect("it was next");
         self.due.remove(&(swarm.due, key));
         swarm.search = Some(search);
+        swarm.has_found = false;
         self.searches.insert(search, key);
     }
 
-    /// Whose look-up it is.
-    pub fn of_search(&self, search: SearchId) -> Option<(TorrentKey, &Inbox)> {
-        let key = self.searches.get(&search)?;
-        Some((*key, &self.swarms[key].interest.home))
+    /// A look-up has found peers: who wants them.
+    pub fn found(&mut self, search: SearchId) -> Option<(TorrentKey, &Inbox)> {
+        let key = *self.searches.get(&search)?;
+        let swarm = self.swarms.get_mut(&key)?;
+        swarm.has_found = true;
+        Some((key, &swarm.interest.home))
     }
 
     /// A look-up is over; `nodes` answered. Returns whether it was one of a torrent.
@@ -113,7 +133,13 @@ impl Swarms {
         swarm.search = None;
         swarm.failures = if nodes == 0 { swarm.failures.saturating_add(1) } else { 0 };
         let jitter = Duration::from_millis(rng.random_range(0..JITTER_SECS * 1000));
+        // Others may be about to announce what we have just looked for.
+        let is_fruitless = nodes > 0 && !swarm.has_found && !swarm.interest.seed;
+        swarm.fruitless = if is_fruitless { swarm.fruitless.saturating_add(1) } else { 0 };
         let wait = match swarm.failures {
+            0 if is_fruitless => {
+                (RETRY_FRUITLESS * 2u32.saturating_pow(swarm.fruitless.min(8) - 1)).min(INTERVAL)
+            }
             0 => INTERVAL + jitter,
             // All of them wait for the same thing.
             failures => (RETRY_FIRST * 2u32.saturating_pow(failures.min(12) - 1)).min(INTERVAL),
@@ -183,13 +209,17 @@ mod tests {
             panic!("{goal:?}");
         };
         swarms.started(key, SearchId(5));
-        assert!(swarms.next(now, 7).is_none() && swarms.of_search(SearchId(5)).is_some());
+        assert!(swarms.next(now, 7).is_none() && swarms.found(SearchId(5)).is_some());
         assert!(swarms.ended(now, SearchId(5), 0, &mut rng));
         assert!(swarms.next(now, 7).is_none() && swarms.next(now + RETRY_FIRST, 7).is_some());
         swarms.started(key, SearchId(6));
+        assert!(swarms.found(SearchId(6)).is_some());
         assert!(swarms.ended(now, SearchId(6), 3, &mut rng) && !swarms.ended(now, SearchId(6), 3, &mut rng));
         let at = swarms.next_due().0.expect("later");
         assert!(at >= now + INTERVAL && at <= now + INTERVAL + Duration::from_secs(JITTER_SECS));
+        swarms.started(key, SearchId(99));
+        assert!(swarms.ended(now, SearchId(99), 3, &mut rng));
+        assert_eq!(swarms.next_due().0, Some(now + RETRY_FRUITLESS), "nobody there yet");
         for search in 7..40 {
             swarms.started(key, SearchId(search));
             swarms.ended(now, SearchId(search), 0, &mut rng);
@@ -204,7 +234,7 @@ mod tests {
         swarms.started(TorrentKey(1), SearchId(5));
         assert_eq!(swarms.add(now, interest(1)), None, "said again");
         assert_eq!(swarms.remove(TorrentKey(1)), Some(SearchId(5)));
-        assert!(swarms.of_search(SearchId(5)).is_none() && swarms.next(now, 1).is_none());
+        assert!(swarms.found(SearchId(5)).is_none() && swarms.next(now, 1).is_none());
         assert!(swarms.take_lsd(now, 10).is_empty() && swarms.wanting(&interest(1).info_hash).is_none());
         assert_eq!((swarms.len(), swarms.next_due()), (0, (None, None)));
     }

@@ -250,7 +250,7 @@ impl Worker {
             while let Some(event) = dht.poll_event() {
                 match event {
                     Event::Peers(search, peers) => {
-                        if let Some((key, home)) = self.swarms.of_search(search) {
+                        if let Some((key, home)) = self.swarms.found(search) {
                             let config = &self.config;
                             let mut peers = unique(peers);
                             peers.retain(|peer| may_contact(config, *peer));

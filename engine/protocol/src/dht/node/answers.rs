@@ -48,14 +48,17 @@ impl Dht {
 
     /// A look-up is a step further.
     fn on_step(&mut self, key: u64, from: Contact, answer: Answer) {
+        let ours = [self.id(0), self.id(1)];
         let Some(search) = self.searches.get_mut(&key) else { return };
         let Some(lookup) = &mut search.lookups[family(from.addr)] else { return };
         if !lookup.answered(from.addr, from.id, answer.token) {
             return;
         }
         for (at, lookup) in search.lookups.iter_mut().enumerate() {
-            let theirs: Vec<Contact> =
-                answer.nodes.iter().filter(|node| family(node.addr) == at).copied().collect();
+            // Many tell us of ourselves.
+            let others =
+                answer.nodes.iter().filter(|node| family(node.addr) == at && ours[at] != Some(node.id));
+            let theirs: Vec<Contact> = others.copied().collect();
             if let Some(lookup) = lookup {
                 lookup.told(from.addr, &theirs);
             }
