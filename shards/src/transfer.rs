@@ -226,6 +226,7 @@ impl Shard {
         self.continue_check(index);
         self.continue_restart(index);
         self.continue_relocation(index);
+        self.continue_pause(index);
         self.settle_part(index);
         self.continue_end(index);
         if self.homes.contains(index) {

@@ -419,6 +419,7 @@ mod tests {
             total_len: 10 * 16_384,
             have: field.clone(),
             looked: field,
+            partial: Vec::new(),
             files: vec![None],
             totals: checkpoints::Totals::default(),
             file_priorities: Vec::new(),
