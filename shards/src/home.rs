@@ -21,6 +21,7 @@ use ccbt_storage::messages::{OpenReport, OpenedFile, Preallocate};
 
 use crate::announce::{Announces, Totals};
 use crate::checking::Check;
+use crate::discovering::Finding;
 use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
@@ -77,6 +78,8 @@ pub(crate) struct Home {
     pub sockets: HashMap<PeerKey, SocketKey>,
     pub candidates: Candidates,
     pub announces: Option<Announces>,
+    /// Where peers are looked for without trackers.
+    pub finding: Finding,
     pub max_peers: usize,
     /// Rate limits, when it has any of its own.
     pub limits: Option<Box<TorrentGates>>,
@@ -171,6 +174,7 @@ impl Home {
             sockets: HashMap::new(),
             candidates: Candidates::default(),
             announces: None,
+            finding: Finding::default(),
             max_peers,
             limits: None,
             conns: 0,

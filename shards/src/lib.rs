@@ -9,6 +9,8 @@ mod checking;
 mod conns;
 pub mod control;
 mod counters;
+mod discovering;
+pub mod discovery;
 mod drive;
 pub mod executor;
 mod faults;

@@ -49,6 +49,10 @@ pub struct AddTorrent {
     pub peers: Vec<SocketAddr>,
     /// Tiers of trackers to ask (BEP 12); empty: none.
     pub trackers: Vec<Vec<String>>,
+    /// Look for peers in the DHT and announce it there; never done for private torrents (BEP 27).
+    pub use_dht: bool,
+    /// As `use_dht`, in the local network (BEP 14).
+    pub use_lsd: bool,
     /// Only serve what is there: nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.

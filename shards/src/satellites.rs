@@ -24,6 +24,7 @@ use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::layout::LayoutSpec;
 use crossbeam_channel::TrySendError;
 
+use crate::discovering::Finding;
 use crate::faults::Failure;
 use crate::messages::ToShard;
 use crate::shard::Shard;
@@ -49,6 +50,8 @@ pub struct AddSatellite {
     pub max_peers: usize,
     /// The files live in memory.
     pub in_memory: bool,
+    /// Its peers hear of our DHT node.
+    pub use_dht: bool,
     /// As at home; its home keeps those of all peers together.
     pub limits: TorrentLimits,
     /// The home's shard.
@@ -193,6 +196,7 @@ impl Shard {
                 picker: home.picker.clone(),
                 max_peers: home.max_peers.div_ceil(self.others.len()),
                 in_memory: home.in_memory,
+                use_dht: home.finding.dht,
                 limits,
                 home: self.config.index,
             };
@@ -333,6 +337,7 @@ impl Shard {
             picker,
             max_peers,
             in_memory,
+            use_dht,
             limits,
             home,
         } = add;
@@ -341,9 +346,12 @@ impl Shard {
             return self.post(home, gone);
         }
         assert!(!self.by_key.contains_key(&key), "a shard is both home and satellite of a torrent");
+        let mut satellite = Home::new(self.now, key, metainfo.clone(), spec, picker.clone(), max_peers);
+        satellite.finding = Finding::satellite(use_dht);
         let config = TorrentConfig {
-            picker: picker.clone(),
+            picker,
             listen_port: self.config.listen_port,
+            dht_port: self.dht_port(&satellite),
             metadata_size: metainfo.raw_info().len() as u32,
             ..self.config.torrent.clone()
         };
@@ -353,7 +361,6 @@ impl Shard {
             torrent.picker_mut().set_priority(piece, priority);
         }
         torrent.priorities_changed();
-        let mut satellite = Home::new(now, key, metainfo, spec, picker, max_peers);
         satellite.phase = Phase::Running;
         satellite.in_memory = in_memory;
         satellite.torrent = Some(torrent);

@@ -61,6 +61,7 @@ pub(crate) fn config() -> ShardConfig {
             window: WindowConfig::default(),
             choker: ChokerConfig::default(),
             listen_port: 0,
+            dht_port: 0,
             metadata_size: 0,
             super_seeding: false,
         },
@@ -95,6 +96,8 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         picker: PickerConfig::default(),
         peers: Vec::new(),
         trackers: Vec::new(),
+        use_dht: true,
+        use_lsd: true,
         seed_only: false,
         max_peers: 10,
         limits: TorrentLimits::default(),
@@ -131,6 +134,7 @@ impl Rig {
             control,
             lines: Arc::default(),
             connections: Arc::default(),
+            discovery: None,
         };
         let mut config = config();
         change(&mut config);

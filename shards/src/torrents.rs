@@ -16,6 +16,7 @@ use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::messages::{OpenMode, OpenReport, StorageCmd, StorageDone};
 
 use crate::announce::{Announces, Identity};
+use crate::discovering::Finding;
 pub(crate) use crate::home::{Aside, Home, Phase};
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::playing::Playing;
@@ -52,6 +53,7 @@ impl Shard {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.
             announces.stop(self.now);
         }
+        let finding = Finding::new(&add);
         let home = Home {
             candidates,
             announces,
@@ -63,6 +65,7 @@ impl Shard {
                 && !add.streaming
                 && !add.super_seeding,
             seed_only: add.seed_only,
+            finding,
             bytes_wanted: add.selection.wanted_len(&add.metainfo),
             playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
             super_seeding: add.super_seeding,
@@ -76,6 +79,7 @@ impl Shard {
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
         self.touch(index);
+        self.tell_nodes(index);
         self.set_torrent_limits(key, add.limits);
         let home = &self.homes[index];
         if home.meta.geometry.piece_len() as usize + ccbt_storage::arena::PAGE > self.partition.capacity() {
@@ -180,6 +184,7 @@ impl Shard {
         let config = TorrentConfig {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
+            dht_port: self.dht_port(&self.homes[index]),
             metadata_size: self.homes[index].meta.raw_info().len() as u32,
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
@@ -267,6 +272,7 @@ impl Shard {
         self.close_all(index);
         self.stop_satellites(index);
         self.announce(index);
+        self.find_peers(index);
         self.touch(index);
     }
 
@@ -322,6 +328,7 @@ impl Shard {
 
     /// Storage has closed the files: the torrent is gone.
     pub(crate) fn forget(&mut self, index: usize) {
+        self.stop_finding(index);
         self.forget_timers(index);
         let home = self.homes.remove(index);
         if !home.part.is_satellite() && !home.delete_data {

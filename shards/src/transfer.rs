@@ -245,6 +245,11 @@ impl Shard {
                     }
                 }
                 TorrentEvent::Ban(ip) => self.ban(index, ip, None),
+                TorrentEvent::DhtNode(addr) => {
+                    if let Some(discovery) = &self.discovery {
+                        discovery.node(addr);
+                    }
+                }
                 TorrentEvent::Finished => self.on_finished(index),
             }
         }

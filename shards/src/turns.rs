@@ -244,6 +244,7 @@ impl Shard {
         }
         self.close_all(index);
         self.announce(index);
+        self.find_peers(index);
         self.touch(index);
     }
 

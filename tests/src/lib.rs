@@ -30,6 +30,7 @@ pub mod torrent;
 pub mod tracker;
 pub mod transmission;
 pub mod udp_tracker;
+pub mod veth;
 
 use std::time::Duration;
 

@@ -28,6 +28,10 @@ pub enum Source {
     User,
     /// A tracker announced it.
     Tracker,
+    /// Announced to nodes of the DHT (BEP 5).
+    Dht,
+    /// Announced in the local network (BEP 14).
+    Lsd,
     /// It connected to us; only useful to avoid a second connection, as its port is not its listening port.
     Incoming,
 }

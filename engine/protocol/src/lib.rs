@@ -8,7 +8,7 @@
 //! * The peer wire: [`wire`]
 //! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`],
 //!   [`blame`], [`candidates`], [`peer`], [`superseed`], [`torrent`], and [`lease`] for a torrent on several shards
-//! * Trackers: [`tracker`]
+//! * Trackers: [`tracker`]; the DHT: [`dht`]; the local network: [`lsd`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
 #![forbid(unsafe_code)]
 
@@ -20,9 +20,11 @@ pub mod candidates;
 pub mod checkpoint;
 pub mod choker;
 pub mod deadlines;
+pub mod dht;
 pub mod geometry;
 pub mod ids;
 pub mod lease;
+pub mod lsd;
 pub mod metainfo;
 pub mod peer;
 pub mod picker;

@@ -7,6 +7,8 @@ use std::path::Path;
 mod bencode;
 #[path = "../fuzz/entry/checkpoint.rs"]
 mod checkpoint;
+#[path = "../fuzz/entry/dht.rs"]
+mod dht;
 #[path = "../fuzz/entry/metainfo.rs"]
 mod metainfo;
 #[path = "../fuzz/entry/torrent.rs"]
@@ -44,6 +46,11 @@ fn checkpoint_corpus() {
 }
 
 #[test]
+fn dht_corpus() {
+    run_corpus("dht", dht::run);
+}
+
+#[test]
 fn metainfo_corpus() {
     run_corpus("metainfo", metainfo::run);
 }
@@ -78,7 +85,8 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 5] = [
+    let targets: [Target; 6] = [
+        ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
         ("tracker_http", tracker_http::run),

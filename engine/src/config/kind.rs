@@ -65,6 +65,8 @@ pub enum Kind {
     Files,
     /// How much such files are wanted: an array, or one of them.
     FilePriorities,
+    /// `HOST:PORT`, any number of them: an array, or separated by commas.
+    Hosts,
 }
 
 /// A value that is within the bounds of its key.
@@ -98,6 +100,8 @@ pub enum Value {
     Files(Vec<String>),
     /// See [`Kind::FilePriorities`].
     FilePriorities(Vec<(String, Priority)>),
+    /// See [`Kind::Hosts`].
+    Hosts(Vec<String>),
 }
 
 impl Kind {
@@ -134,6 +138,7 @@ impl Kind {
                     texts(text)?.iter().map(|text| read_priority(text).ok()).collect::<Option<_>>();
                 Value::FilePriorities(priorities?)
             }
+            Self::Hosts => Value::Hosts(hosts(text)?),
         })
     }
 
@@ -178,6 +183,7 @@ impl Kind {
             Self::FilePriorities => "files and skip, low, normal or high, such as [\"0-3=high\", \"*.nfo=skip\"], or \
                                      one of them"
                 .to_owned(),
+            Self::Hosts => "hosts and ports, such as [\"a.example:6881\", \"[::1]:6881\"]".to_owned(),
         }
     }
 
@@ -200,6 +206,7 @@ impl Kind {
             Self::Command => "PROGRAM",
             Self::Files => "LIST|GLOB",
             Self::FilePriorities => "FILES=PRIORITY",
+            Self::Hosts => "HOST:PORT",
         }
     }
 }
@@ -213,7 +220,7 @@ impl Value {
             Self::Rate(0) => "0".to_owned(),
             Self::Ratio(ratio) => format!("{ratio:?}"),
             Self::Cpus(cpus) => format!("[{}]", units::show_cpus(cpus).replace(',', ", ")),
-            Self::Command(words) | Self::Files(words) => toml_array(words),
+            Self::Command(words) | Self::Files(words) | Self::Hosts(words) => toml_array(words),
             Self::FilePriorities(priorities) => toml_array(&shown_priorities(priorities)),
             other => toml::Value::String(other.to_text()).to_string(),
         }
@@ -234,7 +241,7 @@ impl Value {
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
             Self::Loopback(address) => address.to_string(),
-            Self::Command(words) | Self::Files(words) => json(words),
+            Self::Command(words) | Self::Files(words) | Self::Hosts(words) => json(words),
             Self::FilePriorities(priorities) => json(&shown_priorities(priorities)),
         }
     }
@@ -287,6 +294,11 @@ impl Value {
         if let Self::FilePriorities(priorities) = self { priorities.clone() } else { Vec::new() }
     }
 
+    /// Hosts and ports; none for a word.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        if let Self::Hosts(hosts) = self { hosts.clone() } else { Vec::new() }
+    }
+
     /// CPUs; `None` for a word.
     pub(super) fn cpus(&self) -> Option<Vec<usize>> {
         if let Self::Cpus(cpus) = self { Some(cpus.clone()) } else { None }
@@ -315,6 +327,15 @@ fn texts(text: &str) -> Option<Vec<String>> {
     let texts: Vec<String> =
         if text.starts_with('[') { serde_json::from_str(text).ok()? } else { vec![text.into()] };
     (!texts.is_empty() && texts.iter().all(|text| !text.is_empty())).then_some(texts)
+}
+
+/// A JSON array of strings, or strings between commas, each a host and a port.
+fn hosts(text: &str) -> Option<Vec<String>> {
+    let hosts: Vec<String> = match text.strip_prefix('[').filter(|rest| rest.starts_with(['"', ']'])) {
+        Some(_) => serde_json::from_str(text).ok()?,
+        None => text.split(',').map(|host| host.trim().to_owned()).collect(),
+    };
+    hosts.iter().all(|host| ccbt_shards::discovery::parse_host(host).is_some()).then_some(hosts)
 }
 
 /// A JSON array of strings, or one program.

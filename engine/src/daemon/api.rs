@@ -325,6 +325,18 @@ pub struct Stats {
     pub down_limit: u64,
     /// As `down_limit`.
     pub up_limit: u64,
+    /// UDP port of the DHT; 0 = none.
+    pub dht_port: u16,
+    /// Nodes of the DHT that are known.
+    pub dht_nodes: usize,
+    /// Look-ups of torrents in the DHT that have ended.
+    pub dht_lookups: u64,
+    /// Of them those after which a node has stored our announce.
+    pub dht_announced: u64,
+    /// Info-hashes that other nodes have announced to ours.
+    pub dht_stored: usize,
+    /// Announces of others that came over the local network.
+    pub lsd_heard: u64,
 }
 
 /// What became of the files of a torrent that was removed.

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use ccbt_protocol::ids::PeerId;
 use ccbt_protocol::rate::TorrentLimits;
+use ccbt_shards::discovery::{Discovery, DiscoveryStats};
 use ccbt_shards::messages::{CacheStats, ShardStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_shards::sync::SyncPolicy;
@@ -173,6 +174,16 @@ impl Session {
     /// How reading for others does.
     pub fn caches(&self) -> CacheHandle {
         CacheHandle { registry: Arc::clone(&self.registry) }
+    }
+
+    /// UDP port at which our DHT node answers; 0 when there is none.
+    pub fn dht_port(&self) -> u16 {
+        self.service().discovery().map_or(0, Discovery::dht_port)
+    }
+
+    /// How finding peers without trackers does; `None` where neither DHT nor local discovery is used.
+    pub fn discovery_stats(&self) -> Option<DiscoveryStats> {
+        self.service().discovery().map(Discovery::stats)
     }
 
     /// What disks and hash threads have done so far, and how their queues stand. Cheap.

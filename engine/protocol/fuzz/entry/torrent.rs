@@ -135,6 +135,7 @@ impl World {
             window: Default::default(),
             choker: Default::default(),
             listen_port: 1,
+            dht_port: u16::from(flags & 4 > 0),
             metadata_size: 1,
             super_seeding: flags & 8 > 0,
         };
@@ -329,6 +330,7 @@ impl World {
                 }
                 TorrentEvent::Close(key, fault) => self.faults.push((key, fault)),
                 TorrentEvent::Ban(ip) => assert!(ip.is_ipv4()),
+                TorrentEvent::DhtNode(addr) => assert!(addr.port() != 0),
                 TorrentEvent::Finished => assert!(self.torrent.is_finished()),
             }
         }

@@ -28,7 +28,7 @@ pub use blocks::BlockPlace;
 pub use stats::Stats;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::bitfield::Bitfield;
@@ -62,6 +62,8 @@ pub struct TorrentConfig {
     pub choker: ChokerConfig,
     /// Our listening port, told in the extended handshake; 0 = not listening.
     pub listen_port: u16,
+    /// UDP port of our DHT node, told to peers that have one too (BEP 5); 0 = none, or none for this torrent (BEP 27).
+    pub dht_port: u16,
     /// Bytes of the `info` dictionary, told as `metadata_size` (BEP 9).
     pub metadata_size: u32,
     /// Show each peer single pieces instead of all we have (BEP 16), if we have everything when it starts.
@@ -87,6 +89,8 @@ pub enum TorrentEvent {
     Close(PeerKey, PeerFault),
     /// Avoid this address: it sent corrupt data.
     Ban(IpAddr),
+    /// A peer says that there is a DHT node; told once for each connection.
+    DhtNode(SocketAddr),
     /// Every wanted piece is verified and written.
     Finished,
 }
@@ -350,6 +354,9 @@ impl Torrent {
             _ => peer.push(&Message::Bitfield(have.as_wire())),
         }
         self.say_hello(peer);
+        if self.config.dht_port != 0 && peer.info.reserved.dht() {
+            peer.push(&Message::Port(self.config.dht_port));
+        }
         if let (true, IpAddr::V4(ip)) = (peer.fast() && shown > 0, peer.info.addr.ip()) {
             let pieces = self.geometry.piece_count();
             let mut allowed = allowed_fast_set(ip, self.info_hash, pieces, ALLOWED_FAST);

@@ -149,7 +149,8 @@ pub fn stats(stats: &Stats) -> String {
         "ccbt-fast {} (process {}), up for {}, port {}\n\
          {} torrents: {} downloading, {} seeding, {} queued, {} paused, {} failed\n\
          {} peers, receiving {}, sending {}\n\
-         received {}, sent {}\n{}",
+         received {}, sent {}\n\
+         DHT: {} nodes, {} look-ups, {} announced\n{}",
         escape_for_terminal(&stats.version),
         stats.pid,
         units::duration(Duration::from_secs(stats.uptime_seconds)),
@@ -165,6 +166,9 @@ pub fn stats(stats: &Stats) -> String {
         units::rate(stats.up_rate),
         units::bytes(stats.downloaded),
         units::bytes(stats.uploaded),
+        stats.dht_nodes,
+        stats.dht_lookups,
+        stats.dht_announced,
         limits(stats.down_limit, stats.up_limit)
     )
 }

@@ -31,6 +31,7 @@ pub fn config() -> TorrentConfig {
         window: Default::default(),
         choker: Default::default(),
         listen_port: 6881,
+        dht_port: 0,
         metadata_size: 1234,
         super_seeding: false,
     }
@@ -322,6 +323,7 @@ impl Swarm {
                         self.nodes[node].torrent.released(peer, block);
                     }
                 }
+                TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
                 TorrentEvent::Close(key, fault) => {
                     if let Some(end) = self.find(node, key) {
                         end.closing.get_or_insert(fault);
