@@ -26,6 +26,7 @@ use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::pacing::Backlog;
+use crate::partial::Partials;
 use crate::playing::Playing;
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
@@ -100,6 +101,8 @@ pub(crate) struct Home {
     /// Of these, pieces that were fetched and wait for hash or disk.
     pub backlog: Backlog,
     pub durability: Durability,
+    /// Blocks of begun pieces in the files.
+    pub partials: Partials,
     /// Reads that failed.
     pub reads: ReadFaults,
     /// Its files live in memory.
@@ -138,7 +141,7 @@ pub(crate) struct Home {
     /// What happens to the files as such.
     pub relocations: Relocations,
     /// What the last status told, and whether bytes moved then.
-    pub last_status: Option<(State, Stats, usize, u32, u32, u64, bool)>,
+    pub last_status: Option<(State, Stats, usize, [u32; 3], u64, bool)>,
     pub removed: bool,
     /// Its files go when it goes.
     pub delete_data: bool,
@@ -184,6 +187,7 @@ impl Home {
             busy: 0,
             backlog: Backlog::default(),
             durability: Durability::new(meta.geometry.piece_count()),
+            partials: Partials::default(),
             reads: ReadFaults::default(),
             in_memory: false,
             known: None,
@@ -235,7 +239,8 @@ impl Home {
 
     /// Whether peers are asked for blocks.
     pub fn may_fetch(&self) -> bool {
-        self.is_running() && self.failure.is_none() && !self.relocations.is_fenced()
+        let may = self.is_running() && self.failure.is_none() && !self.relocations.is_fenced();
+        may && !self.partials.is_busy()
     }
 
     /// Sums of all parts.
@@ -265,7 +270,8 @@ impl Home {
             None => Bitfield::empty(known.have.len()),
         };
         let checked = self.torrent.is_some();
-        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone(), checked }
+        let Known { have, looked, partial, .. } = known;
+        Snapshot { have, durable, looked, partial, spec: self.spec.clone(), checked }
     }
 
     /// A piece that turned out to be missing is not to be fetched where nothing is.

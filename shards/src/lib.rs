@@ -20,6 +20,7 @@ pub mod known;
 mod limits;
 pub mod messages;
 mod pacing;
+mod partial;
 mod pieces;
 pub mod playing;
 mod relocating;

@@ -12,7 +12,7 @@ use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
-use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::picker::{PartialPiece, PickerConfig};
 use ccbt_protocol::rate::{TorrentLimits, Way};
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
@@ -245,6 +245,8 @@ pub enum ToShard {
         key: TorrentKey,
         /// The satellite.
         shard: usize,
+        /// Blocks of pieces that it had begun, in the files now.
+        partial: Vec<PartialPiece>,
     },
     /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
     Shutdown,
@@ -405,6 +407,8 @@ pub struct TorrentStatus {
     pub pieces_total: u32,
     /// Pieces that outlast a power cut: covered by a sync, or found in files that are old.
     pub pieces_durable: u32,
+    /// Blocks of 16 KiB that are in the files, of pieces that are not complete.
+    pub blocks_partial: u32,
     /// Syncs of its files so far (a count).
     pub syncs: u64,
     /// Bytes verified and written.

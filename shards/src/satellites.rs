@@ -17,7 +17,7 @@ use ccbt_protocol::ids::{PeerId, PieceIndex, TorrentKey};
 use ccbt_protocol::lease::{Borrower, FromSatellite, Lender, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
-use ccbt_protocol::picker::{PickerConfig, Priority};
+use ccbt_protocol::picker::{PartialPiece, PickerConfig, Priority};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
 use ccbt_storage::error::{ErrorKind, StorageError};
@@ -165,9 +165,10 @@ impl Shard {
 
     // ---- at home
 
-    /// Makes every other shard a satellite of a torrent that runs and is to be spread. Nothing happens while another
-    /// shard has not let go of its part, or files are being moved: it is called again then.
+    /// Makes every other shard a satellite of a torrent that runs and is to be spread, once it has back what it had begun.
+    /// Nothing happens while another shard has not let go of its part, or files are being moved: it is called again then.
     pub(crate) fn spread(&mut self, index: usize) {
+        self.take_back(index);
         let home = &self.homes[index];
         let may = home.spread && home.may_fetch() && !home.paused;
         if !may || home.part.is_satellite() || home.part.satellites().next().is_some() {
@@ -253,7 +254,7 @@ impl Shard {
         self.touch(index);
     }
 
-    pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize) {
+    pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize, partial: Vec<PartialPiece>) {
         let Some(&index) = self.by_key.get(&key) else { return };
         let home = &mut self.homes[index];
         let (Part::Home { lender, satellites, guests }, Some(torrent)) = (&mut home.part, &mut home.torrent)
@@ -264,6 +265,7 @@ impl Shard {
         let last = satellites.remove(&shard).expect("a satellite says once that it is gone");
         guests.retain(|_, at| *at != shard);
         home.past += last.status.stats;
+        partial.into_iter().for_each(|partial| home.partials.put(partial));
         self.forget_asking(index, shard);
         self.spread(index);
         self.touch(index);
@@ -340,7 +342,8 @@ impl Shard {
             home,
         } = add;
         if self.stopping.is_some() {
-            return self.post(home, ToShard::SatelliteGone { key, shard: self.config.index });
+            let gone = ToShard::SatelliteGone { key, shard: self.config.index, partial: Vec::new() };
+            return self.post(home, gone);
         }
         assert!(!self.by_key.contains_key(&key), "a shard is both home and satellite of a torrent");
         let mut satellite = Home::new(self.now, key, metainfo.clone(), spec, picker.clone(), max_peers);
@@ -405,13 +408,14 @@ impl Shard {
         };
         let shard = *shard;
         let stats = torrent.stats();
+        let partial = home.partials.written(torrent.picker().have());
         let last: Vec<FromSatellite> = borrower.close(now, torrent).collect();
         for message in last {
             self.post(shard, ToShard::FromSatellite { key, shard: own, message });
         }
         let status = SatelliteStatus { stats, ..SatelliteStatus::default() };
         self.post(shard, ToShard::SatelliteStatus { key, shard: own, status: Box::new(status) });
-        self.post(shard, ToShard::SatelliteGone { key, shard: own });
+        self.post(shard, ToShard::SatelliteGone { key, shard: own, partial });
     }
 
     pub(crate) fn tell_home(&mut self, index: usize, status: SatelliteStatus) {

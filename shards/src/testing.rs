@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use crate::control::TrackerClientConfig;
 use crate::inbox::Inbox;
-use crate::messages::{AddTorrent, Event, FromShard};
+use crate::messages::{AddTorrent, Event, FromShard, Snapshot};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::zero_copy::ZeroCopySend;
@@ -202,6 +202,14 @@ impl Rig {
             _ => None,
         };
         self.told.try_iter().filter_map(event).collect()
+    }
+
+    /// What was told at the end of a torrent.
+    pub fn closed(&self) -> Option<Snapshot> {
+        self.told.try_iter().find_map(|message| match message {
+            FromShard::Closed(_, snapshot) => Some(*snapshot),
+            _ => None,
+        })
     }
 
     /// Loses `pieces` and fetches them again from a peer that exists on paper only, up to where they are to be written.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
+use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::torrent::{Torrent, TorrentConfig};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
@@ -130,10 +131,12 @@ impl Shard {
             StorageDone::Opened { result, .. } => self.on_opened(index, result),
             StorageDone::Written { piece, buf, result, .. } => self.on_written(index, piece, buf, result),
             StorageDone::ReadDone { tag, buf, result, .. } => {
-                if self.is_check(index, &buf) {
-                    self.on_check_read(index, tag, buf, result);
-                } else {
+                if !self.is_download(&buf) {
                     self.on_upload_read(index, tag, buf, result);
+                } else if self.homes[index].partials.is_reading(PieceIndex(tag as u32)) {
+                    self.on_taken_back(index, PieceIndex(tag as u32), buf, result);
+                } else {
+                    self.on_check_read(index, tag, buf, result);
                 }
             }
             StorageDone::Synced { result, .. } => self.on_synced(index, result),
@@ -141,8 +144,8 @@ impl Shard {
         }
     }
 
-    /// Reads for checking fill download memory, reads for peers upload memory.
-    fn is_check(&self, _index: usize, buf: &PieceBuf) -> bool {
+    /// Reads for checking and of begun pieces fill download memory, reads for peers upload memory.
+    fn is_download(&self, buf: &PieceBuf) -> bool {
         buf.region().id() == self.partition.region().id()
     }
 
@@ -277,12 +280,20 @@ impl Shard {
     pub(crate) fn continue_end(&mut self, index: usize) {
         let home = &mut self.homes[index];
         let Phase::Ending { closing } = home.phase else { return };
-        let told = home.announces.as_ref().is_none_or(Announces::is_idle);
-        if closing || !told || home.busy > 0 || home.conns > 0 || home.part.satellites().next().is_some() {
+        if closing || home.busy > 0 || home.conns > 0 || home.part.satellites().next().is_some() {
             return;
         }
-        if self.wants_last_sync(index) && !self.homes[index].delete_data {
-            return self.submit_sync(index);
+        if !home.delete_data {
+            if self.keep_begun(index) {
+                return;
+            }
+            if self.wants_last_sync(index) {
+                return self.submit_sync(index);
+            }
+        }
+        // Trackers may take longer than the disk.
+        if self.homes[index].announces.as_ref().is_some_and(|announces| !announces.is_idle()) {
+            return;
         }
         self.release_memory(index);
         let home = &mut self.homes[index];

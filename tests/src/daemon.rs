@@ -220,3 +220,18 @@ pub fn torrent(lab: &Lab, name: &str, len: usize, on_disk: bool) -> Published {
     let torrent_path = lab.file(&format!("{name}.torrent"), torrent.bytes());
     Published { data, torrent_path, torrent, payload }
 }
+
+/// As a body carries a torrent file.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word =
+            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let value = word >> (18 - 6 * digit) & 63;
+            text.push(if digit > chunk.len() { '=' } else { DIGITS[value as usize] as char });
+        }
+    }
+    text
+}

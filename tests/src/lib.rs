@@ -21,6 +21,7 @@ pub mod lab;
 pub mod libtorrent;
 pub mod loopfs;
 pub mod payload;
+pub mod place;
 pub mod ports;
 pub mod process;
 pub mod raw_peer;

@@ -131,6 +131,8 @@ pub struct Peer {
     /// It has said where its DHT node is.
     pub(crate) told_port: bool,
     pub(crate) snubbed: bool,
+    /// What it sent waits because of a limit of ours: it is not to blame for its silence.
+    pub(crate) held: bool,
     /// Far slower than others, as far as that was looked at.
     pub(crate) slow: bool,
     /// Until then it is asked for nothing: others may get on with what it was asked for.
@@ -179,6 +181,7 @@ impl Peer {
             upload_only: false,
             told_port: false,
             snubbed: false,
+            held: false,
             slow: false,
             rests_until: None,
             outstanding: VecDeque::new(),

@@ -36,6 +36,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("strategy.piece_selection", "sequential", "strategy: Sequential"),
     ("strategy.endgame_duplicates", "5", "endgame_duplicates: 5"),
     ("strategy.random_first_pieces", "6", "random_first: 6"),
+    ("strategy.files", "[\"*.mkv\", \"0,3-4\"]", "only: [\"*.mkv\", \"0,3-4\"]"),
+    ("strategy.file_priority", "*.nfo=skip", "priorities: [(\"*.nfo\", Skip)]"),
     ("strategy.streaming_mode", "true", "streaming: true"),
     ("strategy.super_seeding", "true", "super_seeding: true"),
     ("strategy.upload_slots", "17", "slots: 17"),

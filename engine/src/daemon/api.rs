@@ -90,6 +90,12 @@ pub struct Add {
     /// Peers to connect to.
     #[serde(default)]
     pub peers: Vec<SocketAddr>,
+    /// Fetch only these files: numbers (`0,2-5`), or names with `*` and `?`. Empty: as configured, else all.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// How much files are wanted: `FILES=PRIORITY`, the last one counts.
+    #[serde(default)]
+    pub file_priorities: Vec<String>,
     /// Values of its own.
     #[serde(default)]
     pub change: Change,
@@ -263,6 +269,8 @@ pub struct FileDetail {
     pub path: String,
     /// Bytes.
     pub len: u64,
+    /// How much it is wanted: `skip`, `low`, `normal` or `high`.
+    pub priority: String,
 }
 
 /// A connection to a peer.

@@ -128,7 +128,6 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
-        handle.shared.set_priorities(options.priorities_for(&metainfo));
         if let Some(checkpointer) = &self.checkpointer
             && options.auto_resume
             && options.resume.is_none()
@@ -136,6 +135,7 @@ impl Session {
             let loaded = checkpointer.store().load(metainfo.info_hash);
             options.resume = loaded.ok().map(|loaded| Box::new(loaded.checkpoint));
         }
+        handle.shared.set_priorities(options.priorities_for(&metainfo));
         options.limits.get_or_insert(self.torrent_limits);
         let (source, before) = (options.source.take(), options.resume.clone());
         let add = options.into_message(handle.key(), metainfo);

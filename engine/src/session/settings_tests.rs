@@ -93,6 +93,7 @@ fn a_checkpoint_gives_what_options_leave_out_if_it_fits() {
         total_len: 10 * 16_384,
         have: field.clone(),
         looked: field,
+        partial: Vec::new(),
         files: vec![None],
         totals: checkpoints::Totals::default(),
         file_priorities: Vec::new(),

@@ -30,7 +30,10 @@ pub fn run_as(
         plan.effect.torrent.output = output;
     }
     plan.effect.torrent.source = Some(args.transfer.torrent.clone());
-    plan.effect.torrent.file_priorities = args.files.priorities(&plan.metainfo)?;
+    let own = args.files.priorities(&plan.metainfo)?;
+    let configured = || plan.effect.files.priorities_if_fitting(&plan.metainfo);
+    let file_priorities = own.or_else(configured);
+    plan.effect.torrent.file_priorities = file_priorities;
     let kind = kind(&mut plan)?;
     let found = resume::find(args, &plan, named)?;
     plan.notes = found.notes;

@@ -123,9 +123,10 @@ pub fn detail(detail: &TorrentDetail) -> String {
     );
     rows.extend(torrent.error.as_ref().map(|error| ("error", error.clone())));
     rows.extend(detail.trackers.iter().flatten().map(|url| ("tracker", url.clone())));
-    rows.extend(
-        detail.files.iter().map(|file| ("file", format!("{}  {}", units::bytes(file.len), file.path))),
-    );
+    rows.extend(detail.files.iter().map(|file| {
+        let priority = if file.priority == "normal" { String::new() } else { format!(", {}", file.priority) };
+        ("file", format!("{}  {}{priority}", units::bytes(file.len), file.path))
+    }));
     rows.extend(detail.connections.iter().map(|peer| {
         let seed = if peer.seed { ", has all" } else { "" };
         let (down, up) = (units::rate(peer.down_rate), units::rate(peer.up_rate));

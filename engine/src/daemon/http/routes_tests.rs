@@ -100,7 +100,7 @@ fn row() -> api::Torrent {
 
 #[test]
 fn answers_and_questions_are_described_field_by_field() {
-    let file = api::FileDetail { path: String::new(), len: 0 };
+    let file = api::FileDetail { path: String::new(), len: 0, priority: String::new() };
     let connection = api::Connection {
         addr: "127.0.0.1:1".parse().expect("an address"),
         down_rate: 0,
