@@ -351,7 +351,7 @@ fn announced_peers_are_found_and_stored_where_they_belong() {
 #[test]
 fn churn_does_not_lose_what_was_announced() {
     let mut net = grown(2, 200, false);
-    // Each torrent's announce and look-ups see two nodes replaced, four in ten in the end; some who look have only just come.
+    // Each torrent sees two nodes replaced, four in ten in the end, and some who look have only just come.
     let found = success(&mut net, 40, |net| net.churn());
     assert!(found > 0.9, "{found}");
     // An hour of rest with churn: tables are kept in order.

@@ -14,10 +14,13 @@ const PENDING_MAX: usize = 64;
 /// Addresses used of one name.
 const ADDRESSES_MAX: usize = 8;
 
+/// Where an answer will be.
+type Place = Arc<OnceLock<Result<Vec<IpAddr>, String>>>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    pending: Vec<(u16, Arc<OnceLock<Result<Vec<IpAddr>, String>>>)>,
+    pending: Vec<(u16, Place)>,
 }
 
 impl Names {

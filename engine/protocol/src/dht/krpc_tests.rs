@@ -221,7 +221,8 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived_and_bounded(body in any_body(), changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..6)) {
+    fn any_bytes_are_survived_and_bounded(body in any_body(),
+                                          changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..6)) {
         let mut bytes = Message { transaction: vec![1], body }.encode();
         for (at, byte) in changes {
             let at = usize::from(at) % bytes.len();

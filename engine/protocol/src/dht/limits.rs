@@ -209,7 +209,7 @@ mod tests {
         sources.prove(now, ip(0));
         for n in 1..4 * SOURCES_MAX as u32 {
             sources.admit(now, ip(n), 100);
-            if n % 100 == 0 {
+            if n.is_multiple_of(100) {
                 sources.admit(now, ip(0), 0);
             }
         }

@@ -1,7 +1,7 @@
 //! One iterative look-up: towards a place, always asking the nearest nodes known (BEP 5).
 //!
-//! Pure bookkeeping: [`Lookup::next`] says whom to ask, the node sends and tells the outcome. What others say of a node is
-//! hearsay: its name counts once it has answered with it. Names that do not fit their address (BEP 42), and nodes told by
+//! Pure bookkeeping: [`Lookup::next_asked`] says whom to ask, the node sends and tells the outcome. What others say of a
+//! node is hearsay: its name counts once it has answered with it. Names that do not fit their address (BEP 42), and nodes told by
 //! somebody whose nodes did not exist, are doubtful: [`DOUBTFUL_WINDOW`] of them are asked at a time, [`DOUBTFUL_MAX`] in
 //! all, and they keep no other node from being asked. Invariants: no machine is asked twice; [`ASKED_MAX`] queries at most.
 
@@ -169,13 +169,13 @@ impl Lookup {
         self.candidates.iter().filter(|candidate| candidate.state == State::Answered).count() < BUCKET
     }
 
-    /// Whether [`Self::next`] has somebody.
+    /// Whether [`Self::next_asked`] has somebody.
     pub fn has_next(&self) -> bool {
         self.pick().is_some()
     }
 
     /// Whom to ask now, and the name that it should have; it counts as asked.
-    pub fn next(&mut self) -> Option<(SocketAddr, Option<NodeId>)> {
+    pub fn next_asked(&mut self) -> Option<(SocketAddr, Option<NodeId>)> {
         let pick = self.pick()?;
         self.asked += 1;
         match pick {
@@ -301,12 +301,12 @@ mod tests {
     #[test]
     fn asks_a_few_at_a_time_and_more_when_they_are_late() {
         let mut lookup = Lookup::new(TARGET, (0..20).map(fitting).collect(), &[]);
-        let first: Vec<_> = std::iter::from_fn(|| lookup.next()).collect();
+        let first: Vec<_> = std::iter::from_fn(|| lookup.next_asked()).collect();
         assert_eq!(first.len(), ALPHA);
         lookup.late(first[0].0);
-        assert!(lookup.next().is_some() && lookup.next().is_none());
+        assert!(lookup.next_asked().is_some() && lookup.next_asked().is_none());
         lookup.failed(first[1].0);
-        assert!(lookup.next().is_some() && lookup.next().is_none());
+        assert!(lookup.next_asked().is_some() && lookup.next_asked().is_none());
         assert!(!lookup.is_done());
     }
 
@@ -315,7 +315,7 @@ mod tests {
         let all: Vec<Contact> = (0..40).map(fitting).collect();
         let mut lookup = Lookup::new(TARGET, all[..8].to_vec(), &[]);
         let mut asked = 0;
-        while let Some((addr, id)) = lookup.next() {
+        while let Some((addr, id)) = lookup.next_asked() {
             asked += 1;
             assert!(lookup.answered(addr, id.expect("known"), Some(vec![1])));
             lookup.told(addr, &all);
@@ -335,7 +335,7 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let mut lookup = Lookup::new(TARGET, (0..8).map(fitting).collect(), &[]);
         let (mut asked, mut next) = (0, 1000);
-        while let Some((from, id)) = lookup.next() {
+        while let Some((from, id)) = lookup.next_asked() {
             asked += 1;
             lookup.answered(from, id.expect("known"), Some(vec![1]));
             let nodes: Vec<Contact> = (0..8)
@@ -362,13 +362,13 @@ mod tests {
     fn a_teller_of_fables_is_not_believed_for_long() {
         let liar = fitting(0);
         let mut lookup = Lookup::new(TARGET, vec![liar], &[]);
-        lookup.next().expect("the liar");
+        lookup.next_asked().expect("the liar");
         assert!(lookup.answered(liar.addr, liar.id, None));
         // Names that fit, and nobody there.
         let fables: Vec<Contact> = (100..116).map(fitting).collect();
         lookup.told(liar.addr, &fables);
         let mut asked = Vec::new();
-        while let Some((addr, _)) = lookup.next() {
+        while let Some((addr, _)) = lookup.next_asked() {
             asked.push(addr);
             lookup.failed(addr);
         }
@@ -382,7 +382,7 @@ mod tests {
     fn a_node_with_another_name_than_was_told_is_left_out() {
         let told = fitting(1);
         let mut lookup = Lookup::new(TARGET, vec![told], &[]);
-        lookup.next().expect("asked");
+        lookup.next_asked().expect("asked");
         assert!(!lookup.answered(told.addr, fitting(2).id, Some(vec![1])));
         assert!(lookup.closest().is_empty() && lookup.is_done());
     }
@@ -390,14 +390,14 @@ mod tests {
     #[test]
     fn begins_at_addresses_without_names() {
         let mut lookup = Lookup::new(TARGET, Vec::new(), &[addr(1), addr(2), addr(1)]);
-        assert_eq!(lookup.next(), Some((addr(1), None)));
-        assert_eq!(lookup.next(), Some((addr(2), None)));
-        assert_eq!(lookup.next(), None);
+        assert_eq!(lookup.next_asked(), Some((addr(1), None)));
+        assert_eq!(lookup.next_asked(), Some((addr(2), None)));
+        assert_eq!(lookup.next_asked(), None);
         assert!(lookup.answered(addr(1), fitting(1).id, Some(vec![7])));
         lookup.told(addr(1), &[fitting(2), fitting(3)]);
         assert!(!lookup.is_done());
         lookup.failed(addr(2));
-        assert!(lookup.next().is_some_and(|(_, id)| id.is_some()));
+        assert!(lookup.next_asked().is_some_and(|(_, id)| id.is_some()));
     }
 
     #[test]
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(lookup.candidates.len(), CANDIDATES_MAX);
         let sorted = lookup.candidates.is_sorted_by_key(|candidate| candidate.distance);
         assert!(sorted);
-        while let Some((addr, _)) = lookup.next() {
+        while let Some((addr, _)) = lookup.next_asked() {
             lookup.failed(addr);
         }
         assert!(lookup.asked() <= ASKED_MAX && lookup.is_done());

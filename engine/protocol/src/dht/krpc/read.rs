@@ -156,7 +156,7 @@ fn answer(root: &Dict<'_, '_>) -> Option<Body> {
         let total = small(b"num")?;
         let interval = small(b"interval").unwrap_or(0);
         let hashes = hashes.0.iter().take(SAMPLES_MAX).map(|hash| InfoHash(*hash)).collect();
-        (samples.len() % 20 == 0).then_some(Samples { hashes, total, interval })
+        samples.len().is_multiple_of(20).then_some(Samples { hashes, total, interval })
     });
     let ip = root.get_bytes(b"ip").and_then(endpoint);
     Some(Body::Answer { id, ip, answer: Box::new(answer) })

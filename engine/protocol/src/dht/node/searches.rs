@@ -188,7 +188,7 @@ impl Dht {
                     is_starved |= lookup.has_next();
                     break;
                 }
-                let Some((to, id)) = lookup.next() else { break };
+                let Some((to, id)) = lookup.next_asked() else { break };
                 if !self.ask(now, to, id, query, Why::Lookup(key), rng) {
                     self.with_lookup(key, to, |lookup| lookup.failed(to));
                 }
