@@ -1,9 +1,10 @@
 //! One iterative look-up: towards a place, always asking the nearest nodes known (BEP 5).
 //!
 //! Pure bookkeeping: [`Lookup::next_asked`] says whom to ask, the node sends and tells the outcome. What others say of a
-//! node is hearsay: its name counts once it has answered with it. Names that do not fit their address (BEP 42), and nodes told by
-//! somebody whose nodes did not exist, are doubtful: [`DOUBTFUL_WINDOW`] of them are asked at a time, [`DOUBTFUL_MAX`] in
-//! all, and they keep no other node from being asked. Invariants: no machine is asked twice; [`ASKED_MAX`] queries at most.
+//! node is hearsay: its name counts once it has answered with it. Names that do not fit their address (BEP 42), and
+//! nodes told by somebody whose nodes did not exist, are doubtful: [`DOUBTFUL_WINDOW`] of them are asked at a time,
+//! [`DOUBTFUL_MAX`] in all, and they keep no other node from being asked. Invariants: no machine is asked twice;
+//! [`ASKED_MAX`] queries at most.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
