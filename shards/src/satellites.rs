@@ -341,7 +341,8 @@ impl Shard {
         let config = TorrentConfig {
             picker: picker.clone(),
             listen_port: self.config.listen_port,
-            metadata_size: metainfo.raw_info().len() as u32,
+            metadata: Some(metainfo.shared_raw_info()),
+            private: metainfo.private,
             ..self.config.torrent.clone()
         };
         let (now, id, hash) = (self.now, self.config.peer_id, metainfo.info_hash);

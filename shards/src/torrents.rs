@@ -177,7 +177,8 @@ impl Shard {
         let config = TorrentConfig {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
-            metadata_size: self.homes[index].meta.raw_info().len() as u32,
+            metadata: Some(self.homes[index].meta.shared_raw_info()),
+            private: self.homes[index].meta.private,
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };

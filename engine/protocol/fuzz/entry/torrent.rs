@@ -135,7 +135,8 @@ impl World {
             window: Default::default(),
             choker: Default::default(),
             listen_port: 1,
-            metadata_size: 1,
+            metadata: None,
+            private: false,
             super_seeding: flags & 8 > 0,
         };
         Self {

@@ -18,6 +18,7 @@ mod urls;
 
 pub use display::escape_for_terminal;
 pub use error::{MetainfoError, PathProblem};
+pub(crate) use urls::{is_tracker_url, is_web_seed_url};
 
 use crate::geometry::Geometry;
 use crate::ids::{InfoHash, PieceIndex};

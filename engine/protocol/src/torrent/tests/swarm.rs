@@ -31,7 +31,8 @@ pub fn config() -> TorrentConfig {
         window: Default::default(),
         choker: Default::default(),
         listen_port: 6881,
-        metadata_size: 1234,
+        metadata: None,
+            private: false,
         super_seeding: false,
     }
 }
