@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::Candidates;
+use ccbt_protocol::fetching::Fetching;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
@@ -75,6 +76,8 @@ pub(crate) struct Home {
     pub completing: Vec<PieceIndex>,
     pub sockets: HashMap<PeerKey, SocketKey>,
     pub candidates: Candidates,
+    /// What peers said to its magnet, until they are taken over.
+    pub fetching: Option<Box<Fetching>>,
     pub announces: Option<Announces>,
     pub max_peers: usize,
     /// Rate limits, when it has any of its own.
@@ -167,6 +170,7 @@ impl Home {
             completing: Vec::new(),
             sockets: HashMap::new(),
             candidates: Candidates::default(),
+            fetching: None,
             announces: None,
             max_peers,
             limits: None,

@@ -12,6 +12,7 @@ mod counters;
 mod drive;
 pub mod executor;
 mod faults;
+mod fetching;
 mod home;
 pub mod inbox;
 pub mod known;

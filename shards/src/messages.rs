@@ -65,6 +65,26 @@ pub struct AddTorrent {
     pub known: Option<Known>,
 }
 
+/// A magnet link: a torrent whose metadata is to be fetched from peers (BEP 9). Answered by [`FromShard::Metadata`]; a
+/// [`ToShard::Add`] with the same key goes on with its peers.
+#[derive(Debug)]
+pub struct AddMagnet {
+    /// Its name in all later messages; its torrent's, too.
+    pub key: TorrentKey,
+    /// What is looked for.
+    pub info_hash: InfoHash,
+    /// Addresses that the user names.
+    pub peers: Vec<SocketAddr>,
+    /// Addresses that the link names (`x.pe`).
+    pub named: Vec<SocketAddr>,
+    /// Tiers of trackers to ask (BEP 12); empty: none.
+    pub trackers: Vec<Vec<String>>,
+    /// Connections at most.
+    pub max_peers: usize,
+    /// Connect to nobody until [`ToShard::Resume`].
+    pub paused: bool,
+}
+
 /// An accepted connection on its way to its torrent's home, or from there to the part that is to have it.
 #[derive(Debug)]
 pub struct HandOff {
@@ -88,6 +108,8 @@ pub enum ToShard {
         /// Whether other shards help.
         spread: bool,
     },
+    /// Fetch the metadata of a magnet link; this shard will be its torrent's home.
+    AddMagnet(Box<AddMagnet>),
     /// Stop a torrent and close its files, and with `delete_data` remove them too; answered by [`Event::Removed`].
     Remove {
         /// The torrent.
@@ -125,7 +147,7 @@ pub enum ToShard {
     Snapshot(TorrentKey, Sender<Snapshot>),
     /// It may be this torrent's turn to read from a rotating device.
     CheckTurn(TorrentKey),
-    /// Addresses somebody found.
+    /// Addresses somebody found for a torrent or a magnet.
     AddPeers(TorrentKey, Vec<SocketAddr>, Source),
     /// Bytes per second for all torrents of all shards together; 0 = unlimited.
     Limits {
@@ -270,6 +292,8 @@ pub enum FromShard {
     Event(TorrentKey, Event),
     /// How a torrent does; about four times a second while something changes.
     Status(Box<TorrentStatus>),
+    /// The `info` dictionary of a magnet; its SHA-1 is the info-hash. What is connected waits for the torrent.
+    Metadata(TorrentKey, Arc<[u8]>),
     /// How a shard's read cache does; about four times a second while something changes.
     Cache(usize, CacheStats),
     /// A torrent's files are closed, as it was stopped or removed: how its pieces were at last. Not told when its files
@@ -289,6 +313,19 @@ pub enum FromShard {
 pub enum Event {
     /// Files are open; `note` is worth a log line.
     Note(String),
+    /// How far the metadata of a magnet is; once a second at most, when something has changed.
+    Metadata {
+        /// Bytes received.
+        received: u32,
+        /// Bytes in all; 0 until a peer says.
+        total: u32,
+        /// Connections through their handshake (a count).
+        peers: usize,
+        /// Addresses known (a count).
+        candidates: usize,
+    },
+    /// The metadata of a magnet is there and verified: it can be added as a torrent.
+    MetadataComplete,
     /// Existing data was looked at: so many pieces are good.
     Checked {
         /// Good pieces.

@@ -30,6 +30,8 @@ const HELLO_TIME: Duration = Duration::from_secs(15);
 const HEARSAY_TIME: Duration = Duration::from_secs(150);
 /// We say something at least this often (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(100);
+/// Events of hearsay that may wait while nobody takes them.
+const MAX_WAITING: usize = 1024;
 /// Useless things that a peer may send.
 const MAX_STRIKES: u32 = 64;
 
@@ -207,7 +209,7 @@ impl Fetching {
             Message::Extended { id: UT_PEX, payload } => {
                 let Ok(message) = PexMessage::parse(payload) else { return peer.strike() };
                 match peer.gate.pass(now, peer.info.addr.ip(), &message) {
-                    Some(peers) if peers.is_empty() => Ok(()),
+                    Some(peers) if peers.is_empty() || self.events.len() >= MAX_WAITING => Ok(()),
                     Some(peers) => {
                         self.events.push_back(FetchingEvent::Peers(peers));
                         Ok(())
@@ -233,7 +235,7 @@ impl Fetching {
         let peer = self.peers.get_mut(&key).expect("looked up by the caller");
         let Ok(hello) = ExtensionHandshake::parse(payload) else { return peer.strike() };
         let (ip, size) = (peer.info.addr.ip(), hello.metadata_size);
-        if let Some(ours) = hello.your_ip {
+        if let (Some(ours), true) = (hello.your_ip, self.events.len() < MAX_WAITING) {
             self.events.push_back(FetchingEvent::OwnAddress(ip, ours));
         }
         let offers = hello.id_of(metadata::NAME).and(size);
