@@ -22,6 +22,7 @@ use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
 pub use crate::counters::ShardStats;
+pub use crate::fetching::AddMagnet;
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
@@ -63,26 +64,6 @@ pub struct AddTorrent {
     pub super_seeding: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
-}
-
-/// A magnet link: a torrent whose metadata is to be fetched from peers (BEP 9). Answered by [`FromShard::Metadata`]; a
-/// [`ToShard::Add`] with the same key goes on with its peers.
-#[derive(Debug)]
-pub struct AddMagnet {
-    /// Its name in all later messages; its torrent's, too.
-    pub key: TorrentKey,
-    /// What is looked for.
-    pub info_hash: InfoHash,
-    /// Addresses that the user names.
-    pub peers: Vec<SocketAddr>,
-    /// Addresses that the link names (`x.pe`).
-    pub named: Vec<SocketAddr>,
-    /// Tiers of trackers to ask (BEP 12); empty: none.
-    pub trackers: Vec<Vec<String>>,
-    /// Connections at most.
-    pub max_peers: usize,
-    /// Connect to nobody until [`ToShard::Resume`].
-    pub paused: bool,
 }
 
 /// An accepted connection on its way to its torrent's home, or from there to the part that is to have it.

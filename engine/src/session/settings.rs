@@ -221,6 +221,8 @@ pub struct AddOptions {
     pub known: Option<Known>,
     /// Torrent file that it was read from, kept in checkpoints for [`crate::checkpoints`].
     pub source: Option<PathBuf>,
+    /// The magnet link that it came from, kept in checkpoints; then the torrent file is kept beside them.
+    pub magnet: Option<String>,
     /// Go on from this checkpoint if it is of this torrent: what it knows of the files (where `known` says nothing), other
     /// paths (where `renames` says nothing), peers and sums. Its output folder is not used: `output` counts.
     pub resume: Option<Box<Checkpoint>>,
@@ -246,6 +248,12 @@ impl Default for TrackerSchemes {
 }
 
 impl TrackerSchemes {
+    /// Takes all others out.
+    pub(super) fn sift(self, tiers: &mut Vec<Vec<String>>) {
+        tiers.iter_mut().for_each(|tier| tier.retain(|url| self.include(url)));
+        tiers.retain(|tier| !tier.is_empty());
+    }
+
     /// Whether the tracker at `url` is one of them.
     fn include(self, url: &str) -> bool {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -285,6 +293,7 @@ impl AddOptions {
             super_seeding: false,
             known: None,
             source: None,
+            magnet: None,
             resume: None,
             auto_resume: true,
         }
@@ -307,10 +316,8 @@ impl AddOptions {
             self.peers.extend(checkpoint.peers.iter().filter(|peer| can_be_reached(peer)));
             self.file_priorities.get_or_insert(checkpoint.file_priorities);
         }
-        let schemes = self.tracker_schemes;
         let mut trackers = if self.use_trackers { metainfo.trackers.clone() } else { Vec::new() };
-        trackers.iter_mut().for_each(|tier| tier.retain(|url| schemes.include(url)));
-        trackers.retain(|tier| !tier.is_empty());
+        self.tracker_schemes.sift(&mut trackers);
         AddTorrent {
             key,
             metainfo,

@@ -135,6 +135,11 @@ impl Metainfo {
         &self.info.bytes
     }
 
+    /// A torrent file that says the same: what a magnet link led to, to be kept.
+    pub fn to_torrent(&self) -> Vec<u8> {
+        build::wrap(self)
+    }
+
     /// The same bytes as [`Metainfo::raw_info`], to be shared with other threads (BEP 9 serves them to peers).
     pub fn shared_raw_info(&self) -> Arc<[u8]> {
         Arc::clone(&self.info.bytes)
