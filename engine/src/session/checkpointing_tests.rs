@@ -8,7 +8,7 @@ use crate::testing;
 fn torrent() -> Torrent {
     let metainfo = Arc::new(testing::metainfo("t", 10 * 16_384, 16_384));
     let origin = Origin {
-        source: None,
+        source: Source::default(),
         added_at: 5,
         totals: Totals { downloaded: 1, uploaded: 2 },
         peers: vec!["192.0.2.9:5".parse().unwrap()],

@@ -330,6 +330,8 @@ impl World {
                 }
                 TorrentEvent::Close(key, fault) => self.faults.push((key, fault)),
                 TorrentEvent::Ban(ip) => assert!(ip.is_ipv4()),
+                TorrentEvent::Peers(peers) => assert!(peers.len() <= 100),
+                TorrentEvent::OwnAddress(..) => {}
                 TorrentEvent::Finished => assert!(self.torrent.is_finished()),
             }
         }

@@ -137,7 +137,8 @@ mod tests {
                 1 => MetadataMessage::Data { piece, total_size: size, bytes: &bytes },
                 _ => MetadataMessage::Reject(piece),
             };
-            prop_assert_eq!(MetadataMessage::parse(&message.encode()), Ok(message));
+            let payload = message.encode();
+            prop_assert_eq!(MetadataMessage::parse(&payload), Ok(message));
         }
     }
 }

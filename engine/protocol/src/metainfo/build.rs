@@ -6,7 +6,7 @@
 
 use super::files::{check, is_bitcomet_pad, shown};
 use super::urls::{is_tracker_url, is_web_seed_url};
-use super::{FileEntry, MAX_FILES, MAX_TEXT_LEN, MAX_URLS, MetainfoError, PathProblem, path};
+use super::{FileEntry, MAX_FILES, MAX_TEXT_LEN, MAX_URLS, Metainfo, MetainfoError, PathProblem, path};
 use crate::bencode::Encoder;
 use crate::geometry::{Geometry, MAX_PIECE_LEN};
 

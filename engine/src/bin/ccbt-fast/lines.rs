@@ -364,6 +364,7 @@ impl<'a> Line<'a> {
             Self::Missed { events } => format!("{events} messages were left out: the output is too slow"),
             // Shown as progress, or of no interest.
             Self::PeerFault { .. }
+            | Self::Fetching { .. }
             | Self::Progress(_)
             | Self::MoveProgress { .. }
             | Self::Link { .. }

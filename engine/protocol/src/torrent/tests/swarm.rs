@@ -329,6 +329,8 @@ impl Swarm {
                     }
                 }
                 TorrentEvent::Ban(ip) => self.nodes[node].bans.push(ip),
+                // Nodes know each other, and have no addresses of their own.
+                TorrentEvent::Peers(_) | TorrentEvent::OwnAddress(..) => {}
                 TorrentEvent::Finished => {
                     assert!(!std::mem::replace(&mut self.nodes[node].finished, true), "finished twice");
                 }
