@@ -11,7 +11,7 @@
 mod handover;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ccbt_protocol::candidates::{Candidates, Source};

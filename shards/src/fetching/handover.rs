@@ -12,7 +12,7 @@ use ccbt_protocol::wire::receiver::Receiver;
 use crate::announce::Announces;
 use crate::conns::End;
 use crate::ring::SocketKey;
-use crate::shard::{Shard, Stage};
+use crate::shard::{Conn, Shard, Stage};
 
 /// Pieces told one by one over a connection that is taken over; a torrent that has more dials anew.
 const MAX_HAVES: u32 = 1000;
@@ -71,7 +71,7 @@ impl Shard {
         }
     }
 
-    fn adopt(&mut self, key: SocketKey) {
+    pub(super) fn adopt(&mut self, key: SocketKey) {
         let now = self.now;
         let Some(conn) = self.conns[key.index()].as_mut() else { return };
         let (Stage::Fetching(old), Some(index)) = (&conn.stage, conn.home) else { return };
