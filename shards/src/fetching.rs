@@ -115,8 +115,8 @@ impl Shard {
     pub(crate) fn add_magnet(&mut self, add: AddMagnet) {
         let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused } = add;
         let mut candidates = Candidates::new(self.config.listen_port);
-        named.into_iter().for_each(|peer| drop(candidates.add(peer, Source::Magnet)));
-        peers.into_iter().for_each(|peer| drop(candidates.add(peer, Source::User)));
+        candidates.add_all(&named, Source::Magnet);
+        candidates.add_all(&peers, Source::User);
         let mut announces = (!trackers.is_empty()).then(|| {
             let identity = Identity {
                 torrent: key,
@@ -221,7 +221,7 @@ impl Shard {
                     }
                 }
                 FetchingEvent::Peers(peers) => {
-                    peers.into_iter().for_each(|peer| drop(fetcher.candidates.add(peer, Source::Pex)));
+                    fetcher.candidates.add_all(&peers, Source::Pex);
                 }
                 FetchingEvent::OwnAddress(teller, ours) => fetcher.candidates.told_own_address(teller, ours),
             }
@@ -231,7 +231,7 @@ impl Shard {
     /// Somebody found peers; `false`: not of a magnet.
     pub(crate) fn add_magnet_peers(&mut self, key: TorrentKey, peers: &[SocketAddr], source: Source) -> bool {
         let Some(at) = self.fetcher_by_key(key) else { return false };
-        peers.iter().for_each(|peer| drop(self.fetchers[at].candidates.add(*peer, source)));
+        self.fetchers[at].candidates.add_all(peers, source);
         self.settle_fetcher(at);
         true
     }
@@ -242,7 +242,7 @@ impl Shard {
         let fetcher = &mut self.fetchers[at];
         let Some(announces) = &mut fetcher.announces else { return };
         let outcome = announces.on_done(self.now, done);
-        outcome.peers.into_iter().for_each(|peer| drop(fetcher.candidates.add(peer, Source::Tracker)));
+        fetcher.candidates.add_all(&outcome.peers, Source::Tracker);
         let key = fetcher.key;
         if let Some((url, reason)) = outcome.problem {
             self.tell(FromShard::Event(key, Event::Tracker { url, reason }));
@@ -443,8 +443,7 @@ impl Shard {
             let (shard, key) = (*shard, home.key);
             return self.post(shard, ToShard::AddPeers(key, peers, Source::Pex));
         }
-        let new = peers.into_iter().filter(|peer| home.candidates.add(*peer, Source::Pex)).count();
-        if new > 0 {
+        if home.candidates.add_all(&peers, Source::Pex) > 0 {
             self.dial(index);
             self.stir(index);
         }

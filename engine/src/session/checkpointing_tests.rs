@@ -260,11 +260,11 @@ fn only_the_torrents_own_file_is_copied() {
     let spec = LayoutSpec::from_metainfo("/srv".into(), torrent.metainfo()).unwrap();
     let field = Bitfield::empty(10);
     let known = Known { have: field.clone(), looked: field, files: vec![None] };
-    torrent.origin.source = Some(other);
+    torrent.origin.source.torrent = Some(other);
     let checkpoint = Checkpoint { info_hash, ..torrent.compose(known, &spec) };
-    writer.keep_torrent(&checkpoint).unwrap();
+    writer.keep_torrent(TorrentKey(0), &checkpoint).unwrap();
     assert!(!store.torrent_path(info_hash).exists(), "it is another torrent's by now");
     let source = Source { torrent: Some(own.clone()), magnet: None };
-    writer.keep_torrent(&Checkpoint { source, ..checkpoint }).unwrap();
+    writer.keep_torrent(TorrentKey(0), &Checkpoint { source, ..checkpoint }).unwrap();
     assert_eq!(std::fs::read(store.torrent_path(info_hash)).unwrap(), std::fs::read(own).unwrap());
 }

@@ -127,13 +127,10 @@ impl SharedMagnet {
 
     /// The metadata is there; what is to be told.
     pub(super) fn complete(&self, info: &[u8]) -> Event {
-        let found = Metainfo::from_info(info).map(|metainfo| Metainfo {
-            trackers: self.magnet.trackers.clone(),
-            web_seeds: self.magnet.web_seeds.clone(),
-            ..metainfo
-        });
-        match found {
-            Ok(metainfo) => {
+        match Metainfo::from_info(info) {
+            Ok(mut metainfo) => {
+                metainfo.trackers.clone_from(&self.magnet.trackers);
+                metainfo.web_seeds.clone_from(&self.magnet.web_seeds);
                 let len = info.len() as u32;
                 let mut progress = self.lock();
                 (progress.status.received, progress.status.total) = (len, len);

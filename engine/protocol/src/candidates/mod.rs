@@ -144,6 +144,11 @@ impl Candidates {
         true
     }
 
+    /// Adds all of `addrs`; how many were new and taken.
+    pub fn add_all(&mut self, addrs: &[SocketAddr], source: Source) -> usize {
+        addrs.iter().filter(|addr| self.add(**addr, source)).count()
+    }
+
     fn priority(&self, addr: SocketAddr) -> Option<u32> {
         canonical_priority(SocketAddr::new(self.own.toward(addr)?, self.own_port), addr)
     }

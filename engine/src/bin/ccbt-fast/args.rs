@@ -82,7 +82,7 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run many torrents until stopped; the commands below control it
     Daemon(DaemonArgs),
-    /// Add torrent files to the daemon
+    /// Add torrent files or magnet links to the daemon
     Add(AddArgs),
     /// List the daemon's torrents
     List(ListArgs),
@@ -122,7 +122,7 @@ impl Command {
 /// Options of `download` and `seed`, besides those of the configuration.
 #[derive(Args, Clone, Debug)]
 pub struct TransferArgs {
-    /// Torrent file
+    /// Torrent file; for `download`, `magnet` and `stream` a magnet link as well
     #[arg(value_name = "TORRENT")]
     pub torrent: PathBuf,
     /// Peer to connect to; can be repeated

@@ -21,7 +21,7 @@ use crate::args::{
 };
 use crate::console::print_line;
 use crate::failure::Failure;
-use crate::{json, table};
+use crate::{json, magnet, table};
 
 const NO_BODY: Option<&()> = None;
 
@@ -78,11 +78,19 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
     let client = client(&args.control)?;
     let output = args.output.as_deref().map(absolute).transpose()?;
     for path in &args.torrents {
-        // Here it is known which file is wrong.
-        TorrentSource::from(path.as_path()).load()?;
-        let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
+        let link = magnet::given(path)?;
+        let torrent = match link {
+            Some(_) => String::new(),
+            None => {
+                // Here it is known which file is wrong.
+                TorrentSource::from(path.as_path()).load()?;
+                let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
+                STANDARD.encode(bytes)
+            }
+        };
         let how = api::Add {
-            torrent: STANDARD.encode(bytes),
+            torrent,
+            magnet: link.map(|link| link.to_string()),
             output: output.clone(),
             paused: args.paused,
             top: args.top,
