@@ -317,11 +317,14 @@ impl Shard {
     fn receive(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
         let limited = self.is_limited(index, Way::Down);
         let max = if limited { self.reserve_receive(key, index) } else { usize::MAX };
-        if max == 0 {
-            return;
+        let held = max == 0 && self.is_held(key, Way::Down);
+        let home = &mut self.homes[index];
+        let torrent = home.torrent.as_mut().expect("open connections belong to running torrents");
+        match (max, held) {
+            (0, true) => return torrent.hold(peer),
+            (0, false) => return,
+            _ => torrent.let_go(self.now, peer),
         }
-        let home = &self.homes[index];
-        let torrent = home.torrent.as_ref().expect("open connections belong to running torrents");
         self.ring.recv(key, torrent.peer(peer).expected(), &home.live, max, limited);
     }
 

@@ -43,7 +43,7 @@ pub struct LimitsArgs {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Most MiB that a run moves; they lie in the work folder
-    #[arg(long, default_value_t = 3072, value_parser = clap::value_parser!(u32).range(64..))]
+    #[arg(long, default_value_t = 6144, value_parser = clap::value_parser!(u32).range(64..))]
     size_mib: u32,
     /// Deviation in percent that is good enough
     #[arg(long, default_value_t = 2.0)]

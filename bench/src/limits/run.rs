@@ -30,6 +30,8 @@ const READY_PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests that each leecher keeps outstanding.
 const WINDOW: usize = 64;
+/// Time between two `progress` events.
+const EVENTS: Duration = Duration::from_millis(250);
 /// A rate no machine reaches; unlimited runs are sized by it.
 const UNLIMITED: u64 = 4_000_000_000;
 
@@ -47,8 +49,10 @@ impl Setting {
         let bytes_per_s = if rate == 0 { UNLIMITED } else { rate };
         let slow = rate > 0 && rate < 1 << 20;
         let (warm_up, seconds) = if slow { (2.0, 4.0 * seconds as f64) } else { (0.3, seconds as f64) };
-        // What is left at the end is moved in another way, so it is not measured.
-        let room = (most as f64 * 0.9 / bytes_per_s as f64 - warm_up).max(0.3);
+        // What is left at the end is moved in another way, so it is not measured. The first event comes up to one
+        // interval after the first byte, and the warm-up and the measurement end with the next event each.
+        let events = 3.0 * EVENTS.as_secs_f64();
+        let room = (most as f64 * 0.95 / bytes_per_s as f64 - warm_up - events).max(0.3);
         let seconds = seconds.min(room);
         let total = ((warm_up + seconds + 1.0) * bytes_per_s as f64) as u64;
         let total = total.clamp(64 << 20, most).next_multiple_of(1 << 20);
@@ -140,7 +144,9 @@ impl Load {
             client.arg("--peer").arg(peer.to_string());
         }
         let mut process = Process::spawn(&mut client, log)?;
-        let measured = self.watch(&mut process, log, "downloaded");
+        // Without a limit it is measured to its end: the first gigabytes go into memory faster than those after them.
+        let seconds = if self.setting.rate == 0 { PATIENCE } else { self.setting.seconds };
+        let measured = self.watch(&mut process, log, "downloaded", seconds);
         process.terminate()?;
         seeder.stop()?;
         measured
@@ -169,7 +175,7 @@ impl Load {
         };
         let measured = std::thread::scope(|scope| {
             let fetching = scope.spawn(|| fetch(&plan));
-            let measured = self.watch(&mut process, log, "uploaded");
+            let measured = self.watch(&mut process, log, "uploaded", self.setting.seconds);
             plan.cancel.store(true, Ordering::Relaxed);
             // It ends early, which it calls an error.
             let _ = fetching.join().expect("the leecher does not panic");
@@ -179,8 +185,15 @@ impl Load {
         measured
     }
 
-    /// Waits for the first bytes, lets it warm up, and takes the slope of `counter`.
-    fn watch(&self, process: &mut Process, log: &Path, counter: &str) -> Result<Measured, BenchError> {
+    /// Waits for the first bytes, lets it warm up, and takes the slope of `counter` for `seconds`, or until the client
+    /// ends.
+    fn watch(
+        &self,
+        process: &mut Process,
+        log: &Path,
+        counter: &str,
+        seconds: Duration,
+    ) -> Result<Measured, BenchError> {
         let mut tail = Tail::open(log)?;
         let mut deadline = Instant::now() + PATIENCE;
         let mut begun: Option<Instant> = None;
@@ -206,7 +219,7 @@ impl Load {
                 Some((at, before, cpu)) if bytes > before => {
                     let (seconds, cpu_s) = ((now - at).as_secs_f64(), process.cpu_now().total() - cpu);
                     last = Some(Measured { seconds, bytes: bytes - before, cpu_s });
-                    if now - at >= self.setting.seconds {
+                    if now - at >= seconds {
                         return Ok(last.expect("just set"));
                     }
                 }
@@ -262,11 +275,11 @@ mod tests {
 
     #[test]
     fn runs_fit_into_the_memory_that_is_allowed() {
-        let most = 3 << 30;
+        let most = 6 << 30;
         for rate in [0, 64 << 10, 1 << 20, 512 << 20, 2_000_000_000] {
             let setting = Setting::of(rate, 5, most);
             assert!(setting.total <= most && setting.total.is_multiple_of(1 << 20), "{setting:?}");
-            let moved = (setting.warm_up + setting.seconds).as_secs_f64() * rate as f64;
+            let moved = (setting.warm_up + setting.seconds + 3 * EVENTS).as_secs_f64() * rate as f64;
             assert!(moved < setting.total as f64, "{setting:?}");
         }
         assert_eq!(Setting::of(64 << 10, 5, most).seconds, Duration::from_secs(20));

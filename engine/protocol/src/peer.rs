@@ -137,6 +137,8 @@ pub struct Peer {
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
     pub(crate) snubbed: bool,
+    /// What it sent waits because of a limit of ours: it is not to blame for its silence.
+    pub(crate) held: bool,
     /// Far slower than others, as far as that was looked at.
     pub(crate) slow: bool,
     /// Until then it is asked for nothing: others may get on with what it was asked for.
@@ -186,6 +188,7 @@ impl Peer {
             peer_interested: false,
             upload_only: false,
             snubbed: false,
+            held: false,
             slow: false,
             rests_until: None,
             outstanding: VecDeque::new(),

@@ -131,6 +131,26 @@ fn snubs_time_out_and_others_are_asked() {
     swarm.assert_complete(to);
 }
 
+/// What a limit of ours keeps in the socket is no silence of the peer: its requests stay, and so does it.
+#[test]
+fn a_peer_that_a_limit_holds_is_not_taken_for_silent() {
+    let mut swarm = Swarm::new(8, 6);
+    let slow = swarm.seed(Manner::Snub);
+    let to = swarm.leech();
+    let conn = swarm.connect(to, slow, FAST);
+    swarm.run(10 * MS, 50, |_| false);
+    let [key, _] = swarm.keys(conn);
+    swarm.nodes[to].torrent.hold(key);
+    assert!(!swarm.run(200 * MS, 1000, |swarm| swarm.nodes[to].torrent.peer_count() == 0));
+    let peer = swarm.nodes[to].torrent.peer(key);
+    assert!(!peer.snubbed && peer.outstanding.len() == 16, "it has waited for 200 s for us");
+    let now = swarm.now;
+    swarm.nodes[to].torrent.let_go(now, key);
+    swarm.run(200 * MS, 40, |_| false);
+    assert!(!swarm.nodes[to].torrent.peer(key).snubbed, "its time begins now");
+    assert!(swarm.run(200 * MS, 100, |swarm| swarm.nodes[to].torrent.peer(key).snubbed));
+}
+
 #[test]
 fn a_lone_snub_gets_one_request_and_recovers() {
     let mut swarm = Swarm::new(6, 6);

@@ -59,6 +59,9 @@ impl Torrent {
     /// When time brings something for a peer of which nothing is heard until then; `None`: its connection is to end.
     fn next_look(&self, now: Instant, key: PeerKey) -> Option<Instant> {
         let peer = self.peer(key);
+        if peer.held {
+            return Some(now + LOOK);
+        }
         if now.saturating_duration_since(peer.last_received) >= SILENCE {
             return None;
         }
@@ -128,7 +131,7 @@ impl Torrent {
 
     fn tick_peer(&mut self, now: Instant, key: PeerKey) {
         let peer = peer_of(&mut self.slots, key);
-        if now.saturating_duration_since(peer.last_received) >= SILENCE {
+        if !peer.held && now.saturating_duration_since(peer.last_received) >= SILENCE {
             return self.fault(key, PeerFault::Silent);
         }
         peer.forgive(now);
@@ -152,12 +155,26 @@ impl Torrent {
     fn time_out_requests(&mut self, now: Instant, key: PeerKey) {
         let peer = peer_of(&mut self.slots, key);
         let Some(owing) = peer.owing_for(now) else { return };
-        if owing < peer.window.request_timeout() {
+        if peer.held || owing < peer.window.request_timeout() {
             return;
         }
         peer.snubbed = true;
         peer.window.on_snub();
         self.give_up_requests(now, key);
+    }
+
+    /// The peer has sent something that a limit of ours keeps in the socket: until [`Torrent::let_go`] it is not taken
+    /// for silent.
+    pub fn hold(&mut self, key: PeerKey) {
+        peer_of(&mut self.slots, key).held = true;
+    }
+
+    /// What a peer sends is received again, after [`Torrent::hold`] or without it.
+    pub fn let_go(&mut self, now: Instant, key: PeerKey) {
+        let peer = peer_of(&mut self.slots, key);
+        if std::mem::take(&mut peer.held) {
+            (peer.last_received, peer.last_block) = (now, now);
+        }
     }
 
     /// This shard gets nowhere while others have nothing to fetch: what peers that snub us or reject our requests are asked
