@@ -58,7 +58,7 @@ pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use goal::Goal;
 pub use session::{
     AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, MagnetError,
-    MagnetHandle, MagnetOptions, MagnetStatus, Received,
-    RemoveOptions, ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError,
-    TorrentHandle, TorrentSource, TrackerSchemes, WaitError,
+    MagnetHandle, MagnetOptions, MagnetStatus, Received, RemoveOptions, ResumeError, ServiceError, Session,
+    SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, TrackerSchemes,
+    WaitError,
 };

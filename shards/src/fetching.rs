@@ -58,6 +58,8 @@ pub struct AddMagnet {
     pub max_peers: usize,
     /// Connect to nobody until [`ToShard::Resume`].
     pub paused: bool,
+    /// Take addresses from peers (BEP 11).
+    pub pex: bool,
 }
 
 /// One magnet.
@@ -113,7 +115,7 @@ impl Sink for FetchSink<'_> {
 
 impl Shard {
     pub(crate) fn add_magnet(&mut self, add: AddMagnet) {
-        let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused } = add;
+        let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused, pex } = add;
         let mut candidates = Candidates::new(self.config.listen_port);
         candidates.add_all(&named, Source::Magnet);
         candidates.add_all(&peers, Source::User);
@@ -133,7 +135,7 @@ impl Shard {
         let at = self.fetchers.insert(Fetcher {
             key,
             info_hash,
-            fetching: Box::new(Fetching::new(info_hash, self.config.peer_id, self.config.listen_port)),
+            fetching: Box::new(Fetching::new(info_hash, self.config.peer_id, self.config.listen_port, pex)),
             candidates,
             announces,
             trackers,
@@ -206,7 +208,11 @@ impl Shard {
             match event {
                 FetchingEvent::Complete(info) => {
                     fetcher.done = true;
-                    let (key, info) = (fetcher.key, Arc::from(info));
+                    let (key, len) = (fetcher.key, info.len() as u32);
+                    let (peers, candidates) = (fetcher.fetching.peer_count(), fetcher.candidates.len());
+                    let all = Event::Metadata { received: len, total: len, peers, candidates };
+                    self.tell(FromShard::Event(key, all));
+                    let info = Arc::from(info);
                     self.tell(FromShard::Metadata(key, info));
                 }
                 FetchingEvent::Ban(ip) => {
@@ -292,7 +298,13 @@ impl Shard {
         Some(true)
     }
 
-    pub(crate) fn on_fetch_handshake(&mut self, key: SocketKey, at: usize, handshake: Handshake, rest: &[u8]) {
+    pub(crate) fn on_fetch_handshake(
+        &mut self,
+        key: SocketKey,
+        at: usize,
+        handshake: Handshake,
+        rest: &[u8],
+    ) {
         let fetcher = &mut self.fetchers[at];
         let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
         if handshake.info_hash != fetcher.info_hash {
@@ -388,7 +400,8 @@ impl Shard {
 
     fn end_fetching(&mut self, at: usize, end: End, is_it: impl Fn(&Conn) -> bool) {
         let of_it = |conn: &&Conn| conn.fetch == Some(at) && is_it(conn);
-        let keys: Vec<SocketKey> = self.conns.iter().flatten().filter(of_it).map(|conn| conn.socket).collect();
+        let keys: Vec<SocketKey> =
+            self.conns.iter().flatten().filter(of_it).map(|conn| conn.socket).collect();
         keys.into_iter().for_each(|key| self.end(key, end));
     }
 

@@ -130,6 +130,8 @@ pub(crate) struct Home {
     /// Who reads its files while they come.
     pub playing: Option<Box<Playing>>,
     pub super_seeding: bool,
+    /// Peers are told of each other, unless the torrent is private.
+    pub pex: bool,
     /// Which files are wanted, and the bytes of their pieces.
     pub selection: Selection,
     pub bytes_wanted: u64,
@@ -204,6 +206,7 @@ impl Home {
             picker,
             playing: None,
             super_seeding: false,
+            pex: true,
             selection: Selection::default(),
             bytes_wanted: meta.geometry.total_len(),
             last_status: None,

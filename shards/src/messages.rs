@@ -62,6 +62,8 @@ pub struct AddTorrent {
     pub streaming: bool,
     /// Show each peer single pieces (BEP 16), if everything is there when it starts.
     pub super_seeding: bool,
+    /// Tell peers of each other, and take addresses from them (BEP 11), unless it is private.
+    pub pex: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }

@@ -49,6 +49,8 @@ pub struct AddSatellite {
     pub max_peers: usize,
     /// The files live in memory.
     pub in_memory: bool,
+    /// As at home.
+    pub pex: bool,
     /// As at home; its home keeps those of all peers together.
     pub limits: TorrentLimits,
     /// The home's shard.
@@ -192,6 +194,7 @@ impl Shard {
                 picker: home.picker.clone(),
                 max_peers: home.max_peers.div_ceil(self.others.len()),
                 in_memory: home.in_memory,
+                pex: home.pex,
                 limits,
                 home: self.config.index,
             };
@@ -331,6 +334,7 @@ impl Shard {
             picker,
             max_peers,
             in_memory,
+            pex,
             limits,
             home,
         } = add;
@@ -342,7 +346,7 @@ impl Shard {
             picker: picker.clone(),
             listen_port: self.config.listen_port,
             metadata: Some(metainfo.shared_raw_info()),
-            private: metainfo.private,
+            pex: pex && !metainfo.private,
             ..self.config.torrent.clone()
         };
         let (now, id, hash) = (self.now, self.config.peer_id, metainfo.info_hash);

@@ -304,7 +304,7 @@ fn shard_config(
             choker: config.choker.clone(),
             listen_port: port,
             metadata: None,
-            private: false,
+            pex: true,
             super_seeding: false,
         },
         count_overhead: config.count_overhead,

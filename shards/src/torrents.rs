@@ -72,6 +72,7 @@ impl Shard {
             bytes_wanted: add.selection.wanted_len(&add.metainfo),
             playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
             super_seeding: add.super_seeding,
+            pex: add.pex,
             selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,
@@ -188,7 +189,7 @@ impl Shard {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
             metadata: Some(self.homes[index].meta.shared_raw_info()),
-            private: self.homes[index].meta.private,
+            pex: self.homes[index].pex && !self.homes[index].meta.private,
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };

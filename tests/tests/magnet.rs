@@ -11,6 +11,7 @@ use std::time::Duration;
 use ccbt_tests::PATIENCE;
 use ccbt_tests::aria2::Aria2Peer;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
+use ccbt_tests::daemon::DaemonCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
@@ -50,7 +51,8 @@ fn metadata_comes_from_libtorrent_and_is_kept_for_the_next_time() {
     made.payload.assert_equal_in(&copy);
     let found = &ours.events("metadata")[0];
     assert_eq!((&found["name"], found["len"].as_u64()), (&"tree".into(), Some(info_len(&made, FILLER))));
-    assert!(ours.events("fetching").iter().any(|event| event["total"].as_u64() > Some(MIB as u64)));
+    let last = ours.events("fetching").pop().expect("told at the end at least");
+    assert_eq!((last["received"].as_u64(), &last["total"]), (found["len"].as_u64(), &found["len"]));
     drop(seed);
     // Nobody is there to ask.
     let mut again = CcbtCommand::magnet(&link(&made, ""), &copy).checkpoints(&kept).flag("--resume").start();
@@ -66,7 +68,8 @@ fn info_len(made: &Published, filler: usize) -> u64 {
 #[test]
 fn libtorrent_aria2_and_we_ourselves_fetch_metadata_from_us() {
     let (lab, tracker) = (Lab::open(), Tracker::start());
-    let made = lab.publish(Payload::tree("tree", &[("a", 300 * KIB), ("b", 400 * KIB)]), spec().filler(FILLER));
+    let made =
+        lab.publish(Payload::tree("tree", &[("a", 300 * KIB), ("b", 400 * KIB)]), spec().filler(FILLER));
     let seed = we_seed(&made);
     let by_tracker = link(&made, &format!("&tr={}", tracker.url()));
     tracker.add_peer(made.torrent.info_hash(), seed.address());
@@ -89,7 +92,10 @@ fn libtorrent_aria2_and_we_ourselves_fetch_metadata_from_us() {
     assert!(a == made.payload.files().next().expect("a file").bytes[..]);
     let b = std::fs::metadata(ours.join("tree/b"));
     let shared = 64 * KIB as u64;
-    assert!(b.is_err() || std::os::unix::fs::MetadataExt::blocks(&b.unwrap()) * 512 <= shared, "the other is not");
+    assert!(
+        b.is_err() || std::os::unix::fs::MetadataExt::blocks(&b.unwrap()) * 512 <= shared,
+        "the other is not"
+    );
 }
 
 #[test]
@@ -115,6 +121,42 @@ fn a_magnet_finds_the_seed_through_pex_alone() {
     leech.wait_finished();
     made.payload.assert_equal_in(&copy);
     between.assert_alive();
+}
+
+#[test]
+fn the_daemon_takes_magnet_links_and_keeps_them_over_a_restart() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("one.bin", MIB), spec());
+    let daemon = DaemonCommand::new(&lab).start();
+    let waits = |row: &serde_json::Value| {
+        assert_eq!(
+            (row["state"].as_str(), row["name"].as_str()),
+            (Some("fetching_metadata"), Some("it waits"))
+        );
+    };
+    let link = link(&made, "&dn=it+waits");
+    waits(&daemon.ask(&["add", &link])[0]);
+    let (code, _, problem) = daemon.run(&["add", &link]);
+    assert!(code != 0 && problem.contains("here already"), "{problem}");
+    let hash = made.torrent.info_hash_hex();
+    let (code, _, problem) = daemon.run(&["pause", &hash]);
+    assert!(code != 0 && problem.contains("metadata"), "{problem}");
+    daemon.ask(&["remove", &hash]);
+    assert!(daemon.list().is_empty());
+    daemon.ask(&["add", &link]);
+    // Nothing of it is lost.
+    daemon.kill();
+    let daemon = DaemonCommand::new(&lab).start();
+    waits(&daemon.list()[0]);
+    let mut seed = LibtorrentPeer::start(&made.torrent_path, &made.data);
+    seed.connect(daemon.address());
+    wait_until(PATIENCE, "a seeding daemon", || (daemon.list()[0]["state"] == "seeding").then_some(()));
+    assert_eq!(daemon.list()[0]["name"], "one.bin");
+    made.payload.assert_equal_in(&lab.dir("out"));
+    daemon.stop();
+    let daemon = DaemonCommand::new(&lab).start();
+    assert_eq!(daemon.list().len(), 1, "the torrent has taken the link's place");
+    daemon.stop();
 }
 
 /// How a peer with metadata behaves.
@@ -144,7 +186,13 @@ struct MetaPeer {
 
 impl MetaPeer {
     /// `gossip` is sent as ut_pex after an extended handshake that names a metadata size.
-    fn start(host: u8, made: &Published, spec: &TorrentSpec, manner: Manner, gossip: Option<SocketAddr>) -> Self {
+    fn start(
+        host: u8,
+        made: &Published,
+        spec: &TorrentSpec,
+        manner: Manner,
+        gossip: Option<SocketAddr>,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, host), 0)).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let hellos = Arc::new(Mutex::new(Vec::new()));
@@ -288,7 +336,8 @@ fn the_torrent_goes_on_over_the_same_connection_and_hears_of_peers() {
     CcbtCommand::magnet(&link(&made, &format!("&x.pe={}", knows.address)), &copy).start().wait_done();
     made.payload.assert_equal_in(&copy);
     let hellos = knows.hellos();
-    let first: Vec<&String> = hellos.iter().filter(|(number, _)| *number == 0).map(|(_, hello)| hello).collect();
+    let first: Vec<&String> =
+        hellos.iter().filter(|(number, _)| *number == 0).map(|(_, hello)| hello).collect();
     assert!(first.len() >= 2, "a second handshake over the first connection: {hellos:?}");
     assert!(!first[0].contains("metadata_size") && first[1].contains("metadata_size"), "{hellos:?}");
     assert!(first.iter().all(|hello| hello.contains("ut_pex")));
@@ -316,7 +365,10 @@ fn a_private_torrent_neither_offers_pex_nor_follows_it() {
     let hellos = knows.hellos();
     let (of_torrent, before): (Vec<_>, Vec<_>) = hellos.iter().partition(|(_, hello)| said(hello));
     assert!(of_torrent.iter().all(|(number, hello)| *number > 0 && !hello.contains("ut_pex")), "{hellos:?}");
-    assert!(before.iter().all(|(number, _)| *number == 0), "nobody knew before that it is private: {hellos:?}");
+    assert!(
+        before.iter().all(|(number, _)| *number == 0),
+        "nobody knew before that it is private: {hellos:?}"
+    );
     trap.set_nonblocking(true).expect("a listener can be non-blocking");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(trap.accept().is_err(), "nobody follows what a peer says of a private torrent");

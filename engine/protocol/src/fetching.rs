@@ -91,6 +91,7 @@ pub struct Fetching {
     info_hash: InfoHash,
     our_id: PeerId,
     listen_port: u16,
+    pex: bool,
     fetch: Fetch,
     peers: BTreeMap<PeerKey, Peer>,
     next_key: u32,
@@ -99,12 +100,13 @@ pub struct Fetching {
 }
 
 impl Fetching {
-    /// Of `info_hash`, by somebody who listens on `listen_port`; 0 = nowhere.
-    pub fn new(info_hash: InfoHash, our_id: PeerId, listen_port: u16) -> Self {
+    /// Of `info_hash`, by somebody who listens on `listen_port` (0 = nowhere), and to what peers tell of others with `pex`.
+    pub fn new(info_hash: InfoHash, our_id: PeerId, listen_port: u16, pex: bool) -> Self {
         Self {
             info_hash,
             our_id,
             listen_port,
+            pex,
             fetch: Fetch::new(info_hash),
             peers: BTreeMap::new(),
             next_key: 0,
@@ -187,11 +189,13 @@ impl Fetching {
     }
 
     fn hello(&self, your_ip: IpAddr) -> ExtensionHandshake {
+        let mut messages = vec![(metadata::NAME.to_owned(), UT_METADATA)];
+        messages.extend(self.pex.then(|| (pex::NAME.to_owned(), UT_PEX)));
         ExtensionHandshake {
             client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
             port: (self.listen_port != 0).then_some(self.listen_port),
             your_ip: Some(your_ip),
-            messages: vec![(metadata::NAME.to_owned(), UT_METADATA), (pex::NAME.to_owned(), UT_PEX)],
+            messages,
             ..ExtensionHandshake::default()
         }
     }
@@ -206,7 +210,7 @@ impl Fetching {
                 self.on_hello(now, key, payload)
             }
             Message::Extended { id: UT_METADATA, payload } => self.on_metadata(now, key, payload),
-            Message::Extended { id: UT_PEX, payload } => {
+            Message::Extended { id: UT_PEX, payload } if self.pex => {
                 let Ok(message) = PexMessage::parse(payload) else { return peer.strike() };
                 match peer.gate.pass(now, peer.info.addr.ip(), &message) {
                     Some(peers) if peers.is_empty() || self.events.len() >= MAX_WAITING => Ok(()),
@@ -239,7 +243,7 @@ impl Fetching {
             self.events.push_back(FetchingEvent::OwnAddress(ip, ours));
         }
         let offers = hello.id_of(metadata::NAME).and(size);
-        let may_tell = hello.id_of(pex::NAME).is_some();
+        let may_tell = self.pex && hello.id_of(pex::NAME).is_some();
         peer.hello = Some(hello);
         match offers {
             Some(size) => self.fetch.add_peer(now, key, ip, size)?,

@@ -8,7 +8,7 @@ fn info(port: u16, reserved: Reserved) -> PeerInfo {
 }
 
 fn fetching(metadata: &[u8]) -> Fetching {
-    Fetching::new(InfoHash(Sha1::digest(metadata).into()), PeerId([0; 20]), 6881)
+    Fetching::new(InfoHash(Sha1::digest(metadata).into()), PeerId([0; 20]), 6881, true)
 }
 
 fn join(fetching: &mut Fetching, now: Instant, port: u16) -> PeerKey {
@@ -69,7 +69,9 @@ fn those_who_have_nothing_go() {
     fetching.gone(now, none);
     let (silent, knows) = (join(&mut fetching, now, 3), join(&mut fetching, now, 4));
     let payload = hello(None, true);
-    fetching.message(now, knows, Message::Extended { id: 0, payload: &payload }).expect("it may tell of others");
+    fetching
+        .message(now, knows, Message::Extended { id: 0, payload: &payload })
+        .expect("it may tell of others");
     fetching.tick(now + HELLO_TIME);
     assert_eq!(events(&mut fetching), [FetchingEvent::Close(silent, PeerFault::NoMetadata)]);
     fetching.gone(now, silent);

@@ -261,7 +261,10 @@ fn is_host_and_port(text: &str) -> bool {
 fn add_ranges(ranges: &mut Vec<RangeInclusive<u32>>, text: &str) -> Result<(), MagnetError> {
     let number = |text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse::<u32>().ok().filter(|n| digits && (*n as usize) < MAX_FILES).ok_or(MagnetError::BadSelection)
+        text.parse::<u32>()
+            .ok()
+            .filter(|n| digits && (*n as usize) < MAX_FILES)
+            .ok_or(MagnetError::BadSelection)
     };
     for part in text.split(',') {
         let (start, end) = part.split_once('-').unwrap_or((part, part));
@@ -295,7 +298,9 @@ struct Encoded<'a>(&'a str);
 impl fmt::Display for Encoded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.bytes().try_for_each(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => write!(f, "{}", char::from(byte)),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                write!(f, "{}", char::from(byte))
+            }
             _ => write!(f, "%{byte:02X}"),
         })
     }

@@ -44,7 +44,10 @@ fn what_names_no_single_torrent_is_refused() {
     assert_eq!(error("magnet:?xt=urn:btih:abcd"), MagnetError::BadInfoHash);
     assert_eq!(error("magnet:?xt=urn:btih:JBSWY3DPFQQG2YLHNZSXIIDMNFXGW4Z1"), MagnetError::BadInfoHash);
     assert_eq!(error(&format!("magnet:?xt=urn:btmh:1220{HEX}")), MagnetError::V2Only);
-    assert_eq!(error(&format!("magnet:?xt=urn:btih:{HEX}&xt=urn:btih:{}", "1".repeat(40))), MagnetError::Several);
+    assert_eq!(
+        error(&format!("magnet:?xt=urn:btih:{HEX}&xt=urn:btih:{}", "1".repeat(40))),
+        MagnetError::Several
+    );
     assert_eq!(error(&format!("magnet:?dn={}", "a".repeat(MAX_MAGNET_LEN))), MagnetError::TooLong);
     for so in ["a", "", "3-1", "1,,2", "4294967295", "-1", "+1", "1-2-3"] {
         assert_eq!(error(&format!("magnet:?xt=urn:btih:{HEX}&so={so}")), MagnetError::BadSelection, "{so}");

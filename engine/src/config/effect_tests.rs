@@ -44,6 +44,7 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("discovery.enable_trackers", "false", "use_trackers: false"),
     ("discovery.enable_http_trackers", "false", "http: false"),
     ("discovery.enable_udp_trackers", "false", "udp: false"),
+    ("discovery.enable_pex", "false", "use_pex: false"),
     ("limits.global_down_kib", "20", "down_limit: 20480"),
     ("limits.global_up_kib", "1MiB/s", "up_limit: 1048576"),
     ("limits.per_torrent_down_kib", "21", "limits: Some(TorrentLimits { down: 21504"),

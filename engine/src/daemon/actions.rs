@@ -17,9 +17,9 @@ use super::core::{Answer, Core};
 use super::queue::Look;
 use super::state::{Counters, Own, Record};
 use super::torrent::{Leaving, Rules, Torrent};
-use crate::{Magnet, MoveOptions};
 use crate::checkpoints::{Checkpoint, now};
 use crate::session::{AddOptions, RemoveOptions, TorrentSource};
+use crate::{Magnet, MoveOptions};
 
 type Reply = oneshot::Sender<Result<Answer, ApiError>>;
 

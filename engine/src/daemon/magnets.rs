@@ -57,7 +57,12 @@ impl Pending {
             seeded_seconds: 0,
             added_at: self.added_at,
             completed_at: None,
-            output: self.how.output.as_ref().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default(),
+            output: self
+                .how
+                .output
+                .as_ref()
+                .map(|dir| dir.to_string_lossy().into_owned())
+                .unwrap_or_default(),
             error: self.trouble.clone(),
         }
     }
@@ -67,7 +72,8 @@ impl Core {
     /// Looks for the metadata of the link in `how`, and then adds its torrent.
     pub fn add_magnet(&mut self, how: Add) -> Result<Answer, ApiError> {
         let text = how.magnet.as_deref().unwrap_or_default();
-        let magnet = Magnet::parse(text).map_err(|error| ApiError::new(400, "bad_magnet", error.to_string()))?;
+        let magnet =
+            Magnet::parse(text).map_err(|error| ApiError::new(400, "bad_magnet", error.to_string()))?;
         let hash = magnet.info_hash;
         if self.torrents.contains_key(&hash) || self.magnets.contains_key(&hash) {
             return Err(ApiError::new(409, "duplicate", format!("the torrent {hash} is here already")));

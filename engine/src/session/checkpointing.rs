@@ -411,7 +411,9 @@ impl Writer {
         let result = if checkpoint.is_complete() && !self.settings.keep_completed {
             self.store.delete(checkpoint.info_hash).map(drop)
         } else {
-            self.store.save(checkpoint, self.settings.format).and_then(|()| self.keep_torrent(key, checkpoint))
+            self.store
+                .save(checkpoint, self.settings.format)
+                .and_then(|()| self.keep_torrent(key, checkpoint))
         };
         match result {
             Ok(()) => {

@@ -31,6 +31,8 @@ pub struct MagnetOptions {
     pub use_trackers: bool,
     /// Which of them.
     pub tracker_schemes: TrackerSchemes,
+    /// Take addresses from peers (BEP 11).
+    pub use_pex: bool,
     /// Connections at most.
     pub max_peers: usize,
     /// Begin at rest.
@@ -44,6 +46,7 @@ impl From<&AddOptions> for MagnetOptions {
             peers: options.peers.clone(),
             use_trackers: options.use_trackers,
             tracker_schemes: options.tracker_schemes,
+            use_pex: options.use_pex,
             max_peers: options.max_peers,
             paused: options.paused,
         }
@@ -89,13 +92,7 @@ pub(super) struct SharedMagnet {
 
 impl SharedMagnet {
     pub(super) fn new(key: TorrentKey, magnet: Magnet) -> Self {
-        Self {
-            key,
-            magnet,
-            progress: Mutex::default(),
-            changed: Condvar::new(),
-            home: OnceLock::new(),
-        }
+        Self { key, magnet, progress: Mutex::default(), changed: Condvar::new(), home: OnceLock::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -246,6 +243,7 @@ impl Session {
             trackers,
             max_peers: options.max_peers,
             paused: options.paused,
+            pex: options.use_pex,
         });
         look_up(magnet.hosts.clone(), key, home.clone());
         shared.home.set(home).expect("a magnet is handed over once");
@@ -318,7 +316,10 @@ mod tests {
         assert!(matches!(magnet.shared.complete(b"d4:name1:xe"), Event::Failed { retry: false, .. }));
         assert!(matches!(magnet.wait_metadata(None), Err(MagnetError::Unusable(_))));
         magnet.shared.apply(&Event::Removed);
-        assert!(matches!(magnet.wait_metadata(None), Err(MagnetError::Unusable(_))), "what comes first stays");
+        assert!(
+            matches!(magnet.wait_metadata(None), Err(MagnetError::Unusable(_))),
+            "what comes first stays"
+        );
         magnet.shared.lock().leaving = true;
         let early = registry.register(Arc::new(metainfo));
         assert!(matches!(early, Err(AddError::Duplicate(_))), "until it is gone");

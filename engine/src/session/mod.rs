@@ -32,7 +32,8 @@ use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{
-    AddError, GoneError, LoadError, MagnetError, ResumeError, ServiceError, ShutdownError, StartError, WaitError,
+    AddError, GoneError, LoadError, MagnetError, ResumeError, ServiceError, ShutdownError, StartError,
+    WaitError,
 };
 pub use events::{EventStream, Events, Received, SessionEvent};
 pub use magnet::{MagnetHandle, MagnetOptions, MagnetStatus};

@@ -198,6 +198,8 @@ pub struct AddOptions {
     pub use_trackers: bool,
     /// Which of them.
     pub tracker_schemes: TrackerSchemes,
+    /// Tell peers of each other, and take addresses from them (BEP 11); never for a private torrent.
+    pub use_pex: bool,
     /// Serve what is there; nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -285,6 +287,7 @@ impl AddOptions {
             peers: Vec::new(),
             use_trackers: true,
             tracker_schemes: TrackerSchemes::default(),
+            use_pex: true,
             seed_only: false,
             max_peers: 100,
             limits: None,
@@ -333,6 +336,7 @@ impl AddOptions {
             limits: self.limits.unwrap_or_default(),
             streaming: self.streaming,
             super_seeding: self.super_seeding,
+            pex: self.use_pex,
             selection: Selection::new(self.file_priorities.unwrap_or_default()),
             known: self.known,
         }

@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
     let info_hash: InfoHash = HASH.parse().expect("an info-hash");
     let mut world = World {
         now: Instant::now(),
-        fetching: Fetching::new(info_hash, PeerId([9; 20]), 6881),
+        fetching: Fetching::new(info_hash, PeerId([9; 20]), 6881, data.len() % 2 == 0),
         peers: BTreeMap::new(),
         done: false,
     };
@@ -102,7 +102,8 @@ impl World {
                 self.say(who, key, Message::Extended { id, payload: &payload });
             }
             _ => {
-                let messages = [Message::HaveAll, Message::Unchoke, Message::Bitfield(&[7; 300]), Message::Choke];
+                let messages =
+                    [Message::HaveAll, Message::Unchoke, Message::Bitfield(&[7; 300]), Message::Choke];
                 self.say(who, key, messages[usize::from(what >> 6)]);
             }
         }
@@ -143,7 +144,8 @@ impl World {
                     place.into_iter().for_each(|who| self.leave(who));
                 }
                 FetchingEvent::Ban(ip) => {
-                    let theirs: Vec<u8> = self.peers.keys().copied().filter(|who| ip == [10, 0, 0, who / 2]).collect();
+                    let is_theirs = |who: &u8| ip == std::net::IpAddr::from([10, 0, 0, who / 2]);
+                    let theirs: Vec<u8> = self.peers.keys().copied().filter(is_theirs).collect();
                     theirs.into_iter().for_each(|who| self.leave(who));
                 }
                 FetchingEvent::Peers(peers) => assert!(peers.len() <= 100),

@@ -18,7 +18,10 @@ pub fn run(data: &[u8]) {
     assert!(data.len() <= MAX_PAYLOAD_LEN);
     assert!(6 * (message.added.len() + message.dropped.len()) <= data.len());
     let again = PexMessage::parse(&message.encode());
-    assert_eq!(again.map(|again| (again.added.len(), again.dropped.len())), Ok((message.added.len(), message.dropped.len())));
+    assert_eq!(
+        again.map(|again| (again.added.len(), again.dropped.len())),
+        Ok((message.added.len(), message.dropped.len()))
+    );
     let stranger = [8, 8, 8, 8].into();
     let now = Instant::now();
     if let Some(peers) = Gate::new(now).pass(now, stranger, &message) {

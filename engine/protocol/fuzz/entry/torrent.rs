@@ -136,7 +136,7 @@ impl World {
             choker: Default::default(),
             listen_port: 1,
             metadata: None,
-            private: false,
+            pex: flags & 4 > 0,
             super_seeding: flags & 8 > 0,
         };
         Self {

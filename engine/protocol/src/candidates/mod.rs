@@ -131,14 +131,7 @@ impl Candidates {
         let priority = self.priority(addr);
         self.known.insert(
             addr,
-            Candidate {
-                source,
-                failures: 0,
-                not_before: None,
-                connected: false,
-                ourselves: false,
-                priority,
-            },
+            Candidate { source, failures: 0, not_before: None, connected: false, ourselves: false, priority },
         );
         self.held[source as usize] += 1;
         true
@@ -164,7 +157,8 @@ impl Candidates {
             source => exceeds(source) && (is_short || c.failures > 0),
         };
         let worst = self.known.iter().filter(|(_, c)| replaceable(c));
-        let worst = worst.max_by_key(|(_, c)| (c.failures, c.source, Reverse(c.priority))).map(|(addr, _)| *addr);
+        let worst =
+            worst.max_by_key(|(_, c)| (c.failures, c.source, Reverse(c.priority))).map(|(addr, _)| *addr);
         worst.is_some_and(|addr| self.remove(addr))
     }
 
@@ -254,8 +248,7 @@ impl Candidates {
     /// The peer at `teller` says that we are at `ours` (`yourip`, BEP 10); believed when another one says the same.
     pub fn told_own_address(&mut self, teller: IpAddr, ours: IpAddr) {
         if self.own.told(teller, ours) {
-            let priorities: Vec<_> =
-                self.known.keys().map(|addr| (*addr, self.priority(*addr))).collect();
+            let priorities: Vec<_> = self.known.keys().map(|addr| (*addr, self.priority(*addr))).collect();
             for (addr, priority) in priorities {
                 self.known.get_mut(&addr).expect("listed just now").priority = priority;
             }

@@ -54,11 +54,7 @@ fn bans_every_port_and_refuses_useless_addresses() {
     assert_eq!(list.next(now, &mut rng), Some(addr(3)));
     list.ban(addr(3).ip());
     list.gone(now, addr(3), true);
-    assert_eq!(
-        list.next(now + MAX_BACK_OFF, &mut rng),
-        None,
-        "one that was connected when it was banned"
-    );
+    assert_eq!(list.next(now + MAX_BACK_OFF, &mut rng), None, "one that was connected when it was banned");
     assert!(!list.add("224.0.0.1:5".parse().unwrap(), Source::Tracker));
     assert!(!list.add("0.0.0.0:5".parse().unwrap(), Source::Tracker));
 }

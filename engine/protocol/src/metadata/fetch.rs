@@ -204,7 +204,8 @@ impl Fetch {
     ) -> Result<(), FetchFault> {
         let Some(source) = self.peers.get_mut(&key) else { return Err(FetchFault::Unasked) };
         let wanted = piece_len(source.size, piece);
-        if wanted == 0 || bytes.len() != wanted as usize || total_size.is_some_and(|size| size != source.size) {
+        if wanted == 0 || bytes.len() != wanted as usize || total_size.is_some_and(|size| size != source.size)
+        {
             return Err(FetchFault::Length(piece));
         }
         let is_asked = take(&mut source.asked, |asked| asked.piece == piece).is_some();

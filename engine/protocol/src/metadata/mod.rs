@@ -58,7 +58,8 @@ impl<'a> MetadataMessage<'a> {
         if !(0..=2).contains(&kind) {
             return Ok(Self::Unknown);
         }
-        let piece = dict.get_int(b"piece").and_then(|piece| u32::try_from(piece).ok()).ok_or(MetadataError)?;
+        let piece =
+            dict.get_int(b"piece").and_then(|piece| u32::try_from(piece).ok()).ok_or(MetadataError)?;
         Ok(match kind {
             0 => Self::Request(piece),
             1 => {

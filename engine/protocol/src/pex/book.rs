@@ -110,7 +110,8 @@ impl Book {
                 break;
             }
             at += 1;
-            let is_told = message.dropped.contains(addr) || message.added.iter().any(|(told, _)| told == addr);
+            let is_told =
+                message.dropped.contains(addr) || message.added.iter().any(|(told, _)| told == addr);
             if is_told || Some(*addr) == own {
                 continue;
             }

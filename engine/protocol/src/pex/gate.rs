@@ -70,10 +70,19 @@ mod tests {
 
     #[test]
     fn local_addresses_come_from_local_peers_only() {
-        let all = ["8.8.8.8:1", "10.0.0.1:1", "127.0.0.1:1", "[fe80::1]:1", "0.0.0.0:1", "224.0.0.1:1", "9.9.9.9:0"];
+        let all = [
+            "8.8.8.8:1",
+            "10.0.0.1:1",
+            "127.0.0.1:1",
+            "[fe80::1]:1",
+            "0.0.0.0:1",
+            "224.0.0.1:1",
+            "9.9.9.9:0",
+        ];
         let from = |teller: &str| {
             let mut gate = Gate::new(Instant::now());
-            let passed = gate.pass(Instant::now(), teller.parse().unwrap(), &message(&all)).expect("the first");
+            let passed =
+                gate.pass(Instant::now(), teller.parse().unwrap(), &message(&all)).expect("the first");
             passed.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(from("1.1.1.1"), ["8.8.8.8:1"]);

@@ -68,8 +68,8 @@ pub struct TorrentConfig {
     pub listen_port: u16,
     /// The `info` dictionary, which peers may fetch (BEP 9).
     pub metadata: Option<Arc<[u8]>>,
-    /// Peers come from trackers alone (BEP 27): no word of others, to anybody or from anybody.
-    pub private: bool,
+    /// Tell peers of each other, and listen to what they tell (BEP 11); never for a private torrent (BEP 27).
+    pub pex: bool,
     /// Show each peer single pieces instead of all we have (BEP 16), if we have everything when it starts.
     pub super_seeding: bool,
 }
@@ -140,7 +140,7 @@ pub struct Torrent {
     picked: Vec<Block>,
     news: spread::News,
     super_seed: Option<SuperSeed>,
-    /// Who is connected, to be told to others; never of a private torrent.
+    /// Who is connected, to be told to others, where that is done.
     pex: Option<Book>,
     /// Somebody may be shown a piece.
     reveal_due: bool,
@@ -196,7 +196,7 @@ impl Torrent {
             news: spread::News::default(),
             super_seed: super_seeds.then(|| SuperSeed::new(geometry.piece_count())),
             reveal_due: false,
-            pex: (!config.private).then(Book::default),
+            pex: config.pex.then(Book::default),
             config,
         };
         this.check_finished();
@@ -441,7 +441,9 @@ impl Torrent {
     /// Bytes waiting to be sent to `key`; the caller takes them all. Counts as activity for keep-alives.
     pub fn out(&mut self, now: Instant, key: PeerKey) -> &mut Vec<u8> {
         let peer = peer_of(&mut self.slots, key);
-        if let (true, Some(gossip), Some(info)) = (peer.out.is_empty(), &mut peer.gossip, &self.config.metadata) {
+        if let (true, Some(gossip), Some(info)) =
+            (peer.out.is_empty(), &mut peer.gossip, &self.config.metadata)
+        {
             gossip.serve_metadata(info, &mut peer.out);
         }
         if !peer.out.is_empty() {

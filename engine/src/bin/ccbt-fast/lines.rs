@@ -304,12 +304,9 @@ impl<'a> Line<'a> {
             TorrentEvent::MoveProgress { done, total } => Self::MoveProgress { done: *done, total: *total },
             TorrentEvent::Moved { root, left } => Self::Moved { dir: root.to_string_lossy(), left },
             TorrentEvent::MoveFailed { message } => Self::Error { message, retry: false },
-            TorrentEvent::Metadata { received, total, peers, candidates } => Self::Fetching {
-                received: *received,
-                total: *total,
-                peers: *peers,
-                candidates: *candidates,
-            },
+            TorrentEvent::Metadata { received, total, peers, candidates } => {
+                Self::Fetching { received: *received, total: *total, peers: *peers, candidates: *candidates }
+            }
             TorrentEvent::MetadataComplete
             | TorrentEvent::Selected
             | TorrentEvent::Renamed { .. }

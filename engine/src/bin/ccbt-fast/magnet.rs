@@ -27,7 +27,8 @@ pub fn run(args: &DownloadArgs) -> Result<(), Failure> {
     let text = args.transfer.torrent.to_string_lossy();
     if !Magnet::is_magnet(&text) {
         let shown = escape_for_terminal(&text);
-        let problem = format!("{shown} is no magnet link; `ccbt-fast info TORRENT` shows that of a torrent file");
+        let problem =
+            format!("{shown} is no magnet link; `ccbt-fast info TORRENT` shows that of a torrent file");
         return Err(Failure::Usage(problem));
     }
     download::run(args)

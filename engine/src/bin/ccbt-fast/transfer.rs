@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use ccbt_fast::config::{Config, Effect, Setting, Sources, Watcher};
 use ccbt_fast::streaming::StreamServer;
 use ccbt_fast::{
-    AddOptions, CacheStats, InfoHash, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
-    TorrentHandle, TorrentSource, TorrentStatus,
+    AddOptions, CacheStats, InfoHash, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings,
+    TorrentEvent, TorrentHandle, TorrentSource, TorrentStatus,
 };
 
 use crate::args::TransferArgs;

@@ -157,7 +157,8 @@ impl Attempt {
     pub fn differing(&self, whole: &[u8]) -> Vec<IpAddr> {
         let pieces = whole.chunks(crate::metadata::PIECE_LEN as usize);
         let pairs = self.suspects.iter().flatten().zip(pieces);
-        let differs = |(seen, piece): &(&([u8; 20], IpAddr), &[u8])| seen.0 != <[u8; 20]>::from(Sha1::digest(piece));
+        let differs =
+            |(seen, piece): &(&([u8; 20], IpAddr), &[u8])| seen.0 != <[u8; 20]>::from(Sha1::digest(piece));
         let mut liars: Vec<IpAddr> = pairs.filter(differs).map(|(seen, _)| seen.1).collect();
         liars.sort_unstable();
         liars.dedup();

@@ -42,8 +42,7 @@ impl Swarm {
         let info = info(len);
         let fetch = Fetch::new(InfoHash(Sha1::digest(&info).into()));
         let now = Instant::now();
-        let mut swarm =
-            Self { info, fetch, kinds: Vec::new(), now, asked: 0, liars: Vec::new(), done: None };
+        let mut swarm = Self { info, fetch, kinds: Vec::new(), now, asked: 0, liars: Vec::new(), done: None };
         kinds.iter().for_each(|kind| swarm.join(*kind));
         swarm
     }
@@ -198,7 +197,8 @@ fn what_cannot_be_is_refused() {
         assert_eq!(swarm.fetch.add_peer(now, PeerKey(7), ip(7), size), Err(FetchFault::Size(size)));
     }
     swarm.turn();
-    let data = |swarm: &mut Swarm, piece, size, bytes: &[u8]| swarm.fetch.on_data(now, key, piece, size, bytes);
+    let data =
+        |swarm: &mut Swarm, piece, size, bytes: &[u8]| swarm.fetch.on_data(now, key, piece, size, bytes);
     let whole = [0; PIECE_LEN as usize];
     assert_eq!(data(&mut swarm, 0, Some(40_001), &whole), Err(FetchFault::Length(0)));
     assert_eq!(data(&mut swarm, 0, None, &whole[1..]), Err(FetchFault::Length(0)));

@@ -17,7 +17,7 @@ fn torrent(now: Instant, metadata: Option<&[u8]>, private: bool) -> Torrent {
 
 fn with_pieces(now: Instant, metadata: Option<&[u8]>, private: bool, have: Bitfield) -> Torrent {
     let geometry = Geometry::new(1 << 20, 1 << 18).expect("sane sizes");
-    let config = TorrentConfig { metadata: metadata.map(Arc::from), private, ..swarm::config() };
+    let config = TorrentConfig { metadata: metadata.map(Arc::from), pex: !private, ..swarm::config() };
     Torrent::new(now, InfoHash([1; 20]), PeerId([9; 20]), geometry, config, have)
 }
 

@@ -32,7 +32,7 @@ pub fn config() -> TorrentConfig {
         choker: Default::default(),
         listen_port: 6881,
         metadata: None,
-            private: false,
+        pex: true,
         super_seeding: false,
     }
 }
