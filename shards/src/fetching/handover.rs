@@ -1,7 +1,7 @@
 //! What a magnet leaves to its torrent: candidates, announces, and the connections over which it fetched.
 //!
-//! Owner: the shard. The torrent is opened and checked first; meanwhile [`Home::fetching`](crate::home::Home) keeps what peers
-//! say. When it runs, each connection goes on as one of its peers, with no new handshake.
+//! Owner: the shard. The torrent is opened and checked first; meanwhile [`Home::fetching`](crate::home::Home) keeps what
+//! peers say. When it runs, each connection goes on as one of its peers, with no new handshake.
 
 use ccbt_protocol::candidates::Candidates;
 use ccbt_protocol::ids::TorrentKey;

@@ -2,8 +2,8 @@
 //!
 //! Role: which piece to ask whom for, what became of it, and who is to blame. Owner: [`crate::fetching`], which carries
 //! the messages. Call order: [`Fetch::add_peer`] when a peer has said how long the metadata is, [`Fetch::on_data`] and
-//! [`Fetch::on_reject`] for what it answers, [`Fetch::remove_peer`] when it goes, [`Fetch::tick`] about once a second; after
-//! each of them [`Fetch::poll_request`] and [`Fetch::poll_event`] until `None`.
+//! [`Fetch::on_reject`] for what it answers, [`Fetch::remove_peer`] when it goes, [`Fetch::tick`] about once a second;
+//! after each of them [`Fetch::poll_request`] and [`Fetch::poll_event`] until `None`.
 //!
 //! Peers that name different sizes are fetched from separately, up to [`MAX_SIZES`] sizes at a time; a size that gets
 //! nowhere makes way for one that waits. A whole that is not the metadata was one peer's lie if one peer gave it. Otherwise
