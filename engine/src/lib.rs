@@ -42,11 +42,13 @@ pub mod streaming;
 #[cfg(test)]
 mod testing;
 
+pub use ccbt_protocol::dht::DhtStats;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
+pub use ccbt_shards::discovery::{DhtSettings, DiscoveryStats};
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };

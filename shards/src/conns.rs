@@ -22,7 +22,7 @@ use crate::torrents::Phase;
 
 /// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
 const DIALS_PER_TURN: usize = 50;
-/// What we support: BEP 6 and BEP 10.
+/// What we support: BEP 6 and BEP 10, and BEP 5 where there is a node and the torrent is not private.
 const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
 /// Why a connection is ended by us.
@@ -170,7 +170,10 @@ impl Shard {
     }
 
     pub(crate) fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
-        let hello = Handshake { reserved: RESERVED, info_hash, peer_id: self.config.peer_id };
+        let home = self.by_hash.get(&info_hash).map(|index| &self.homes[*index]);
+        let has_dht = home.is_some_and(|home| self.dht_port(home) != 0);
+        let reserved = if has_dht { RESERVED.with_dht() } else { RESERVED };
+        let hello = Handshake { reserved, info_hash, peer_id: self.config.peer_id };
         self.ring.batch(key).bytes(&hello.encode());
         self.ring.send(key);
     }

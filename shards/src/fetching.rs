@@ -27,6 +27,7 @@ use ccbt_protocol::wire::receiver::Sink;
 
 use crate::announce::{Announces, Identity, Totals};
 use crate::conns::{End, outgoing_socket};
+use crate::discovery::Interest;
 use crate::messages::{Event, FromShard, ToShard};
 use crate::ring::SocketKey;
 use crate::satellites::Part;
@@ -60,6 +61,10 @@ pub struct AddMagnet {
     pub paused: bool,
     /// Take addresses from peers (BEP 11).
     pub pex: bool,
+    /// Look for peers in the DHT (BEP 5).
+    pub dht: bool,
+    /// Look for peers in the local network (BEP 14).
+    pub lsd: bool,
 }
 
 /// One magnet.
@@ -80,6 +85,10 @@ pub(crate) struct Fetcher {
     /// It is to be forgotten when its connections are gone and trackers know; whether that is to be told.
     ending: Option<bool>,
     told: Option<(FetchProgress, usize)>,
+    dht: bool,
+    lsd: bool,
+    /// The discovery thread looks for peers.
+    finding: bool,
 }
 
 /// Takes what one peer sent.
@@ -115,7 +124,7 @@ impl Sink for FetchSink<'_> {
 
 impl Shard {
     pub(crate) fn add_magnet(&mut self, add: AddMagnet) {
-        let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused, pex } = add;
+        let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused, pex, dht, lsd } = add;
         let mut candidates = Candidates::new(self.config.listen_port);
         candidates.add_all(&named, Source::Magnet);
         candidates.add_all(&peers, Source::User);
@@ -146,6 +155,9 @@ impl Shard {
             paused,
             ending: None,
             told: None,
+            dht,
+            lsd,
+            finding: false,
         });
         self.settle_fetcher(at);
     }
@@ -189,6 +201,7 @@ impl Shard {
             let totals = Totals { left: LEFT_UNKNOWN, ..Totals::default() };
             announces.poll(now, totals, &self.tracker, &self.announced);
         }
+        self.find_for_fetcher(at);
         self.dial_for_fetcher(at);
         let fetcher = &mut self.fetchers[at];
         for peer in fetcher.fetching.take_dirty() {
@@ -200,6 +213,33 @@ impl Shard {
             }
         }
         self.continue_fetcher_end(at);
+    }
+
+    /// Tells the discovery thread whether peers are wanted; again with the next tick if it has no room. The torrent tells
+    /// it for itself.
+    fn find_for_fetcher(&mut self, at: usize) {
+        let Some(discovery) = &self.discovery else { return };
+        let fetcher = &mut self.fetchers[at];
+        let rests = fetcher.done || fetcher.paused || fetcher.ending.is_some() || self.stopping.is_some();
+        let wanted = (fetcher.dht || fetcher.lsd) && !rests;
+        if wanted == fetcher.finding {
+            return;
+        }
+        let told = match wanted {
+            true => discovery.add(Interest {
+                info_hash: fetcher.info_hash,
+                key: fetcher.key,
+                home: self.others[self.config.index].clone(),
+                private: false,
+                seed: false,
+                dht: fetcher.dht,
+                lsd: fetcher.lsd,
+            }),
+            false => discovery.remove(fetcher.key),
+        };
+        if told {
+            fetcher.finding = wanted;
+        }
     }
 
     fn take_fetching_events(&mut self, at: usize) {

@@ -22,10 +22,12 @@ use ccbt_storage::messages::{OpenReport, OpenedFile, Preallocate};
 
 use crate::announce::{Announces, Totals};
 use crate::checking::Check;
+use crate::discovering::Finding;
 use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::pacing::Backlog;
+use crate::partial::Partials;
 use crate::playing::Playing;
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
@@ -79,6 +81,8 @@ pub(crate) struct Home {
     /// What peers said to its magnet, until they are taken over.
     pub fetching: Option<Box<Fetching>>,
     pub announces: Option<Announces>,
+    /// Where peers are looked for without trackers.
+    pub finding: Finding,
     pub max_peers: usize,
     /// Rate limits, when it has any of its own.
     pub limits: Option<Box<TorrentGates>>,
@@ -100,6 +104,8 @@ pub(crate) struct Home {
     /// Of these, pieces that were fetched and wait for hash or disk.
     pub backlog: Backlog,
     pub durability: Durability,
+    /// Blocks of begun pieces in the files.
+    pub partials: Partials,
     /// Reads that failed.
     pub reads: ReadFaults,
     /// Its files live in memory.
@@ -140,7 +146,7 @@ pub(crate) struct Home {
     /// What happens to the files as such.
     pub relocations: Relocations,
     /// What the last status told, and whether bytes moved then.
-    pub last_status: Option<(State, Stats, usize, u32, u32, u64, bool)>,
+    pub last_status: Option<(State, Stats, usize, [u32; 3], u64, bool)>,
     pub removed: bool,
     /// Its files go when it goes.
     pub delete_data: bool,
@@ -174,6 +180,7 @@ impl Home {
             candidates: Candidates::default(),
             fetching: None,
             announces: None,
+            finding: Finding::default(),
             max_peers,
             limits: None,
             conns: 0,
@@ -186,6 +193,7 @@ impl Home {
             busy: 0,
             backlog: Backlog::default(),
             durability: Durability::new(meta.geometry.piece_count()),
+            partials: Partials::default(),
             reads: ReadFaults::default(),
             in_memory: false,
             known: None,
@@ -238,7 +246,8 @@ impl Home {
 
     /// Whether peers are asked for blocks.
     pub fn may_fetch(&self) -> bool {
-        self.is_running() && self.failure.is_none() && !self.relocations.is_fenced()
+        let may = self.is_running() && self.failure.is_none() && !self.relocations.is_fenced();
+        may && !self.partials.is_busy()
     }
 
     /// Sums of all parts.
@@ -268,7 +277,8 @@ impl Home {
             None => Bitfield::empty(known.have.len()),
         };
         let checked = self.torrent.is_some();
-        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone(), checked }
+        let Known { have, looked, partial, .. } = known;
+        Snapshot { have, durable, looked, partial, spec: self.spec.clone(), checked }
     }
 
     /// A piece that turned out to be missing is not to be fetched where nothing is.

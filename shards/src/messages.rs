@@ -12,7 +12,7 @@ use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
-use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::picker::{PartialPiece, PickerConfig};
 use ccbt_protocol::rate::{TorrentLimits, Way};
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
@@ -50,6 +50,10 @@ pub struct AddTorrent {
     pub peers: Vec<SocketAddr>,
     /// Tiers of trackers to ask (BEP 12); empty: none.
     pub trackers: Vec<Vec<String>>,
+    /// Look for peers in the DHT and announce it there; never done for private torrents (BEP 27).
+    pub use_dht: bool,
+    /// As `use_dht`, in the local network (BEP 14).
+    pub use_lsd: bool,
     /// Only serve what is there: nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -246,6 +250,8 @@ pub enum ToShard {
         key: TorrentKey,
         /// The satellite.
         shard: usize,
+        /// Blocks of pieces that it had begun, in the files now.
+        partial: Vec<PartialPiece>,
     },
     /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
     Shutdown,
@@ -421,6 +427,8 @@ pub struct TorrentStatus {
     pub pieces_total: u32,
     /// Pieces that outlast a power cut: covered by a sync, or found in files that are old.
     pub pieces_durable: u32,
+    /// Blocks of 16 KiB that are in the files, of pieces that are not complete.
+    pub blocks_partial: u32,
     /// Syncs of its files so far (a count).
     pub syncs: u64,
     /// Bytes verified and written.

@@ -23,6 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClientConfig;
+use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread};
 use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
@@ -55,6 +56,8 @@ pub struct ServiceConfig {
     pub listen: Vec<SocketAddr>,
     /// Outgoing connections leave from here.
     pub bind: Option<IpAddr>,
+    /// How peers are found without trackers; its addresses are filled in from `listen` and `bind`.
+    pub discovery: DiscoveryConfig,
     /// What we call ourselves.
     pub peer_id: PeerId,
     /// Connections of all shards together.
@@ -110,6 +113,8 @@ pub struct Service {
     /// Held while all shards are told of limits, so that they hear of changes in the same order.
     changing_limits: Mutex<()>,
     port: u16,
+    /// `None`: neither DHT nor local discovery is wanted.
+    discovery: Option<DiscoveryThread>,
 }
 
 struct Running {
@@ -134,6 +139,7 @@ impl Service {
             inboxes.push(inbox);
             receivers.push(receiver);
         }
+        let discovery = start_discovery(&config, &listeners)?;
         let mut shards = Vec::new();
         let lines = Arc::new(DeviceLines::default());
         let connections = Arc::new(AtomicUsize::new(0));
@@ -145,6 +151,7 @@ impl Service {
                 control: control.clone(),
                 lines: lines.clone(),
                 connections: connections.clone(),
+                discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
             };
             let mut own = Vec::new();
             for listener in &listeners {
@@ -164,6 +171,7 @@ impl Service {
             next_home: AtomicUsize::new(0),
             changing_limits: Mutex::default(),
             port,
+            discovery,
         };
         this.set_limits(config.down_limit, config.up_limit);
         Ok(this)
@@ -172,6 +180,11 @@ impl Service {
     /// The port listened on; 0 = none.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where peers are found without trackers.
+    pub fn discovery(&self) -> Option<&Discovery> {
+        self.discovery.as_ref().map(DiscoveryThread::handle)
     }
 
     /// Number of shards.
@@ -273,6 +286,9 @@ impl Service {
                 tracing::error!("a shard panicked");
             }
         }
+        if let Some(discovery) = self.discovery {
+            discovery.stop();
+        }
         if let Ok(storage) = Arc::try_unwrap(self.storage) {
             storage.stop();
         }
@@ -305,6 +321,8 @@ fn shard_config(
             listen_port: port,
             metadata: None,
             pex: true,
+            // Set for each torrent.
+            dht_port: 0,
             super_seeding: false,
         },
         count_overhead: config.count_overhead,
@@ -312,6 +330,20 @@ fn shard_config(
         sync: config.sync,
         zero_copy_send: config.zero_copy_send,
     }
+}
+
+/// Starts the discovery thread where it is wanted.
+fn start_discovery(
+    config: &ServiceConfig,
+    listeners: &[OwnedFd],
+) -> Result<Option<DiscoveryThread>, StartError> {
+    if config.discovery.dht.is_none() && !config.discovery.lsd {
+        return Ok(None);
+    }
+    let local = |fd: &OwnedFd| socket2::SockRef::from(fd).local_addr().ok()?.as_socket();
+    let listen = listeners.iter().filter_map(local).collect();
+    let config = DiscoveryConfig { listen, bind: config.bind, ..config.discovery.clone() };
+    DiscoveryThread::start(config, None).map(Some).map_err(StartError::Resources)
 }
 
 /// Starts one shard and waits until it has its ring and memory.

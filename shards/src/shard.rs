@@ -34,6 +34,7 @@ use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::counters::ShardStats;
+use crate::discovery::Discovery;
 use crate::fetching::Fetcher;
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
@@ -106,6 +107,8 @@ pub struct Links {
     pub lines: Arc<DeviceLines>,
     /// Connections of all shards, half-open ones included.
     pub connections: Arc<AtomicUsize>,
+    /// Where peers are found without trackers; `None`: nowhere.
+    pub discovery: Option<Discovery>,
 }
 
 /// How far a connection is.
@@ -219,6 +222,7 @@ pub struct Shard {
     pub(crate) rng: SmallRng,
     pub(crate) limits: ShardLimits,
     pub(crate) tracker: Rc<TrackerClient>,
+    pub(crate) discovery: Option<Discovery>,
     pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
     pub(crate) work: Vec<SocketKey>,
@@ -293,6 +297,7 @@ impl Shard {
             by_hash: HashMap::new(),
             conns: Vec::new(),
             connections: links.connections,
+            discovery: links.discovery,
             rng: rand::make_rng(),
             limits: ShardLimits::default(),
             work: Vec::new(),

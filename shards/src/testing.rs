@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use crate::control::TrackerClientConfig;
 use crate::inbox::Inbox;
-use crate::messages::{AddTorrent, Event, FromShard};
+use crate::messages::{AddTorrent, Event, FromShard, Snapshot};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::zero_copy::ZeroCopySend;
@@ -63,6 +63,7 @@ pub(crate) fn config() -> ShardConfig {
             listen_port: 0,
             metadata: None,
             pex: true,
+            dht_port: 0,
             super_seeding: false,
         },
         count_overhead: false,
@@ -96,6 +97,8 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         picker: PickerConfig::default(),
         peers: Vec::new(),
         trackers: Vec::new(),
+        use_dht: true,
+        use_lsd: true,
         seed_only: false,
         max_peers: 10,
         limits: TorrentLimits::default(),
@@ -133,6 +136,7 @@ impl Rig {
             control,
             lines: Arc::default(),
             connections: Arc::default(),
+            discovery: None,
         };
         let mut config = config();
         change(&mut config);
@@ -200,6 +204,14 @@ impl Rig {
             _ => None,
         };
         self.told.try_iter().filter_map(event).collect()
+    }
+
+    /// What was told at the end of a torrent.
+    pub fn closed(&self) -> Option<Snapshot> {
+        self.told.try_iter().find_map(|message| match message {
+            FromShard::Closed(_, snapshot) => Some(*snapshot),
+            _ => None,
+        })
     }
 
     /// Loses `pieces` and fetches them again from a peer that exists on paper only, up to where they are to be written.

@@ -103,6 +103,7 @@ impl Shard {
         self.unpause_check(index);
         self.continue_check(index);
         self.announce(index);
+        self.find_peers(index);
         self.dial(index);
         self.settle_soon(index);
     }

@@ -227,6 +227,7 @@ impl Shard {
         self.continue_check(index);
         self.continue_restart(index);
         self.continue_relocation(index);
+        self.continue_pause(index);
         self.settle_part(index);
         self.continue_end(index);
         if self.homes.contains(index) {
@@ -248,6 +249,11 @@ impl Shard {
                 TorrentEvent::Peers(peers) => self.heard_of(index, peers),
                 TorrentEvent::OwnAddress(teller, ours) => {
                     self.homes[index].candidates.told_own_address(teller, ours);
+                }
+                TorrentEvent::DhtNode(addr) => {
+                    if let Some(discovery) = &self.discovery {
+                        discovery.node(addr);
+                    }
                 }
                 TorrentEvent::Finished => self.on_finished(index),
             }

@@ -95,7 +95,7 @@ impl Shard {
             ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
-            ToShard::SatelliteGone { key, shard } => self.on_satellite_gone(key, shard),
+            ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
             ToShard::Shutdown => self.shut_down(),
         }
     }
@@ -170,7 +170,7 @@ impl Shard {
         let (stats, rates, peer_count) = (torrent.stats(), torrent.rates(now), torrent.peer_count());
         let moving = rates.0 + rates.1 > 0;
         // Pieces are counted at home.
-        let picture = (state, stats, peer_count, 0, 0, 0, moving);
+        let picture = (state, stats, peer_count, [0; 3], 0, moving);
         if home.last_status == Some(picture) && !moving {
             return;
         }
@@ -195,6 +195,7 @@ impl Shard {
         }
         let stats = home.all_stats();
         let (pieces_durable, syncs) = (home.durability.durable.count(), home.durability.syncs);
+        let blocks_partial = home.partials.blocks();
         let mut peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
         let (mut down_rate, mut up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
@@ -205,7 +206,8 @@ impl Shard {
         }
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
-        let picture = (state, stats, peer_count, pieces_done, pieces_durable, home.bytes_wanted, moving);
+        let pieces = [pieces_done, pieces_durable, blocks_partial];
+        let picture = (state, stats, peer_count, pieces, home.bytes_wanted, moving);
         if home.last_status == Some(picture) && !moving {
             return None;
         }
@@ -222,6 +224,7 @@ impl Shard {
             pieces_done,
             pieces_total,
             pieces_durable,
+            blocks_partial,
             syncs,
             bytes_done,
             bytes_total: geometry.total_len(),
@@ -256,6 +259,7 @@ impl Shard {
         }
         self.close_all(index);
         self.announce(index);
+        self.find_peers(index);
         self.touch(index);
     }
 

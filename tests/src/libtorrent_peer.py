@@ -3,7 +3,8 @@
     libtorrent_peer.py info TORRENT             prints what libtorrent reads in the file, as one JSON object
     libtorrent_peer.py create ITEM TORRENT PIECE_LENGTH [v1]    makes a torrent file, hybrid unless told v1
     libtorrent_peer.py resume TORRENT DIR OUT    checks what is in DIR and writes its resume data to OUT
-    libtorrent_peer.py peer TORRENT DIR PORT    downloads to or seeds from DIR; prints one JSON object per line
+    libtorrent_peer.py peer TORRENT DIR PORT [SETTINGS]    downloads to or seeds from DIR; prints one JSON object per
+        line; SETTINGS is a JSON object of more settings
 
 TORRENT of `peer` may be a magnet link. Its commands on stdin, one per line: `connect IP PORT`,
 `limit BYTES` (a second, received), and `stats`, which is answered. It ends when stdin does.
@@ -51,7 +52,7 @@ def create(item, path, piece_length, *kind):
         out.write(lt.bencode(torrent.generate()))
 
 
-def session(port):
+def session(port, more={}):
     return lt.session(
         {
             "listen_interfaces": f"127.0.0.1:{port}",
@@ -72,6 +73,7 @@ def session(port):
                 | lt.alert.category_t.status_notification
                 | lt.alert.category_t.storage_notification
             ),
+            **more,
         }
     )
 
@@ -89,8 +91,8 @@ def obey(handle):
             say(event="stats", uploaded=status.total_payload_upload, downloaded=status.total_payload_download)
 
 
-def peer(path, folder, port):
-    ses = session(port)
+def peer(path, folder, port, more="{}"):
+    ses = session(port, json.loads(more))
     if path.startswith("magnet:"):
         params = lt.parse_magnet_uri(path)
     else:
@@ -153,4 +155,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "resume":
         resume(*sys.argv[2:])
     else:
-        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

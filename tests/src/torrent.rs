@@ -104,6 +104,12 @@ impl TorrentSpec {
         self
     }
 
+    /// The same, for peers of its trackers only (BEP 27).
+    pub fn private(mut self) -> Self {
+        self.private = true;
+        self
+    }
+
     /// The same with one more tier of one tracker (BEP 12).
     pub fn tier(mut self, url: String) -> Self {
         self.tiers.push(vec![url]);

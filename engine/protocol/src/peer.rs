@@ -136,6 +136,8 @@ pub struct Peer {
     pub(crate) peer_choking: bool,
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
+    /// It has said where its DHT node is.
+    pub(crate) told_port: bool,
     pub(crate) snubbed: bool,
     /// What it sent waits because of a limit of ours: it is not to blame for its silence.
     pub(crate) held: bool,
@@ -187,6 +189,7 @@ impl Peer {
             peer_choking: true,
             peer_interested: false,
             upload_only: false,
+            told_port: false,
             snubbed: false,
             held: false,
             slow: false,

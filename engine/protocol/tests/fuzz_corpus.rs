@@ -7,6 +7,8 @@ use std::path::Path;
 mod bencode;
 #[path = "../fuzz/entry/checkpoint.rs"]
 mod checkpoint;
+#[path = "../fuzz/entry/dht.rs"]
+mod dht;
 #[path = "../fuzz/entry/fetching.rs"]
 mod fetching;
 #[path = "../fuzz/entry/magnet.rs"]
@@ -47,6 +49,11 @@ fn bencode_corpus() {
 #[test]
 fn checkpoint_corpus() {
     run_corpus("checkpoint", checkpoint::run);
+}
+
+#[test]
+fn dht_corpus() {
+    run_corpus("dht", dht::run);
 }
 
 #[test]
@@ -99,7 +106,8 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 8] = [
+    let targets: [Target; 9] = [
+        ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
         ("tracker_http", tracker_http::run),

@@ -18,8 +18,9 @@ use super::queue::Look;
 use super::state::{Counters, Own, Record};
 use super::torrent::{Leaving, Rules, Torrent};
 use crate::checkpoints::{Checkpoint, now};
+use crate::config::Effect;
 use crate::session::{AddOptions, RemoveOptions, TorrentSource};
-use crate::{Magnet, MoveOptions};
+use crate::{Magnet, MoveOptions, Priority};
 
 type Reply = oneshot::Sender<Result<Answer, ApiError>>;
 
@@ -89,6 +90,8 @@ impl Core {
         let mut record = Record::new(hash, &metainfo.name, output, now());
         record.paused = how.paused;
         apply(&mut record, &how.change)?;
+        (record.files, record.file_priorities) = (how.files.clone(), how.file_priorities.clone());
+        let file_priorities = wanted_files(&record, &metainfo, &effect)?;
         record.completion_handled = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_complete());
         self.state.add(hash, &record, bytes).map_err(|error| unwritable(&error))?;
         self.forget_magnet(hash);
@@ -99,9 +102,12 @@ impl Core {
         });
         let mut options = effect.torrent.clone();
         options.peers.extend(&how.peers);
+        options.file_priorities = file_priorities;
         if let Some(link) = link {
             options.magnet = Some(link.to_string());
-            options.file_priorities = link.priorities(&metainfo);
+            if how.files.is_empty() && how.file_priorities.is_empty() {
+                options.file_priorities = link.priorities(&metainfo).or(options.file_priorities.take());
+            }
         }
         let rules = Rules::of(&effect);
         self.launch(vec![Prepared { metainfo, record, counters, checkpoint, options, rules }]);
@@ -329,6 +335,18 @@ impl Core {
         (self.order_changed, self.undecided) = (true, true);
         self.session.remove(&torrent.handle, RemoveOptions { delete_data });
     }
+}
+
+/// How much each file is wanted: as was asked for, else as configured; `None`: as a checkpoint says.
+pub(super) fn wanted_files(
+    record: &Record,
+    metainfo: &Metainfo,
+    effect: &Effect,
+) -> Result<Option<Vec<Priority>>, ApiError> {
+    let choice =
+        record.choice().map_err(|problem| refused("bad_value", format!("file_priorities {problem}")))?;
+    let own = choice.priorities_in(metainfo).map_err(|error| refused("no_such_file", error.to_string()))?;
+    Ok(own.or_else(|| effect.files.priorities_if_fitting(metainfo)))
 }
 
 fn is_complete(prepared: &Prepared) -> bool {

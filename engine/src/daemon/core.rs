@@ -18,7 +18,7 @@ use super::magnets::Pending;
 use super::queue::Queue;
 use super::reload::Reloader;
 use super::state::{Board, Counters, StateDir};
-use super::subscribers::Subscribers;
+use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
@@ -182,7 +182,13 @@ impl Core {
             Request::Peers(id, peers) => self.add_peers(&id, peers),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
-            Request::Subscribe(streaming) => Ok(Answer::Events(self.subscribers.add(streaming))),
+            Request::Subscribe(streaming) => {
+                let lines = self.subscribers.add(streaming);
+                lines.map(Answer::Events).ok_or_else(|| {
+                    let most = format!("{READERS_MAX} clients read events, and no more can; end one of them");
+                    ApiError::new(503, "too_many_readers", most)
+                })
+            }
         };
         // Whoever asked may be gone.
         let _ = reply.send(answer);

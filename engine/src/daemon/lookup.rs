@@ -89,6 +89,7 @@ impl Core {
         let rows = self.rows();
         let count = |state| rows.iter().filter(|row| row.state == state).count();
         let limits = self.reloader.limits();
+        let found = self.session.discovery_stats().unwrap_or_default();
         let sum = |of: fn(&Row) -> u64| rows.iter().map(of).fold(0, u64::saturating_add);
         Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -108,6 +109,12 @@ impl Core {
             uploaded: sum(|row| row.uploaded),
             down_limit: limits.down,
             up_limit: limits.up,
+            dht_port: self.session.dht_port(),
+            dht_nodes: found.dht.nodes.iter().sum(),
+            dht_lookups: found.lookups,
+            dht_announced: found.announced,
+            dht_stored: found.dht.stored[0],
+            lsd_heard: found.lsd_in,
         }
     }
 }

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::api::Add;
 use super::settings::SeedAction;
 use crate::checkpoints::write_atomically;
+use crate::choosing::{Choice, read_priority};
 
 /// Bytes of a record or board at most.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -64,6 +65,11 @@ pub(super) struct Record {
     pub paused: bool,
     pub forced: bool,
     pub limits: OwnLimits,
+    /// Files that are wanted, as [`super::api::Add`] has them.
+    #[serde(default)]
+    pub files: Vec<String>,
+    #[serde(default)]
+    pub file_priorities: Vec<String>,
     /// Goals of seeding where they differ from the configuration's; an inner `None`: no goal.
     pub seed_ratio: Option<Own<f64>>,
     pub seed_seconds: Option<Own<u64>>,
@@ -108,6 +114,8 @@ impl Record {
             paused: false,
             forced: false,
             limits: OwnLimits::default(),
+            files: Vec::new(),
+            file_priorities: Vec::new(),
             seed_ratio: None,
             seed_seconds: None,
             seed_action: None,
@@ -118,6 +126,15 @@ impl Record {
             completion_handled: false,
             hook_due: false,
         }
+    }
+}
+
+impl Record {
+    /// Which files were asked for. Errors: a text that is no priority.
+    pub fn choice(&self) -> Result<Choice, String> {
+        let priorities =
+            self.file_priorities.iter().map(|text| read_priority(text)).collect::<Result<_, _>>()?;
+        Ok(Choice { only: self.files.clone(), priorities })
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ccbt_protocol::checkpoint::PEERS_MAX;
+use ccbt_protocol::checkpoint::{PARTIAL_MAX, PEERS_MAX};
 use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::metainfo::{MAX_METAINFO_LEN, Metainfo};
 use ccbt_shards::messages::{AddTorrent, Event, FileMark, Known, Snapshot, State, ToShard, TorrentStatus};
@@ -132,11 +132,13 @@ struct Seen {
     state: State,
     pieces: u32,
     durable: u32,
+    partial: u32,
 }
 
 impl Seen {
     fn of(status: &TorrentStatus) -> Self {
-        Self { state: status.state, pieces: status.pieces_done, durable: status.pieces_durable }
+        let TorrentStatus { state, pieces_done, pieces_durable, blocks_partial, .. } = *status;
+        Self { state, pieces: pieces_done, durable: pieces_durable, partial: blocks_partial }
     }
 }
 
@@ -188,7 +190,9 @@ impl Torrent {
             return None;
         }
         let many = settings.pieces > 0 && seen.pieces.abs_diff(before.pieces) >= settings.pieces;
-        let rests = seen.state == State::Paused && before.state != State::Paused;
+        // Its begun pieces reach the disk when it rests.
+        let rests =
+            seen.state == State::Paused && (before.state != State::Paused || seen.partial != before.partial);
         Some(self.urgent || many || rests || at.elapsed() >= settings.interval)
     }
 
@@ -216,6 +220,7 @@ impl Torrent {
             total_len: metainfo.geometry.total_len(),
             have: known.have,
             looked: known.looked,
+            partial: known.partial.into_iter().take(PARTIAL_MAX).collect(),
             files: known.files.into_iter().map(|file| file.map(mark)).collect(),
             totals: Totals {
                 downloaded: self.origin.totals.downloaded.saturating_add(stats.downloaded),

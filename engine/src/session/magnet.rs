@@ -33,6 +33,10 @@ pub struct MagnetOptions {
     pub tracker_schemes: TrackerSchemes,
     /// Take addresses from peers (BEP 11).
     pub use_pex: bool,
+    /// Look for peers in the DHT (BEP 5).
+    pub use_dht: bool,
+    /// Look for peers in the local network (BEP 14).
+    pub use_lsd: bool,
     /// Connections at most.
     pub max_peers: usize,
     /// Begin at rest.
@@ -47,6 +51,8 @@ impl From<&AddOptions> for MagnetOptions {
             use_trackers: options.use_trackers,
             tracker_schemes: options.tracker_schemes,
             use_pex: options.use_pex,
+            use_dht: options.use_dht,
+            use_lsd: options.use_lsd,
             max_peers: options.max_peers,
             paused: options.paused,
         }
@@ -244,6 +250,8 @@ impl Session {
             max_peers: options.max_peers,
             paused: options.paused,
             pex: options.use_pex,
+            dht: options.use_dht,
+            lsd: options.use_lsd,
         });
         look_up(magnet.hosts.clone(), key, home.clone());
         shared.home.set(home).expect("a magnet is handed over once");

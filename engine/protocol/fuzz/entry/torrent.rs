@@ -137,6 +137,7 @@ impl World {
             listen_port: 1,
             metadata: None,
             pex: flags & 4 > 0,
+            dht_port: u16::from(flags & 4 > 0),
             super_seeding: flags & 8 > 0,
         };
         Self {
@@ -332,6 +333,7 @@ impl World {
                 TorrentEvent::Ban(ip) => assert!(ip.is_ipv4()),
                 TorrentEvent::Peers(peers) => assert!(peers.len() <= 100),
                 TorrentEvent::OwnAddress(..) => {}
+                TorrentEvent::DhtNode(addr) => assert!(addr.port() != 0),
                 TorrentEvent::Finished => assert!(self.torrent.is_finished()),
             }
         }

@@ -1,9 +1,10 @@
 //! What peers say, PIECE apart.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::tick::CHOKE_ROUND;
-use super::{Torrent, key_index, peer_of};
+use super::{Torrent, TorrentEvent, key_index, peer_of};
 use crate::bitfield::Bitfield;
 use crate::geometry::Block;
 use crate::ids::PieceIndex;
@@ -32,7 +33,8 @@ impl Torrent {
             _ => None,
         };
         let result = match message {
-            Message::KeepAlive | Message::Port(_) => Ok(()),
+            Message::KeepAlive => Ok(()),
+            Message::Port(port) => self.on_port(key, port),
             Message::HaveNone if first => Ok(()),
             Message::HaveNone => Err(PeerFault::LateBitfield),
             Message::Choke => self.on_choke(key),
@@ -88,6 +90,19 @@ impl Torrent {
             self.super_seed_heard(key, piece);
         }
         result
+    }
+
+    /// Heard where we have a node of our own, and once: the port of a node does not change.
+    fn on_port(&mut self, key: PeerKey, port: u16) -> Result<(), PeerFault> {
+        let peer = peer_of(&mut self.slots, key);
+        if std::mem::replace(&mut peer.told_port, true) {
+            return peer.strike();
+        }
+        if self.config.dht_port != 0 && port != 0 {
+            let addr = SocketAddr::new(peer.info.addr.ip(), port);
+            self.events.push_back(TorrentEvent::DhtNode(addr));
+        }
+        Ok(())
     }
 
     fn on_choke(&mut self, key: PeerKey) -> Result<(), PeerFault> {

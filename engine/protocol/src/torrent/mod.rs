@@ -70,6 +70,8 @@ pub struct TorrentConfig {
     pub metadata: Option<Arc<[u8]>>,
     /// Tell peers of each other, and listen to what they tell (BEP 11); never for a private torrent (BEP 27).
     pub pex: bool,
+    /// UDP port of our DHT node, told to peers that have one too (BEP 5); 0 = none, or none for this torrent (BEP 27).
+    pub dht_port: u16,
     /// Show each peer single pieces instead of all we have (BEP 16), if we have everything when it starts.
     pub super_seeding: bool,
 }
@@ -97,6 +99,8 @@ pub enum TorrentEvent {
     Peers(Vec<SocketAddr>),
     /// The peer at the first address says that ours is the second one.
     OwnAddress(IpAddr, IpAddr),
+    /// A peer says that there is a DHT node; told once for each connection.
+    DhtNode(SocketAddr),
     /// Every wanted piece is verified and written.
     Finished,
 }
@@ -376,6 +380,9 @@ impl Torrent {
             _ => peer.push(&Message::Bitfield(have.as_wire())),
         }
         self.say_hello(peer);
+        if self.config.dht_port != 0 && peer.info.reserved.dht() {
+            peer.push(&Message::Port(self.config.dht_port));
+        }
         if let (true, IpAddr::V4(ip)) = (peer.fast() && shown > 0, peer.info.addr.ip()) {
             let pieces = self.geometry.piece_count();
             let mut allowed = allowed_fast_set(ip, self.info_hash, pieces, ALLOWED_FAST);
@@ -461,17 +468,6 @@ impl Torrent {
             self.finished_told = true;
             self.events.push_back(TorrentEvent::Finished);
         }
-    }
-
-    /// Gives up `block` of `key` although its answer may be arriving. See [`TorrentEvent::Retract`].
-    fn retract(&mut self, key: PeerKey, block: Block, release: bool) {
-        self.events.push_back(TorrentEvent::Retract { peer: key, block, release });
-    }
-
-    /// A retracted block can no longer be written by `key`: others may ask for it.
-    pub fn released(&mut self, key: PeerKey, block: Block) {
-        self.picker.request_failed(key, block);
-        self.wake_idle();
     }
 }
 

@@ -112,7 +112,7 @@ impl Command {
             Self::Stream(args) => args.download.transfer.json,
             Self::Resume(args) => args.download.transfer.json,
             Self::Seed(args) => args.transfer.json,
-            Self::Move(args) => args.json,
+            Self::Move(args) => args.control.json,
             Self::Daemon(args) => args.json,
             _ => false,
         }

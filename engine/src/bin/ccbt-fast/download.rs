@@ -34,18 +34,16 @@ pub fn run_as(
     if let Some(output) = output {
         plan.effect.torrent.output = output;
     }
-    let chosen = args.files.priorities(&plan.metainfo)?;
     let options = &mut plan.effect.torrent;
-    options.file_priorities = match &link {
-        Some(link) => {
-            options.magnet = Some(link.to_string());
-            chosen.or_else(|| link.priorities(&plan.metainfo))
-        }
-        None => {
-            options.source = Some(args.transfer.torrent.clone());
-            chosen
-        }
-    };
+    match &link {
+        Some(link) => options.magnet = Some(link.to_string()),
+        None => options.source = Some(args.transfer.torrent.clone()),
+    }
+    let own = args.files.priorities(&plan.metainfo)?;
+    let linked = || link.as_ref()?.priorities(&plan.metainfo);
+    let configured = || plan.effect.files.priorities_if_fitting(&plan.metainfo);
+    let file_priorities = own.or_else(linked).or_else(configured);
+    plan.effect.torrent.file_priorities = file_priorities;
     let kind = kind(&mut plan)?;
     let found = resume::find(args, &plan, named)?;
     plan.notes = found.notes;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ccbt_fast::config::{Config, Effect, Setting, Sources, Watcher};
+use ccbt_fast::config::{Config, Effect, Reload, Setting, Sources, Watcher};
 use ccbt_fast::streaming::StreamServer;
 use ccbt_fast::{
     AddOptions, CacheStats, InfoHash, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings,
@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::lines::{Disk, Line, Progress};
 use crate::logging::Log;
-use crate::reload::{Reloader, limits_now};
+use crate::reload::Reloader;
 use crate::signals::Signals;
 use crate::units;
 use crate::{limits, link, logging, relocate};
@@ -124,7 +124,7 @@ impl Plan {
 pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<Settings, Failure> {
     let mut settings = effect.settings.clone();
     settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
-    let limits = limits_now(config);
+    let limits = config.limits_now();
     (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
     if let Some(path) = &effect.tracker_ca_file {
         let pem = std::fs::read(path).map_err(|error| {
@@ -218,7 +218,7 @@ fn run_in(
     let goal = plan.goal();
     let Plan { metainfo, configuration, effect: Effect { torrent: options, .. }, .. } = plan;
     let Configuration { sources, watcher, config } = configuration;
-    let limits = limits_now(&config);
+    let limits = config.limits_now();
     if options.magnet.is_none() {
         let info_hash = metainfo.info_hash.to_string();
         console.line(&Line::Listening { port: session.port(), info_hash, name: &metainfo.name });
@@ -244,7 +244,8 @@ fn run_in(
     if let Some(server) = &server {
         console.line(&Line::Streaming { url: server.url() });
     }
-    let mut reloader = Reloader::new(sources, watcher, config, (torrent.clone(), limits), log);
+    let reload = Reload::new(sources, watcher);
+    let mut reloader = Reloader::new(reload, config, (torrent.clone(), limits), log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
             // A shard that is gone is noticed below.

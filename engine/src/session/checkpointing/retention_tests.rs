@@ -27,6 +27,7 @@ fn checkpoint(info_hash: InfoHash, have: Bitfield) -> Checkpoint {
         piece_len: 16_384,
         total_len: 163_840,
         looked: have.clone(),
+        partial: Vec::new(),
         have,
         files: vec![None],
         totals: Totals::default(),

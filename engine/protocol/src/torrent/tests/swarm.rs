@@ -33,6 +33,7 @@ pub fn config() -> TorrentConfig {
         listen_port: 6881,
         metadata: None,
         pex: true,
+        dht_port: 0,
         super_seeding: false,
     }
 }
@@ -323,6 +324,7 @@ impl Swarm {
                         self.nodes[node].torrent.released(peer, block);
                     }
                 }
+                TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
                 TorrentEvent::Close(key, fault) => {
                     if let Some(end) = self.find(node, key) {
                         end.closing.get_or_insert(fault);

@@ -7,7 +7,7 @@ use ccbt_fast::config::{Setting, Value, find_path, keys::KEYS};
 use ccbt_fast::daemon::{SeedAction, Step};
 use clap::{Args, ValueEnum};
 
-use super::{HashPrefix, SettingArgs, SourceArgs, peer_address};
+use super::{FilesArgs, HashPrefix, SettingArgs, SourceArgs, peer_address};
 
 /// Options of `daemon`.
 #[derive(Args, Clone, Debug)]
@@ -115,6 +115,8 @@ pub struct AddArgs {
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub files: FilesArgs,
     #[command(flatten)]
     pub change: ChangeArgs,
     #[command(flatten)]
