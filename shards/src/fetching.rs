@@ -1,9 +1,9 @@
 //! Magnet links on their home shard: connections that fetch metadata, until the torrent itself is added.
 //!
-//! Role: joins [`Fetching`] with sockets, candidates and trackers. Owner: the shard. [`ToShard::AddMagnet`] begins;
-//! [`FromShard::Metadata`] tells the end; the [`ToShard::Add`] that follows under the same key takes candidates, announces
+//! Role: joins [`Fetching`] with sockets, candidates and trackers. Owner: the shard. [`crate::messages::ToShard::AddMagnet`] begins;
+//! [`FromShard::Metadata`] tells the end; the [`crate::messages::ToShard::Add`] that follows under the same key takes candidates, announces
 //! and connections over ([`Shard::take_fetcher`], [`Shard::adopt`]). Other sources (DHT, LSD, PEX) reach it as a torrent
-//! does, by [`ToShard::AddPeers`].
+//! does, by [`crate::messages::ToShard::AddPeers`].
 //!
 //! Invariant: a connection of a fetcher has `Conn::fetch` set until it ends or its torrent takes it over, and counts in
 //! `Fetcher::conns` as long.
@@ -28,9 +28,8 @@ use ccbt_protocol::wire::receiver::Sink;
 use crate::announce::{Announces, Identity, Totals};
 use crate::conns::{End, outgoing_socket};
 use crate::discovery::Interest;
-use crate::messages::{Event, FromShard, ToShard};
+use crate::messages::{Event, FromShard};
 use crate::ring::SocketKey;
-use crate::satellites::Part;
 use crate::shard::{Conn, Shard, Stage};
 use crate::slots::LivePieces;
 
@@ -42,7 +41,7 @@ const DIALS_PER_TURN: usize = 20;
 const LEFT_UNKNOWN: u64 = 16 * 1024;
 
 /// A magnet link: a torrent whose metadata is to be fetched from peers (BEP 9). Answered by [`FromShard::Metadata`]; a
-/// [`ToShard::Add`] with the same key goes on with its peers.
+/// [`crate::messages::ToShard::Add`] with the same key goes on with its peers.
 #[derive(Debug)]
 pub struct AddMagnet {
     /// Its name in all later messages; its torrent's, too.
@@ -57,7 +56,7 @@ pub struct AddMagnet {
     pub trackers: Vec<Vec<String>>,
     /// Connections at most.
     pub max_peers: usize,
-    /// Connect to nobody until [`ToShard::Resume`].
+    /// Connect to nobody until [`crate::messages::ToShard::Resume`].
     pub paused: bool,
     /// Take addresses from peers (BEP 11).
     pub pex: bool,
@@ -486,19 +485,6 @@ impl Shard {
         let key = self.fetchers.remove(at).key;
         if tell {
             self.tell(FromShard::Event(key, Event::Removed));
-        }
-    }
-
-    /// A peer of a torrent told of others.
-    pub(crate) fn heard_of(&mut self, index: usize, peers: Vec<SocketAddr>) {
-        let home = &mut self.homes[index];
-        if let Part::Satellite { home: shard, .. } = &home.part {
-            let (shard, key) = (*shard, home.key);
-            return self.post(shard, ToShard::AddPeers(key, peers, Source::Pex));
-        }
-        if home.candidates.add_all(&peers, Source::Pex) > 0 {
-            self.dial(index);
-            self.stir(index);
         }
     }
 

@@ -3,7 +3,9 @@
 //! Owner: the shard. The torrent is opened and checked first; meanwhile [`Home::fetching`](crate::home::Home) keeps what
 //! peers say. When it runs, each connection goes on as one of its peers, with no new handshake.
 
-use ccbt_protocol::candidates::Candidates;
+use std::net::SocketAddr;
+
+use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::peer::PeerInfo;
 use ccbt_protocol::picker::PeerKey;
@@ -11,7 +13,9 @@ use ccbt_protocol::wire::receiver::Receiver;
 
 use crate::announce::Announces;
 use crate::conns::End;
+use crate::messages::ToShard;
 use crate::ring::SocketKey;
+use crate::satellites::Part;
 use crate::shard::{Conn, Shard, Stage};
 
 /// Pieces told one by one over a connection that is taken over; a torrent that has more dials anew.
@@ -107,6 +111,19 @@ impl Shard {
             if fetching.peer_count() == 0 {
                 *place = None;
             }
+        }
+    }
+
+    /// A peer of a torrent told of others.
+    pub(crate) fn heard_of(&mut self, index: usize, peers: Vec<SocketAddr>) {
+        let home = &mut self.homes[index];
+        if let Part::Satellite { home: shard, .. } = &home.part {
+            let (shard, key) = (*shard, home.key);
+            return self.post(shard, ToShard::AddPeers(key, peers, Source::Pex));
+        }
+        if home.candidates.add_all(&peers, Source::Pex) > 0 {
+            self.dial(index);
+            self.stir(index);
         }
     }
 }

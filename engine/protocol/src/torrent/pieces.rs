@@ -2,6 +2,7 @@
 
 use super::{MAX_PAST, Torrent, TorrentEvent};
 use crate::blame::PeerIdent;
+use crate::geometry::Block;
 use crate::ids::PieceIndex;
 use crate::peer::PeerFault;
 use crate::picker::PeerKey;
