@@ -1,9 +1,9 @@
 //! Magnet links on their home shard: connections that fetch metadata, until the torrent itself is added.
 //!
-//! Role: joins [`Fetching`] with sockets, candidates and trackers. Owner: the shard. [`crate::messages::ToShard::AddMagnet`] begins;
-//! [`FromShard::Metadata`] tells the end; the [`crate::messages::ToShard::Add`] that follows under the same key takes candidates, announces
-//! and connections over ([`Shard::take_fetcher`], [`Shard::adopt`]). Other sources (DHT, LSD, PEX) reach it as a torrent
-//! does, by [`crate::messages::ToShard::AddPeers`].
+//! Role: joins [`Fetching`] with sockets, candidates and trackers. Owner: the shard. `ToShard::AddMagnet` begins;
+//! [`FromShard::Metadata`] tells the end; the `ToShard::Add` that follows under the same key takes candidates, announces
+//! and connections over (`handover`). Other sources (DHT, LSD, PEX) reach it as a torrent does, by
+//! `ToShard::AddPeers`.
 //!
 //! Invariant: a connection of a fetcher has `Conn::fetch` set until it ends or its torrent takes it over, and counts in
 //! `Fetcher::conns` as long.
