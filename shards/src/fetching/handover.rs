@@ -40,6 +40,10 @@ impl Shard {
     /// private or paused torrent end: who is at the other end may not be for it.
     pub(crate) fn hand_down(&mut self, at: usize, index: usize) {
         let fetcher = self.fetchers.remove(at);
+        if let (true, Some(discovery)) = (fetcher.finding, &self.discovery) {
+            // The torrent tells for itself what it wants, and a private one wants nothing.
+            discovery.remove(fetcher.key);
+        }
         let home = &mut self.homes[index];
         home.fetching = Some(fetcher.fetching);
         home.conns += fetcher.conns;
