@@ -26,7 +26,7 @@ const DIALS_PER_TURN: usize = 50;
 const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
 /// Why a connection is ended by us.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
     /// The peer did something, or has nothing left for us.
     Fault(PeerFault),
@@ -75,7 +75,7 @@ impl Shard {
         key
     }
 
-    fn insert_conn(
+    pub(crate) fn insert_conn(
         &mut self,
         key: SocketKey,
         addr: SocketAddr,
@@ -164,14 +164,12 @@ impl Shard {
         }
         conn.stage = Stage::Handshake(HandshakeReader::default());
         self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
-        let conn = self.conn(key).expect("seen just now");
-        let index = conn.home.expect("we dial for a torrent");
-        let info_hash = self.homes[index].meta.info_hash;
+        let info_hash = self.dialled_for(self.conns[key.index()].as_ref().expect("seen just now"));
         self.send_handshake(key, info_hash);
         self.ring.recv_plain(key);
     }
 
-    fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
+    pub(crate) fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {
         let home = self.by_hash.get(&info_hash).map(|index| &self.homes[*index]);
         let has_dht = home.is_some_and(|home| self.dht_port(home) != 0);
         let reserved = if has_dht { RESERVED.with_dht() } else { RESERVED };
@@ -189,7 +187,7 @@ impl Shard {
             Err(_) => return self.end(key, End::Refused("it does not speak BitTorrent")),
         };
         let start = reader.info_hash();
-        if let (Some((info_hash, _)), None) = (start, conn.home) {
+        if let (Some((info_hash, _)), None, None) = (start, conn.home, conn.fetch) {
             let all = [reader.as_bytes(), &bytes[taken..]].concat();
             if !self.find_home(key, info_hash, all) {
                 return;
@@ -272,6 +270,9 @@ impl Shard {
             }
             return true;
         }
+        if let Some(found) = self.find_fetcher(key, info_hash) {
+            return found;
+        }
         let placed = self.conn(key).is_some_and(|conn| conn.placed);
         let elsewhere = self.routes.get(&info_hash).filter(|shard| **shard != self.config.index);
         if let (Some(&shard), false) = (elsewhere, placed) {
@@ -302,6 +303,9 @@ impl Shard {
 
     fn on_handshake(&mut self, key: SocketKey, handshake: Handshake, rest: &[u8]) {
         let now = self.now;
+        if let Some(at) = self.conn(key).and_then(|conn| conn.fetch) {
+            return self.on_fetch_handshake(key, at, handshake, rest);
+        }
         let (our_id, index) = (self.config.peer_id, self.conn(key).and_then(|conn| conn.home));
         let index = index.expect("the torrent is known by now");
         let home = &mut self.homes[index];
@@ -347,9 +351,12 @@ impl Shard {
         if matches!(conn.stage, Stage::Closing) {
             return;
         }
-        conn.stage = Stage::Closing;
+        let before = std::mem::replace(&mut conn.stage, Stage::Closing);
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
+        if let (Stage::Fetching(peer), Some(index)) = (before, home) {
+            self.leave_fetching(index, peer);
+        }
         self.timers.conns.set(key.index(), None);
         match end {
             End::Fault(fault) => {
@@ -370,6 +377,9 @@ impl Shard {
         let place = self.conns.get_mut(key.index()).and_then(Option::take);
         let mut conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
         self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(at) = conn.fetch {
+            return self.on_fetch_closed(at, &conn);
+        }
         let Some(index) = conn.home else { return };
         self.give_back(key, index, Way::Down, conn.limits.take_reserved());
         let now = self.now;
@@ -392,6 +402,9 @@ impl Shard {
             self.give_peer_back(index, back);
         } else {
             home.candidates.gone(now, conn.addr, useful);
+            if conn.again {
+                home.candidates.retry_now(conn.addr);
+            }
         }
         // What its batch referred to is free.
         self.wake_hungry();
@@ -432,7 +445,7 @@ impl Shard {
 }
 
 /// A socket to connect to `addr` with.
-fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
+pub(crate) fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
     use socket2::{Domain, Protocol, Socket, Type};
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;

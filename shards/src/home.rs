@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::Candidates;
+use ccbt_protocol::fetching::Fetching;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
@@ -77,6 +78,8 @@ pub(crate) struct Home {
     pub completing: Vec<PieceIndex>,
     pub sockets: HashMap<PeerKey, SocketKey>,
     pub candidates: Candidates,
+    /// What peers said to its magnet, until they are taken over.
+    pub fetching: Option<Box<Fetching>>,
     pub announces: Option<Announces>,
     /// Where peers are looked for without trackers.
     pub finding: Finding,
@@ -133,6 +136,8 @@ pub(crate) struct Home {
     /// Who reads its files while they come.
     pub playing: Option<Box<Playing>>,
     pub super_seeding: bool,
+    /// Peers are told of each other, unless the torrent is private.
+    pub pex: bool,
     /// Which files are wanted, and the bytes of their pieces.
     pub selection: Selection,
     pub bytes_wanted: u64,
@@ -173,6 +178,7 @@ impl Home {
             completing: Vec::new(),
             sockets: HashMap::new(),
             candidates: Candidates::default(),
+            fetching: None,
             announces: None,
             finding: Finding::default(),
             max_peers,
@@ -208,6 +214,7 @@ impl Home {
             picker,
             playing: None,
             super_seeding: false,
+            pex: true,
             selection: Selection::default(),
             bytes_wanted: meta.geometry.total_len(),
             last_status: None,

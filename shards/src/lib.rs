@@ -14,6 +14,7 @@ pub mod discovery;
 mod drive;
 pub mod executor;
 mod faults;
+mod fetching;
 mod home;
 pub mod inbox;
 pub mod known;

@@ -22,6 +22,7 @@ use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
 pub use crate::counters::ShardStats;
+pub use crate::fetching::AddMagnet;
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
@@ -65,6 +66,8 @@ pub struct AddTorrent {
     pub streaming: bool,
     /// Show each peer single pieces (BEP 16), if everything is there when it starts.
     pub super_seeding: bool,
+    /// Tell peers of each other, and take addresses from them (BEP 11), unless it is private.
+    pub pex: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }
@@ -92,6 +95,8 @@ pub enum ToShard {
         /// Whether other shards help.
         spread: bool,
     },
+    /// Fetch the metadata of a magnet link; this shard will be its torrent's home.
+    AddMagnet(Box<AddMagnet>),
     /// Stop a torrent and close its files, and with `delete_data` remove them too; answered by [`Event::Removed`].
     Remove {
         /// The torrent.
@@ -129,7 +134,7 @@ pub enum ToShard {
     Snapshot(TorrentKey, Sender<Snapshot>),
     /// It may be this torrent's turn to read from a rotating device.
     CheckTurn(TorrentKey),
-    /// Addresses somebody found.
+    /// Addresses somebody found for a torrent or a magnet.
     AddPeers(TorrentKey, Vec<SocketAddr>, Source),
     /// Bytes per second for all torrents of all shards together; 0 = unlimited.
     Limits {
@@ -276,6 +281,8 @@ pub enum FromShard {
     Event(TorrentKey, Event),
     /// How a torrent does; about four times a second while something changes.
     Status(Box<TorrentStatus>),
+    /// The `info` dictionary of a magnet; its SHA-1 is the info-hash. What is connected waits for the torrent.
+    Metadata(TorrentKey, Arc<[u8]>),
     /// How a shard's read cache does; about four times a second while something changes.
     Cache(usize, CacheStats),
     /// A torrent's files are closed, as it was stopped or removed: how its pieces were at last. Not told when its files
@@ -295,6 +302,19 @@ pub enum FromShard {
 pub enum Event {
     /// Files are open; `note` is worth a log line.
     Note(String),
+    /// How far the metadata of a magnet is; once a second at most, when something has changed.
+    Metadata {
+        /// Bytes received.
+        received: u32,
+        /// Bytes in all; 0 until a peer says.
+        total: u32,
+        /// Connections through their handshake (a count).
+        peers: usize,
+        /// Addresses known (a count).
+        candidates: usize,
+    },
+    /// The metadata of a magnet is there and verified: it can be added as a torrent.
+    MetadataComplete,
     /// Existing data was looked at: so many pieces are good.
     Checked {
         /// Good pieces.

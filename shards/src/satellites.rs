@@ -50,6 +50,8 @@ pub struct AddSatellite {
     pub max_peers: usize,
     /// The files live in memory.
     pub in_memory: bool,
+    /// As at home.
+    pub pex: bool,
     /// Its peers hear of our DHT node.
     pub use_dht: bool,
     /// As at home; its home keeps those of all peers together.
@@ -196,6 +198,7 @@ impl Shard {
                 picker: home.picker.clone(),
                 max_peers: home.max_peers.div_ceil(self.others.len()),
                 in_memory: home.in_memory,
+                pex: home.pex,
                 use_dht: home.finding.dht,
                 limits,
                 home: self.config.index,
@@ -337,6 +340,7 @@ impl Shard {
             picker,
             max_peers,
             in_memory,
+            pex,
             use_dht,
             limits,
             home,
@@ -351,8 +355,9 @@ impl Shard {
         let config = TorrentConfig {
             picker,
             listen_port: self.config.listen_port,
+            metadata: Some(metainfo.shared_raw_info()),
+            pex: pex && !metainfo.private,
             dht_port: self.dht_port(&satellite),
-            metadata_size: metainfo.raw_info().len() as u32,
             ..self.config.torrent.clone()
         };
         let (now, id, hash) = (self.now, self.config.peer_id, metainfo.info_hash);

@@ -25,7 +25,7 @@ use crate::checking::line::DeviceLines;
 use crate::control::TrackerClientConfig;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread};
 use crate::inbox::Inbox;
-use crate::messages::{AddTorrent, FromShard, ToShard};
+use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::zero_copy::ZeroCopySend;
@@ -195,21 +195,36 @@ impl Service {
     /// Gives the torrent to its home shard; homes go round. Its key must be new, and its info-hash must not be running.
     /// Returns the way to its home.
     pub fn add(&self, torrent: AddTorrent) -> Inbox {
-        let home = self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let running = {
-            let mut homes = self.homes.lock().expect("no holder panics");
-            homes.insert(torrent.key, home);
-            homes.len()
-        };
-        self.hashes.lock().expect("no holder panics").insert(torrent.key, torrent.metainfo.info_hash);
-        for shard in &self.shards {
-            shard.inbox.send(ToShard::Route(torrent.metainfo.info_hash, Some(home)));
-        }
+        let (home, running) = self.place(torrent.key, torrent.metainfo.info_hash);
         // Many torrents use all cores anyway, each at its home.
         let spread = self.shards.len() > 1 && running <= SPREAD_TORRENTS * self.shards.len();
         let inbox = &self.shards[home].inbox;
         inbox.send(ToShard::Add { torrent: Box::new(torrent), spread });
         inbox.clone()
+    }
+
+    /// Gives a magnet to the shard that will be its torrent's home; as [`Self::add`] otherwise.
+    pub fn add_magnet(&self, magnet: AddMagnet) -> Inbox {
+        let (home, _) = self.place(magnet.key, magnet.info_hash);
+        let inbox = &self.shards[home].inbox;
+        inbox.send(ToShard::AddMagnet(Box::new(magnet)));
+        inbox.clone()
+    }
+
+    /// The home of a torrent, which is its magnet's where it has one, and how many torrents there are. All shards hear of
+    /// it.
+    fn place(&self, key: TorrentKey, info_hash: InfoHash) -> (usize, usize) {
+        let (home, running) = {
+            let mut homes = self.homes.lock().expect("no holder panics");
+            let next = || self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+            let home = *homes.entry(key).or_insert_with(next);
+            (home, homes.len())
+        };
+        self.hashes.lock().expect("no holder panics").insert(key, info_hash);
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Route(info_hash, Some(home)));
+        }
+        (home, running)
     }
 
     /// Stops a torrent and closes its files; with `delete_data` they are removed too. Answered by
@@ -304,9 +319,10 @@ fn shard_config(
             window: config.window.clone(),
             choker: config.choker.clone(),
             listen_port: port,
+            metadata: None,
+            pex: true,
             // Set for each torrent.
             dht_port: 0,
-            metadata_size: 0,
             super_seeding: false,
         },
         count_overhead: config.count_overhead,

@@ -35,6 +35,7 @@ use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::counters::ShardStats;
 use crate::discovery::Discovery;
+use crate::fetching::Fetcher;
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
@@ -116,6 +117,8 @@ pub(crate) enum Stage {
     Connecting,
     /// Waiting for the peer's handshake.
     Handshake(HandshakeReader),
+    /// Only metadata is spoken of: its torrent is not known yet.
+    Fetching(PeerKey),
     /// Messages flow.
     Open(PeerKey),
     /// Going; the ring lets go of it soon.
@@ -130,6 +133,10 @@ pub(crate) struct Conn {
     pub stage: Stage,
     /// Slab index of the torrent, once known.
     pub home: Option<usize>,
+    /// Slab index of the magnet that it belongs to instead.
+    pub fetch: Option<usize>,
+    /// Its address is to be tried again at once.
+    pub again: bool,
     /// The peer in the torrent, until it is told that the peer is gone.
     pub peer: Option<PeerKey>,
     /// It came before its torrent runs: what followed the handshake.
@@ -169,6 +176,8 @@ impl Conn {
             incoming,
             stage,
             home,
+            fetch: None,
+            again: false,
             peer: None,
             waiting: None,
             aside: None,
@@ -203,6 +212,8 @@ pub struct Shard {
     pub(crate) partition: Partition,
     pub(crate) cache: ReadCache,
     pub(crate) homes: Slab<Home>,
+    /// Magnets whose torrents are not known yet.
+    pub(crate) fetchers: Slab<Fetcher>,
     pub(crate) by_key: HashMap<TorrentKey, usize>,
     pub(crate) by_hash: HashMap<InfoHash, usize>,
     pub(crate) conns: Vec<Option<Conn>>,
@@ -281,6 +292,7 @@ impl Shard {
             timers: Timers::new(now),
             routes: HashMap::new(),
             homes: Slab::new(),
+            fetchers: Slab::new(),
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
             conns: Vec::new(),

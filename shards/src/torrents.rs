@@ -36,11 +36,17 @@ impl Shard {
                 return self.tell(FromShard::Event(add.key, failed));
             }
         };
-        let mut candidates = Candidates::default();
+        let (magnet, mut candidates, announces) = match self.take_fetcher(add.key, &add.trackers) {
+            Some((at, candidates, announces)) => (Some(at), candidates, announces),
+            None => (None, Candidates::new(self.config.listen_port), None),
+        };
+        if add.metainfo.private {
+            candidates.set_private();
+        }
         for peer in &add.peers {
             candidates.add(*peer, Source::User);
         }
-        let mut announces = (!add.trackers.is_empty()).then(|| {
+        let new_announces = || {
             let identity = Identity {
                 torrent: add.key,
                 info_hash: add.metainfo.info_hash,
@@ -48,7 +54,8 @@ impl Shard {
                 port: self.config.listen_port,
             };
             Announces::new(identity, &add.trackers, self.now, &mut self.rng)
-        });
+        };
+        let mut announces = announces.or_else(|| (!add.trackers.is_empty()).then(new_announces));
         if let (true, Some(announces)) = (add.paused, &mut announces) {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.
             announces.stop(self.now);
@@ -69,6 +76,7 @@ impl Shard {
             bytes_wanted: add.selection.wanted_len(&add.metainfo),
             playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
             super_seeding: add.super_seeding,
+            pex: add.pex,
             selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,
@@ -78,6 +86,9 @@ impl Shard {
         let index = self.homes.insert(home);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
+        if let Some(at) = magnet {
+            self.hand_down(at, index);
+        }
         self.touch(index);
         self.tell_nodes(index);
         self.set_torrent_limits(key, add.limits);
@@ -184,8 +195,9 @@ impl Shard {
         let config = TorrentConfig {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
+            metadata: Some(self.homes[index].meta.shared_raw_info()),
+            pex: self.homes[index].pex && !self.homes[index].meta.private,
             dht_port: self.dht_port(&self.homes[index]),
-            metadata_size: self.homes[index].meta.raw_info().len() as u32,
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };
@@ -204,6 +216,7 @@ impl Shard {
         self.touch(index);
         self.spread(index);
         self.answer_waiting(index);
+        self.adopt_all(index);
         self.dial(index);
     }
 
@@ -226,7 +239,10 @@ impl Shard {
         let mut any = false;
         while let Some(done) = self.announced.pop() {
             any = true;
-            let Some(&index) = self.by_key.get(&done.torrent) else { continue };
+            let Some(&index) = self.by_key.get(&done.torrent) else {
+                self.on_magnet_announce(done);
+                continue;
+            };
             let home = &mut self.homes[index];
             let Some(announces) = &mut home.announces else { continue };
             let outcome = announces.on_done(self.now, done);

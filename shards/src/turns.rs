@@ -21,12 +21,16 @@ impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
         match message {
             ToShard::Add { torrent, spread } => self.add_torrent(*torrent, spread),
+            ToShard::AddMagnet(magnet) => self.add_magnet(*magnet),
             ToShard::Remove { key, delete_data } => match self.by_key.get(&key) {
                 Some(&index) => {
                     self.homes[index].delete_data |= delete_data;
                     self.end_torrent(index, true);
                 }
-                None => self.tell(FromShard::Event(key, Event::Removed)),
+                None => match self.fetcher_by_key(key) {
+                    Some(at) => self.end_fetcher(at, true),
+                    None => self.tell(FromShard::Event(key, Event::Removed)),
+                },
             },
             ToShard::Move { key, root, options } => self.want_move(key, root, options),
             ToShard::Rename { key, file, path } => self.want_rename(key, file, path),
@@ -42,6 +46,8 @@ impl Shard {
                 if let Some(&index) = self.by_key.get(&key) {
                     self.end_pause(index);
                     self.resume(index);
+                } else if let Some(at) = self.fetcher_by_key(key) {
+                    self.pause_fetcher(at, false);
                 }
             }
             ToShard::Snapshot(key, reply) => {
@@ -56,11 +62,13 @@ impl Shard {
             },
             ToShard::AddPeers(key, peers, source) => {
                 if let Some(&index) = self.by_key.get(&key) {
-                    for peer in peers {
-                        self.homes[index].candidates.add(peer, source);
+                    for peer in &peers {
+                        self.homes[index].candidates.add(*peer, source);
                     }
                     self.dial(index);
                     self.touch(index);
+                } else {
+                    self.add_magnet_peers(key, &peers, source);
                 }
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
@@ -99,6 +107,8 @@ impl Shard {
         self.stopping = Some(self.now + GOODBYE);
         let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
         homes.into_iter().for_each(|index| self.end_torrent(index, false));
+        let magnets: Vec<usize> = self.fetchers.iter().map(|(at, _)| at).collect();
+        magnets.into_iter().for_each(|at| self.end_fetcher(at, false));
     }
 
     pub(crate) fn take_storage(&mut self) -> bool {
@@ -231,7 +241,12 @@ impl Shard {
     /// Leaves all peers and trackers; what is being written gets written.
     pub(crate) fn pause(&mut self, key: TorrentKey) {
         let now = self.now;
-        let Some(&index) = self.by_key.get(&key) else { return };
+        let Some(&index) = self.by_key.get(&key) else {
+            if let Some(at) = self.fetcher_by_key(key) {
+                self.pause_fetcher(at, true);
+            }
+            return;
+        };
         let home = &mut self.homes[index];
         if home.paused || matches!(home.phase, Phase::Ending { .. }) {
             return;

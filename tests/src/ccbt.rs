@@ -46,6 +46,11 @@ impl CcbtCommand {
         Self::new("download", torrent, output)
     }
 
+    /// `ccbt-fast magnet LINK --output DIR`.
+    pub fn magnet(link: &str, output: &Path) -> Self {
+        Self::new("magnet", Path::new(link), output)
+    }
+
     /// `ccbt-fast seed TORRENT --output DIR`.
     pub fn seed(torrent: &Path, output: &Path) -> Self {
         Self::new("seed", torrent, output)

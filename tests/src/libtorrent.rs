@@ -21,7 +21,7 @@ pub struct LibtorrentPeer {
 }
 
 impl LibtorrentPeer {
-    /// Starts it and waits until it has checked its files and listens.
+    /// Starts it and waits until it has checked its files and listens. `torrent` may be a magnet link.
     pub fn start(torrent: &Path, dir: &Path) -> Self {
         Self::start_with(torrent, dir, json!({}))
     }
@@ -68,6 +68,11 @@ impl LibtorrentPeer {
     /// Makes it connect to `peer`.
     pub fn connect(&mut self, peer: SocketAddr) {
         self.process.tell(&format!("connect {} {}", peer.ip(), peer.port()));
+    }
+
+    /// Makes it receive at most so many bytes a second.
+    pub fn limit(&mut self, bytes: u32) {
+        self.process.tell(&format!("limit {bytes}"));
     }
 
     /// Waits until it has every piece.

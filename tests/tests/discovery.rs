@@ -42,6 +42,10 @@ fn libtorrent_announces_to_our_node_and_we_find_it() {
     let copy = lab.dir("ours");
     CcbtCommand::download(&made.torrent_path, &copy).dht(hub.address()).start().wait_done();
     made.payload.assert_equal_in(&copy);
+    // By its name alone.
+    let (copy, link) = (lab.dir("magnet"), format!("magnet:?xt=urn:btih:{}", made.torrent.info_hash_hex()));
+    CcbtCommand::magnet(&link, &copy).dht(hub.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
     hub.stop();
 }
 

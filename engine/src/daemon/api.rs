@@ -76,8 +76,12 @@ pub struct Change {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Add {
-    /// The torrent file in base64.
+    /// The torrent file in base64; empty with `magnet`.
+    #[serde(default)]
     pub torrent: String,
+    /// A magnet link in place of a torrent file: its metadata is looked for first.
+    #[serde(default)]
+    pub magnet: Option<String>,
     /// Absolute path of the folder of its files; left out: the configuration's.
     #[serde(default)]
     pub output: Option<PathBuf>,
@@ -153,6 +157,8 @@ pub struct LimitChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
+    /// The metadata of a magnet link is looked for.
+    FetchingMetadata,
     /// Its files are being opened.
     Opening,
     /// What is there is being hashed.

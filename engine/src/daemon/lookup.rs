@@ -16,7 +16,7 @@ impl Core {
         if let Ok(hash) = id.parse::<InfoHash>() {
             return match self.torrents.contains_key(&hash) {
                 true => Ok(hash),
-                false => Err(missing(&id)),
+                false => Err(self.missing(&id)),
             };
         }
         let mut fitting = self.torrents.keys().filter(|hash| hash.to_string().starts_with(&id));
@@ -26,8 +26,17 @@ impl Core {
                 let message = format!("several info-hashes begin with {id}: give more digits");
                 Err(ApiError::new(400, "ambiguous", message))
             }
-            (None, _) => Err(missing(&id)),
+            (None, _) => Err(self.missing(&id)),
         }
+    }
+
+    fn missing(&self, id: &str) -> ApiError {
+        if self.magnets.keys().any(|hash| hash.to_string().starts_with(id)) {
+            let message = format!("the metadata of {id} is not there yet; until then it can only be removed");
+            return ApiError::new(409, "no_metadata", message);
+        }
+        let message = format!("no torrent here has an info-hash that begins with {id}");
+        ApiError::new(404, "no_such_torrent", message)
     }
 
     /// As [`Self::find`], for what is to be changed.
@@ -50,6 +59,7 @@ impl Core {
         let mut rows: Vec<Row> = self.queue.order().iter().enumerate().map(row).collect();
         let leaving = self.torrents.values().filter(|torrent| torrent.leaving.is_some());
         rows.extend(leaving.map(|torrent| torrent.row(0, false)));
+        rows.extend(self.magnet_rows());
         rows
     }
 
@@ -107,8 +117,4 @@ impl Core {
             lsd_heard: found.lsd_in,
         }
     }
-}
-
-fn missing(id: &str) -> ApiError {
-    ApiError::new(404, "no_such_torrent", format!("no torrent here has an info-hash that begins with {id}"))
 }

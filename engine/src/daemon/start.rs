@@ -111,6 +111,7 @@ impl Daemon {
             state,
             store,
             torrents: HashMap::new(),
+            magnets: HashMap::new(),
             keys: HashMap::new(),
             queue: Queue::new(),
             subscribers: Subscribers::default(),
@@ -222,6 +223,7 @@ impl Core {
         found.sort_by_key(|found| places.get(found.record.info_hash.as_str()).copied().unwrap_or(usize::MAX));
         let prepared = found.into_iter().filter_map(|found| self.prepare(found, board)).collect();
         self.launch(prepared);
+        self.restore_magnets().map_err(failed)?;
         let all: Vec<InfoHash> = self.torrents.keys().copied().collect();
         for hash in all {
             let torrent = &self.torrents[&hash];

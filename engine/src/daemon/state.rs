@@ -3,6 +3,7 @@
 //! ```text
 //! lock                  held by the daemon that uses the folder
 //! torrents/HASH.torrent the torrent file as it was added
+//! torrents/HASH.magnet  an Add: a magnet link whose metadata is looked for, and how its torrent is to be added
 //! torrents/HASH.json    a Record: what was asked for; a torrent is there if this is
 //! daemon.json           a Board: order of the queue, counters, limits of all
 //! token                 for clients by TCP
@@ -24,6 +25,7 @@ use ccbt_protocol::ids::InfoHash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::api::Add;
 use super::settings::SeedAction;
 use crate::checkpoints::write_atomically;
 use crate::choosing::{Choice, read_priority};
@@ -242,6 +244,34 @@ impl StateDir {
             }
         }
         File::open(self.dir.join("torrents"))?.sync_all()
+    }
+
+    /// Keeps a magnet link.
+    pub fn add_magnet(&self, info_hash: InfoHash, how: &Add) -> io::Result<()> {
+        write_atomically(&self.path(info_hash, "magnet"), &serde_json::to_vec_pretty(how)?)
+    }
+
+    /// Forgets a magnet link.
+    pub fn remove_magnet(&self, info_hash: InfoHash) -> io::Result<()> {
+        match fs::remove_file(self.path(info_hash, "magnet")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All magnet links; what cannot be read is told.
+    pub fn magnets(&self) -> io::Result<Vec<Add>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dir.join("torrents"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == "magnet") {
+                match read_json::<Add>(&path) {
+                    Ok(how) => found.push(how),
+                    Err(problem) => tracing::error!("{} is not used: {problem}", path.display()),
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// All torrents, and what is wrong with others.

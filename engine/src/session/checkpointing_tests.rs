@@ -8,7 +8,7 @@ use crate::testing;
 fn torrent() -> Torrent {
     let metainfo = Arc::new(testing::metainfo("t", 10 * 16_384, 16_384));
     let origin = Origin {
-        source: None,
+        source: Source::default(),
         added_at: 5,
         totals: Totals { downloaded: 1, uploaded: 2 },
         peers: vec!["192.0.2.9:5".parse().unwrap()],
@@ -274,12 +274,12 @@ fn only_the_torrents_own_file_is_copied() {
     let spec = LayoutSpec::from_metainfo("/srv".into(), torrent.metainfo()).unwrap();
     let field = Bitfield::empty(10);
     let known = Known { have: field.clone(), looked: field, partial: Vec::new(), files: vec![None] };
-    torrent.origin.source = Some(other);
+    torrent.origin.source.torrent = Some(other);
     let checkpoint = Checkpoint { info_hash, ..torrent.compose(known, &spec) };
-    writer.keep_torrent(&checkpoint).unwrap();
+    writer.keep_torrent(TorrentKey(0), &checkpoint).unwrap();
     assert!(!store.torrent_path(info_hash).exists(), "it is another torrent's by now");
     let source = Source { torrent: Some(own.clone()), magnet: None };
-    writer.keep_torrent(&Checkpoint { source, ..checkpoint }).unwrap();
+    writer.keep_torrent(TorrentKey(0), &Checkpoint { source, ..checkpoint }).unwrap();
     assert_eq!(std::fs::read(store.torrent_path(info_hash)).unwrap(), std::fs::read(own).unwrap());
 }
 

@@ -8,6 +8,7 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod magnet;
 mod reader;
 mod relocate;
 mod resuming;
@@ -32,9 +33,11 @@ use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{
-    AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError,
+    AddError, GoneError, LoadError, MagnetError, ResumeError, ServiceError, ShutdownError, StartError,
+    WaitError,
 };
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub use magnet::{MagnetHandle, MagnetOptions, MagnetStatus};
 pub use reader::FileReader;
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
@@ -137,10 +140,11 @@ impl Session {
         }
         handle.shared.set_priorities(options.priorities_for(&metainfo));
         options.limits.get_or_insert(self.torrent_limits);
-        let (source, before) = (options.source.take(), options.resume.clone());
+        let from = (options.source.take(), options.magnet.take());
+        let before = options.resume.clone();
         let add = options.into_message(handle.key(), metainfo);
         if let Some(checkpointer) = &self.checkpointer {
-            checkpointer.watch(&handle.shared, source.as_deref(), before.as_deref(), &add);
+            checkpointer.watch(&handle.shared, from, before.as_deref(), &add);
         }
         let home = self.service().add(add);
         handle.shared.set_home(home);

@@ -221,6 +221,8 @@ pub struct AddOptions {
     pub use_trackers: bool,
     /// Which of them.
     pub tracker_schemes: TrackerSchemes,
+    /// Tell peers of each other, and take addresses from them (BEP 11); never for a private torrent.
+    pub use_pex: bool,
     /// Whether it is looked for and announced in the DHT; never if it is private (BEP 27).
     pub use_dht: bool,
     /// As `use_dht`, in the local network.
@@ -248,6 +250,8 @@ pub struct AddOptions {
     pub known: Option<Known>,
     /// Torrent file that it was read from, kept in checkpoints for [`crate::checkpoints`].
     pub source: Option<PathBuf>,
+    /// The magnet link that it came from, kept in checkpoints; then the torrent file is kept beside them.
+    pub magnet: Option<String>,
     /// Go on from this checkpoint if it is of this torrent: what it knows of the files (where `known` says nothing), other
     /// paths (where `renames` says nothing), peers and sums. Its output folder is not used: `output` counts.
     pub resume: Option<Box<Checkpoint>>,
@@ -273,6 +277,12 @@ impl Default for TrackerSchemes {
 }
 
 impl TrackerSchemes {
+    /// Takes all others out.
+    pub(super) fn sift(self, tiers: &mut Vec<Vec<String>>) {
+        tiers.iter_mut().for_each(|tier| tier.retain(|url| self.include(url)));
+        tiers.retain(|tier| !tier.is_empty());
+    }
+
     /// Whether the tracker at `url` is one of them.
     fn include(self, url: &str) -> bool {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -304,6 +314,7 @@ impl AddOptions {
             peers: Vec::new(),
             use_trackers: true,
             tracker_schemes: TrackerSchemes::default(),
+            use_pex: true,
             use_dht: true,
             use_lsd: true,
             seed_only: false,
@@ -314,6 +325,7 @@ impl AddOptions {
             super_seeding: false,
             known: None,
             source: None,
+            magnet: None,
             resume: None,
             auto_resume: true,
         }
@@ -336,10 +348,8 @@ impl AddOptions {
             self.peers.extend(checkpoint.peers.iter().filter(|peer| can_be_reached(peer)));
             self.file_priorities.get_or_insert(checkpoint.file_priorities);
         }
-        let schemes = self.tracker_schemes;
         let mut trackers = if self.use_trackers { metainfo.trackers.clone() } else { Vec::new() };
-        trackers.iter_mut().for_each(|tier| tier.retain(|url| schemes.include(url)));
-        trackers.retain(|tier| !tier.is_empty());
+        self.tracker_schemes.sift(&mut trackers);
         AddTorrent {
             key,
             metainfo,
@@ -357,6 +367,7 @@ impl AddOptions {
             limits: self.limits.unwrap_or_default(),
             streaming: self.streaming,
             super_seeding: self.super_seeding,
+            pex: self.use_pex,
             selection: Selection::new(self.file_priorities.unwrap_or_default()),
             known: self.known,
         }

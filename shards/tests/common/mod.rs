@@ -109,6 +109,7 @@ pub fn add_with(
         selection: Selection::default(),
         streaming: false,
         super_seeding: false,
+        pex: true,
         known: None,
         renames: Vec::new(),
         paused: false,

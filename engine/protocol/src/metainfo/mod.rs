@@ -18,6 +18,7 @@ mod urls;
 
 pub use display::escape_for_terminal;
 pub use error::{MetainfoError, PathProblem};
+pub(crate) use urls::{is_tracker_url, is_web_seed_url};
 
 use crate::geometry::Geometry;
 use crate::ids::{InfoHash, PieceIndex};
@@ -136,6 +137,11 @@ impl Metainfo {
     /// The `info` dictionary exactly as it was received; its SHA-1 is the info-hash.
     pub fn raw_info(&self) -> &[u8] {
         &self.info.bytes
+    }
+
+    /// A torrent file that says the same: what a magnet link led to, to be kept.
+    pub fn to_torrent(&self) -> Vec<u8> {
+        build::wrap(self)
     }
 
     /// The same bytes as [`Metainfo::raw_info`], to be shared with other threads (BEP 9 serves them to peers).

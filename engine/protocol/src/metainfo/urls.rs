@@ -11,12 +11,12 @@ const TRACKER_SCHEMES: &[&str] = &["http://", "https://", "udp://"];
 const WEB_SEED_SCHEMES: &[&str] = &["http://", "https://"];
 
 /// Whether `url` is one that a tracker tier keeps.
-pub(super) fn is_tracker_url(url: &str) -> bool {
+pub(crate) fn is_tracker_url(url: &str) -> bool {
     is_url(url, TRACKER_SCHEMES)
 }
 
 /// Whether `url` is one that the web seed list keeps.
-pub(super) fn is_web_seed_url(url: &str) -> bool {
+pub(crate) fn is_web_seed_url(url: &str) -> bool {
     is_url(url, WEB_SEED_SCHEMES)
 }
 

@@ -10,7 +10,6 @@ use crate::geometry::Block;
 use crate::ids::PieceIndex;
 use crate::peer::{Has, Peer, PeerFault};
 use crate::picker::PeerKey;
-use crate::wire::extension::ExtensionHandshake;
 use crate::wire::message::Message;
 
 impl Torrent {
@@ -82,8 +81,9 @@ impl Torrent {
                 self.mark(key);
                 Ok(())
             }
-            Message::Extended { id: 0, payload } => self.on_extended_handshake(key, payload),
-            Message::Extended { .. } | Message::Unknown { .. } => peer.strike(),
+            Message::Extended { id: 0, payload } => self.on_extended_handshake(now, key, payload),
+            Message::Extended { id, payload } => self.on_extension(now, key, id, payload),
+            Message::Unknown { .. } => peer.strike(),
             Message::Piece { .. } => unreachable!("blocks come through begin_block"),
         };
         if let (Ok(()), Some(piece)) = (&result, heard) {
@@ -252,17 +252,6 @@ impl Torrent {
         peer.allowed_in.retain(|piece| *piece != block.piece);
         self.picker.request_failed(key, block);
         self.wake_idle();
-        Ok(())
-    }
-
-    fn on_extended_handshake(&mut self, key: PeerKey, payload: &[u8]) -> Result<(), PeerFault> {
-        let peer = peer_of(&mut self.slots, key);
-        let Ok(hello) = ExtensionHandshake::parse(payload) else { return peer.strike() };
-        if let Some(reqq) = hello.reqq {
-            peer.window.set_peer_limit(reqq as usize);
-        }
-        peer.upload_only = hello.upload_only;
-        peer.extension = Some(hello);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::args::{
 };
 use crate::console::print_line;
 use crate::failure::Failure;
-use crate::{json, table};
+use crate::{json, magnet, table};
 
 const NO_BODY: Option<&()> = None;
 
@@ -80,11 +80,19 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
     let priority = |(files, priority): &(String, Priority)| format!("{files}={}", priority.name());
     let priorities: Vec<String> = args.files.priorities.iter().map(priority).collect();
     for path in &args.torrents {
-        // Here it is known which file is wrong.
-        args.files.priorities(&*TorrentSource::from(path.as_path()).load()?)?;
-        let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
+        let link = magnet::given(path)?;
+        let torrent = match link {
+            Some(_) => String::new(),
+            None => {
+                // Here it is known which file is wrong.
+                args.files.priorities(&*TorrentSource::from(path.as_path()).load()?)?;
+                let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
+                STANDARD.encode(bytes)
+            }
+        };
         let how = api::Add {
-            torrent: STANDARD.encode(bytes),
+            torrent,
+            magnet: link.map(|link| link.to_string()),
             output: output.clone(),
             paused: args.paused,
             top: args.top,

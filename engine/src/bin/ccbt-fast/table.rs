@@ -14,6 +14,7 @@ const DIGITS: usize = 8;
 
 fn state(state: Activity) -> &'static str {
     match state {
+        Activity::FetchingMetadata => "fetching metadata",
         Activity::Opening => "opening",
         Activity::Checking => "checking",
         Activity::Downloading => "downloading",

@@ -141,4 +141,14 @@ pub(super) const KEYS: &[Key] = &[
         |effect, value| effect.torrent.tracker_schemes.udp = *value == Value::Bool(true),
     )
     .per_torrent(),
+    key(
+        "discovery",
+        "enable_pex",
+        Kind::Bool,
+        "true",
+        "Tell peers of each other, and take addresses from them (BEP 11). Never for private torrents.",
+        |effect, value| effect.torrent.use_pex = *value == Value::Bool(true),
+    )
+    .per_torrent()
+    .switch("no-pex", false),
 ];

@@ -31,8 +31,9 @@ pub fn config() -> TorrentConfig {
         window: Default::default(),
         choker: Default::default(),
         listen_port: 6881,
+        metadata: None,
+        pex: true,
         dht_port: 0,
-        metadata_size: 1234,
         super_seeding: false,
     }
 }
@@ -330,6 +331,8 @@ impl Swarm {
                     }
                 }
                 TorrentEvent::Ban(ip) => self.nodes[node].bans.push(ip),
+                // Nodes know each other, and have no addresses of their own.
+                TorrentEvent::Peers(_) | TorrentEvent::OwnAddress(..) => {}
                 TorrentEvent::Finished => {
                     assert!(!std::mem::replace(&mut self.nodes[node].finished, true), "finished twice");
                 }

@@ -100,7 +100,7 @@ pub struct ListArgs {
 /// Options of `add`.
 #[derive(Args, Clone, Debug)]
 pub struct AddArgs {
-    /// Torrent files
+    /// Torrent files or magnet links
     #[arg(value_name = "TORRENT", required = true)]
     pub torrents: Vec<PathBuf>,
     /// Folder for their files [default: the daemon's disk.output]
