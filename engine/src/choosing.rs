@@ -1,8 +1,10 @@
 //! Files of a torrent as people name them: by numbers, or by name with wildcards.
 //!
-//! Pure. Called by the command line; the indices are those of [`Metainfo::files`], as `ccbt-fast info` prints them.
+//! Pure. Called by the command line, the configuration and the daemon; the indices are those of [`Metainfo::files`], as
+//! `ccbt-fast info` prints them.
 
 use ccbt_protocol::metainfo::{FileEntry, Metainfo};
+use ccbt_protocol::picker::Priority;
 
 use crate::config::matches_glob;
 
@@ -31,6 +33,69 @@ pub enum ChooseError {
         /// Paths of some files.
         nearest: Vec<String>,
     },
+    /// No file is left.
+    #[error("every file is skipped: nothing is left to fetch")]
+    Nothing,
+}
+
+/// Which files are wanted, and how much, in the words of [`choose`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Only these; none: all.
+    pub only: Vec<String>,
+    /// How much files are wanted, the last one counts. Also takes files in that `only` does not name.
+    pub priorities: Vec<(String, Priority)>,
+}
+
+impl Choice {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.only.is_empty() && self.priorities.is_empty()
+    }
+
+    /// The priority of each file; `None`: it says nothing. Errors: it names no file, or leaves none.
+    pub fn priorities_in(&self, metainfo: &Metainfo) -> Result<Option<Vec<Priority>>, ChooseError> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let all = if self.only.is_empty() { Priority::Normal } else { Priority::Skip };
+        let mut priorities = vec![all; metainfo.files.len()];
+        let only = self.only.iter().map(|files| (files, Priority::Normal));
+        let more = self.priorities.iter().map(|(files, priority)| (files, *priority));
+        for (files, priority) in only.chain(more) {
+            for file in choose(metainfo, files)? {
+                priorities[file as usize] = priority;
+            }
+        }
+        let is_wanted = |(file, priority): (&FileEntry, &Priority)| !file.pad && *priority != Priority::Skip;
+        if metainfo.files.iter().zip(&priorities).any(is_wanted) {
+            Ok(Some(priorities))
+        } else {
+            Err(ChooseError::Nothing)
+        }
+    }
+
+    /// As [`Self::priorities_in`], for a choice that is for many torrents: what names no file of this one says nothing of it,
+    /// and a torrent of which nothing would be left is wanted whole.
+    pub fn priorities_if_fitting(&self, metainfo: &Metainfo) -> Option<Vec<Priority>> {
+        let fits = |files: &String| choose(metainfo, files).is_ok();
+        let only = self.only.iter().filter(|files| fits(files)).cloned().collect();
+        let priorities = self.priorities.iter().filter(|(files, _)| fits(files)).cloned().collect();
+        Self { only, priorities }.priorities_in(metainfo).unwrap_or_else(|error| {
+            tracing::warn!("{}: {error}; all of it is fetched", metainfo.name);
+            None
+        })
+    }
+}
+
+/// `FILES=PRIORITY`, such as `0-3=high` or `*.nfo=skip`. Errors: what is wrong, for people.
+pub fn read_priority(text: &str) -> Result<(String, Priority), String> {
+    let problem = || "must be FILES=PRIORITY, such as 0-3=high or *.nfo=skip".to_owned();
+    let (files, name) = text.rsplit_once('=').filter(|(files, _)| !files.is_empty()).ok_or_else(problem)?;
+    match Priority::from_name(name) {
+        Some(priority) => Ok((files.to_owned(), priority)),
+        None => Err(format!("{name:?} is no priority; there are skip, low, normal and high")),
+    }
 }
 
 /// The files that `text` names, rising: a list of numbers and ranges (`0,2-5`, of digits, commas and dashes only), or a
@@ -132,5 +197,31 @@ mod tests {
         }
         let error = choose(&meta, "E03.mkv").unwrap_err().to_string();
         assert!(error.contains("show/Season 1/e01.mkv") && error.contains("\"E03.mkv\""), "{error}");
+    }
+
+    #[test]
+    fn choices() {
+        use Priority::{High, Normal, Skip};
+        let meta = metainfo();
+        let choice = |only: &[&str], priorities: &[&str]| Choice {
+            only: only.iter().map(|text| (*text).to_owned()).collect(),
+            priorities: priorities.iter().map(|text| read_priority(text).expect("well-formed")).collect(),
+        };
+        // Padding has the odd numbers.
+        let of = |files: &[Priority]| Some(files.to_vec());
+        assert_eq!(choice(&[], &[]).priorities_in(&meta), Ok(None));
+        let some = choice(&["*.nfo"], &["e0?.mkv=high", "2=normal"]);
+        assert_eq!(some.priorities_in(&meta), Ok(of(&[High, Skip, Normal, Skip, Skip, Skip, Normal])));
+        assert_eq!(some.priorities_if_fitting(&meta), some.priorities_in(&meta).unwrap());
+        let nothing = choice(&[], &["*=skip"]);
+        assert_eq!(nothing.priorities_in(&meta), Err(ChooseError::Nothing));
+        assert_eq!(nothing.priorities_if_fitting(&meta), None);
+        let foreign = choice(&["*.flac", "99"], &["*.jpg=skip", "0=skip"]);
+        assert!(foreign.priorities_in(&meta).is_err());
+        let fitting = foreign.priorities_if_fitting(&meta);
+        assert_eq!(fitting, of(&[Skip, Normal, Normal, Normal, Normal, Normal, Normal]));
+        for wrong in ["0", "=high", "0=urgent", "0="] {
+            assert!(read_priority(wrong).is_err(), "{wrong}");
+        }
     }
 }

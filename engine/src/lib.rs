@@ -42,11 +42,14 @@ pub mod streaming;
 #[cfg(test)]
 mod testing;
 
+pub use ccbt_protocol::dht::DhtStats;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
+pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_shards::dialling::{Transport, Transports};
+pub use ccbt_shards::discovery::{DhtSettings, DiscoveryStats};
 pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
@@ -58,7 +61,8 @@ pub use ccbt_storage::relocate::MoveOptions;
 pub use ccbt_storage::stats::{DeviceStats, StorageStats, WorkerStats};
 pub use goal::Goal;
 pub use session::{
-    AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, Received,
-    RemoveOptions, ResumeError, ServiceError, Session, SessionEvent, Settings, ShutdownError, StartError,
-    TorrentHandle, TorrentSource, TrackerSchemes, WaitError,
+    AddError, AddOptions, CacheHandle, EventStream, Events, FileReader, GoneError, LoadError, MagnetError,
+    MagnetHandle, MagnetOptions, MagnetStatus, Received, RemoveOptions, ResumeError, ServiceError, Session,
+    SessionEvent, Settings, ShutdownError, StartError, TorrentHandle, TorrentSource, TrackerSchemes,
+    WaitError,
 };

@@ -24,6 +24,7 @@ pub(crate) fn status(key: TorrentKey, pieces_done: u32) -> TorrentStatus {
         pieces_done,
         pieces_total: 10,
         pieces_durable: 0,
+        blocks_partial: 0,
         syncs: 0,
         bytes_done: u64::from(pieces_done) << 14,
         bytes_total: 10 << 14,

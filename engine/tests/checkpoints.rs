@@ -1,13 +1,15 @@
 //! Checkpoints by the library's own API.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ccbt_fast::checkpoints::{CheckpointSettings, Format, Loaded, Store};
+use ccbt_fast::checkpoints::{Checkpoint, CheckpointSettings, Format, Loaded, Store, Totals};
 use ccbt_fast::hashing::create::{CreateOptions, create_torrent};
 use ccbt_fast::{
-    AddOptions, Events, Metainfo, Received, RemoveOptions, Session, SessionEvent, Settings, TorrentEvent,
+    AddOptions, Events, InfoHash, Metainfo, Priority, Received, RemoveOptions, Session, SessionEvent,
+    Settings, State, TorrentEvent, TorrentLimits,
 };
 use tempfile::TempDir;
 
@@ -23,12 +25,19 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::of_pieces(PIECE)
+    }
+
+    /// Ten pieces of so many bytes, and a bit.
+    fn of_pieces(piece_len: u32) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let bytes: Vec<u8> = (0..10 * PIECE + 5).map(|at| (at / 3 + at / 70_001) as u8).collect();
+        let bytes: Vec<u8> = (0..10 * piece_len + 5).map(|at| (at / 3 + at / 70_001) as u8).collect();
         fs::create_dir(folder.path().join("data")).expect("made");
         fs::write(folder.path().join("data/file"), bytes).expect("written");
-        let options =
-            CreateOptions { piece_len: Some(PIECE), ..CreateOptions::new(folder.path().join("data/file")) };
+        let options = CreateOptions {
+            piece_len: Some(piece_len),
+            ..CreateOptions::new(folder.path().join("data/file"))
+        };
         let metainfo = create_torrent(options).expect("a torrent").metainfo;
         Self { folder, metainfo }
     }
@@ -181,6 +190,49 @@ fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A torrent at rest keeps no memory: what came of its begun pieces is in the files, and it goes on from there.
+#[test]
+fn begun_pieces_of_a_resting_torrent_are_on_the_disk() {
+    let place = Place::of_pieces(256 * 1024);
+    let seeding = session(CheckpointSettings { dir: None, ..place.settings() });
+    let seed = seeding.add_torrent(place.metainfo.clone(), place.options()).expect("added");
+    let listen: SocketAddr = ([127, 0, 0, 1], seeding.port()).into();
+    let interval = Duration::from_secs(10_000);
+    let leeching = session(CheckpointSettings { interval, ..place.settings() });
+    let events = leeching.events();
+    let copy = place.folder.path().join("copy");
+    let options = AddOptions { output: copy.clone(), resume: None, peers: vec![listen], ..place.options() };
+    // Half a second for a piece.
+    let limits = TorrentLimits { down: 512 * 1024, ..TorrentLimits::default() };
+    let torrent = leeching
+        .add_torrent(place.metainfo.clone(), AddOptions { limits: Some(limits), ..options })
+        .expect("added");
+    let status = || torrent.status().expect("it runs");
+    for round in 1..=3 {
+        wait_for("blocks", || {
+            torrent.status().filter(|status| status.stats.downloaded >= round * (600 << 10))
+        });
+        torrent.pause().expect("it runs");
+        // All that came of begun pieces is in the files, and the checkpoint says so.
+        wait_for("checkpoint with the blocks", || {
+            let status = status();
+            let begun = status.stats.downloaded.checked_sub(status.bytes_done)?;
+            let rests = status.state == State::Paused && status.peer_count == 0;
+            (rests && place.load()?.checkpoint.bytes_partial() == begun).then_some(())
+        });
+        torrent.resume().expect("it rests");
+    }
+    wait(&events, |event| *event == TorrentEvent::Finished);
+    assert_eq!(fs::read(copy.join("file")).unwrap(), fs::read(place.data().join("file")).unwrap());
+    let stats = wait_for("last status", || Some(status().stats).filter(|stats| stats.downloaded > 0));
+    let asked_twice = stats.downloaded - place.metainfo.geometry.total_len();
+    assert!(asked_twice <= 3 * 64 * 16_384, "{asked_twice} bytes were fetched twice");
+    assert_eq!((stats.hash_failures, stats.banned), (0, 0));
+    leeching.shutdown(PATIENCE).expect("it stops");
+    drop(seed);
+    seeding.shutdown(PATIENCE).expect("it stops");
+}
+
 #[test]
 fn names_folders_and_removal_are_followed_at_once() {
     let place = Place::new();
@@ -229,4 +281,53 @@ fn a_folder_that_cannot_be_made_is_told_once() {
     let again = std::iter::from_fn(|| events.recv());
     let more = again.filter(|event| matches!(event, SessionEvent::Torrent(_, event) if is_told(event)));
     assert_eq!(more.count(), 0);
+}
+
+/// A checkpoint of another torrent says nothing of this one: neither pieces nor sums nor peers.
+#[test]
+fn another_torrents_checkpoint_gives_nothing() {
+    let place = Place::new();
+    run_to_the_end(&place, place.settings());
+    let own = place.load().expect("written").checkpoint;
+    let other = Checkpoint {
+        info_hash: InfoHash([7; 20]),
+        totals: Totals { downloaded: 11, uploaded: 13 },
+        added_at: 5,
+        peers: vec!["192.0.2.1:7".parse().expect("an address")],
+        ..own.clone()
+    };
+    for (resume, totals, added_at) in
+        [(other, Totals::default(), None), (own.clone(), own.totals, Some(own.added_at))]
+    {
+        let session = session(place.settings());
+        let events = session.events();
+        let looks = added_at.is_none();
+        let options = AddOptions { resume: Some(Box::new(resume)), ..place.options() };
+        session.add_torrent(place.metainfo.clone(), options).expect("added");
+        assert_eq!(wait(&events, |event| *event == TorrentEvent::Finished), looks);
+        session.shutdown(PATIENCE).expect("it stops");
+        let kept = place.load().expect("written").checkpoint;
+        assert_eq!((kept.totals, kept.peers.len()), (totals, 0));
+        assert!(kept.added_at >= own.added_at && added_at.is_none_or(|at| kept.added_at == at));
+    }
+}
+
+/// Which files are wanted stays known, however the checkpoint was found.
+#[test]
+fn what_is_wanted_is_kept_from_run_to_run() {
+    let place = Place::new();
+    let run = |options: AddOptions| {
+        let session = session(place.settings());
+        let events = session.events();
+        let torrent = session.add_torrent(place.metainfo.clone(), options).expect("added");
+        wait(&events, |event| *event == TorrentEvent::Finished);
+        let wanted = torrent.file_priorities();
+        session.shutdown(PATIENCE).expect("it stops");
+        assert_eq!(place.load().expect("written").checkpoint.file_priorities, wanted);
+        wanted
+    };
+    let high = Some(vec![Priority::High]);
+    assert_eq!(run(AddOptions { file_priorities: high, ..place.options() }), [Priority::High]);
+    assert_eq!(run(AddOptions { resume: None, ..place.options() }), [Priority::High], "found by itself");
+    assert_eq!(run(place.options()), [Priority::High]);
 }

@@ -18,6 +18,7 @@ use ccbt_storage::messages::{HashJob, HashVerdict, OpenReport, StorageCmd};
 
 use self::plan::Plan;
 use crate::messages::{Event, FromShard, ToShard};
+use crate::partial::Partials;
 use crate::shard::{PIECES_MAX, Shard};
 use crate::torrents::{Home, Phase};
 
@@ -65,7 +66,7 @@ pub(crate) struct Check {
 
 impl Check {
     fn new(plan: Plan, device: Option<u64>) -> Self {
-        let Plan { good, settled, mut todo } = plan;
+        let Plan { good, settled, mut todo, .. } = plan;
         let total = todo.iter().map(|run| run.end - run.start).sum();
         todo.reverse();
         Self {
@@ -122,7 +123,8 @@ impl Shard {
     pub(crate) fn start_check(&mut self, index: usize, report: &OpenReport) {
         let home = &mut self.homes[index];
         let known = home.known.take();
-        let plan = plan::plan(&home.meta, report, known.as_ref());
+        let mut plan = plan::plan(&home.meta, report, known.as_ref());
+        home.partials = Partials::found(std::mem::take(&mut plan.partial));
         let device = (report.rotating && !plan.todo.is_empty()).then_some(report.device);
         home.recent = plan::recent(&home.meta, report);
         home.phase = Phase::Checking(Check::new(plan, device));

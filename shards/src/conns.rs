@@ -21,11 +21,11 @@ use crate::satellites::peers::GivenBack;
 use crate::shard::{Conn, Shard, Stage};
 use crate::torrents::Phase;
 
-/// What we support: BEP 6 and BEP 10.
+/// What we support: BEP 6 and BEP 10, and BEP 5 where there is a node and the torrent is not private.
 pub(crate) const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
 /// Why a connection is ended by us.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
     /// The peer did something, or has nothing left for us.
     Fault(PeerFault),
@@ -142,7 +142,7 @@ impl Shard {
             Err(_) => return self.end(key, End::Refused("it does not speak BitTorrent")),
         };
         let start = reader.info_hash();
-        if let (Some((info_hash, _)), None) = (start, conn.home) {
+        if let (Some((info_hash, _)), None, None) = (start, conn.home, conn.fetch) {
             let all = [reader.as_bytes(), &bytes[taken..]].concat();
             if !self.find_home(key, info_hash, all) {
                 return;
@@ -225,6 +225,9 @@ impl Shard {
             }
             return true;
         }
+        if let Some(found) = self.find_fetcher(key, info_hash) {
+            return found;
+        }
         let placed = self.conn(key).is_some_and(|conn| conn.placed);
         let elsewhere = self.routes.get(&info_hash).filter(|shard| **shard != self.config.index);
         if let (Some(&shard), false) = (elsewhere, placed) {
@@ -268,6 +271,9 @@ impl Shard {
 
     fn on_handshake(&mut self, key: SocketKey, handshake: Handshake, rest: &[u8]) {
         let now = self.now;
+        if let Some(at) = self.conn(key).and_then(|conn| conn.fetch) {
+            return self.on_fetch_handshake(key, at, handshake, rest);
+        }
         let (our_id, index) = (self.config.peer_id, self.conn(key).and_then(|conn| conn.home));
         let index = index.expect("the torrent is known by now");
         let home = &mut self.homes[index];
@@ -317,9 +323,12 @@ impl Shard {
             self.retry_plainly(key);
         }
         let conn = self.conn(key).expect("seen just now");
-        conn.stage = Stage::Closing;
+        let before = std::mem::replace(&mut conn.stage, Stage::Closing);
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
+        if let (Stage::Fetching(peer), Some(index)) = (before, home) {
+            self.leave_fetching(index, peer);
+        }
         self.timers.conns.set(key.index(), None);
         self.leave_race(key, false);
         match end {
@@ -341,6 +350,9 @@ impl Shard {
         let place = self.conns.get_mut(key.index()).and_then(Option::take);
         let mut conn = place.filter(|conn| conn.socket == key).expect("a connection closed twice");
         self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(at) = conn.fetch {
+            return self.on_fetch_closed(at, &conn);
+        }
         let Some(index) = conn.home else { return };
         self.give_back(key, index, Way::Down, conn.limits.take_reserved());
         let now = self.now;
@@ -365,6 +377,9 @@ impl Shard {
             self.give_peer_back(index, back);
         } else {
             home.candidates.gone(now, conn.addr, useful);
+            if conn.again {
+                home.candidates.retry_now(conn.addr);
+            }
         }
         // What its batch referred to is free.
         self.wake_hungry();

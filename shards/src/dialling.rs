@@ -158,8 +158,9 @@ impl Shard {
     /// Tries the other transport beside `key`; `false` when that cannot be.
     fn start_rival(&mut self, key: SocketKey) -> bool {
         let Some(conn) = self.conn(key) else { return false };
-        let (addr, other, index) =
-            (conn.addr, conn.transport.other(), conn.home.expect("we dial for a torrent"));
+        let (addr, other) = (conn.addr, conn.transport.other());
+        // One that only fetches metadata has no home yet.
+        let Some(index) = conn.home else { return false };
         let is_racing = matches!(conn.stage, Stage::Connecting) && conn.rival.is_none();
         if !is_racing || self.stopping.is_some() || !self.has_room() || !self.homes[index].is_running() {
             return false;
@@ -190,9 +191,7 @@ impl Shard {
         let conn = self.conn(key).expect("seen just now");
         conn.stage = Stage::Handshake(HandshakeReader::default());
         self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
-        let conn = self.conn(key).expect("seen just now");
-        let index = conn.home.expect("we dial for a torrent");
-        let info_hash = self.homes[index].meta.info_hash;
+        let info_hash = self.dialled_for(self.conns[key.index()].as_ref().expect("seen just now"));
         self.greet(key, info_hash);
     }
 
@@ -210,7 +209,7 @@ impl Shard {
 }
 
 /// A socket to connect to `addr` with.
-fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
+pub(crate) fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
     use socket2::{Domain, Protocol, Socket, Type};
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;

@@ -156,8 +156,9 @@ impl Shard {
 
     /// Whether a shutdown is complete.
     fn is_done(&self) -> bool {
-        self.stopping
-            .is_some_and(|deadline| self.homes.is_empty() && !self.has_outbox() || self.now >= deadline)
+        self.stopping.is_some_and(|deadline| {
+            self.homes.is_empty() && self.fetchers.is_empty() && !self.has_outbox() || self.now >= deadline
+        })
     }
 
     fn finish(self) {

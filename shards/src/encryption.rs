@@ -100,7 +100,10 @@ impl Shard {
     }
 
     fn hello(&self, info_hash: InfoHash) -> [u8; 68] {
-        Handshake { reserved: RESERVED, info_hash, peer_id: self.config.peer_id }.encode()
+        let home = self.by_hash.get(&info_hash).map(|index| &self.homes[*index]);
+        let has_dht = home.is_some_and(|home| self.dht_port(home) != 0);
+        let reserved = if has_dht { RESERVED.with_dht() } else { RESERVED };
+        Handshake { reserved, info_hash, peer_id: self.config.peer_id }.encode()
     }
 
     pub(crate) fn send_handshake(&mut self, key: SocketKey, info_hash: InfoHash) {

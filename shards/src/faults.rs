@@ -330,7 +330,8 @@ impl crate::torrents::Home {
             (_, None, None) => (Bitfield::empty(pieces), Bitfield::empty(pieces)),
         };
         let files = self.files.iter().map(|file| file.existed.then(|| file.mark())).collect();
-        Known { have, looked, files }
+        let partial = self.partials.written(&have);
+        Known { have, looked, partial, files }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::Candidates;
+use ccbt_protocol::fetching::Fetching;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_protocol::metainfo::Metainfo;
@@ -21,10 +22,12 @@ use ccbt_storage::messages::{OpenReport, OpenedFile, Preallocate};
 
 use crate::announce::{Announces, Totals};
 use crate::checking::Check;
+use crate::discovering::Finding;
 use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
 use crate::messages::{Known, Snapshot, State};
 use crate::pacing::Backlog;
+use crate::partial::Partials;
 use crate::playing::Playing;
 use crate::relocating::Relocations;
 use crate::ring::SocketKey;
@@ -75,7 +78,11 @@ pub(crate) struct Home {
     pub completing: Vec<PieceIndex>,
     pub sockets: HashMap<PeerKey, SocketKey>,
     pub candidates: Candidates,
+    /// What peers said to its magnet, until they are taken over.
+    pub fetching: Option<Box<Fetching>>,
     pub announces: Option<Announces>,
+    /// Where peers are looked for without trackers.
+    pub finding: Finding,
     pub max_peers: usize,
     /// Rate limits, when it has any of its own.
     pub limits: Option<Box<TorrentGates>>,
@@ -97,6 +104,8 @@ pub(crate) struct Home {
     /// Of these, pieces that were fetched and wait for hash or disk.
     pub backlog: Backlog,
     pub durability: Durability,
+    /// Blocks of begun pieces in the files.
+    pub partials: Partials,
     /// Reads that failed.
     pub reads: ReadFaults,
     /// Its files live in memory.
@@ -127,6 +136,8 @@ pub(crate) struct Home {
     /// Who reads its files while they come.
     pub playing: Option<Box<Playing>>,
     pub super_seeding: bool,
+    /// Peers are told of each other, unless the torrent is private.
+    pub pex: bool,
     /// Which files are wanted, and the bytes of their pieces.
     pub selection: Selection,
     pub bytes_wanted: u64,
@@ -135,7 +146,7 @@ pub(crate) struct Home {
     /// What happens to the files as such.
     pub relocations: Relocations,
     /// What the last status told, and whether bytes moved then.
-    pub last_status: Option<(State, Stats, usize, u32, u32, u64, bool)>,
+    pub last_status: Option<(State, Stats, usize, [u32; 3], u64, bool)>,
     pub removed: bool,
     /// Its files go when it goes.
     pub delete_data: bool,
@@ -167,7 +178,9 @@ impl Home {
             completing: Vec::new(),
             sockets: HashMap::new(),
             candidates: Candidates::default(),
+            fetching: None,
             announces: None,
+            finding: Finding::default(),
             max_peers,
             limits: None,
             conns: 0,
@@ -180,6 +193,7 @@ impl Home {
             busy: 0,
             backlog: Backlog::default(),
             durability: Durability::new(meta.geometry.piece_count()),
+            partials: Partials::default(),
             reads: ReadFaults::default(),
             in_memory: false,
             known: None,
@@ -200,6 +214,7 @@ impl Home {
             picker,
             playing: None,
             super_seeding: false,
+            pex: true,
             selection: Selection::default(),
             bytes_wanted: meta.geometry.total_len(),
             last_status: None,
@@ -231,7 +246,8 @@ impl Home {
 
     /// Whether peers are asked for blocks.
     pub fn may_fetch(&self) -> bool {
-        self.is_running() && self.failure.is_none() && !self.relocations.is_fenced()
+        let may = self.is_running() && self.failure.is_none() && !self.relocations.is_fenced();
+        may && !self.partials.is_busy()
     }
 
     /// Sums of all parts.
@@ -261,7 +277,8 @@ impl Home {
             None => Bitfield::empty(known.have.len()),
         };
         let checked = self.torrent.is_some();
-        Snapshot { have: known.have, durable, looked: known.looked, spec: self.spec.clone(), checked }
+        let Known { have, looked, partial, .. } = known;
+        Snapshot { have, durable, looked, partial, spec: self.spec.clone(), checked }
     }
 
     /// A piece that turned out to be missing is not to be fetched where nothing is.

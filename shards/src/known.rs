@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
+use ccbt_protocol::picker::PartialPiece;
 use ccbt_storage::layout::LayoutSpec;
 pub use ccbt_storage::messages::FileMark;
 
@@ -17,6 +18,8 @@ pub struct Known {
     pub have: Bitfield,
     /// Pieces whose state is known: good, or else missing.
     pub looked: Bitfield,
+    /// Blocks that are in the files of pieces that are not good.
+    pub partial: Vec<PartialPiece>,
     /// Each file of the torrent then; `None`: it was not there. Padding files have no mark.
     pub files: Vec<Option<FileMark>>,
 }
@@ -30,6 +33,8 @@ pub struct Snapshot {
     pub durable: Bitfield,
     /// Pieces whose state is known; while checking, looked at so far.
     pub looked: Bitfield,
+    /// Blocks of other pieces that were written, unverified and not synced: at worst they are fetched again.
+    pub partial: Vec<PartialPiece>,
     /// Where the files are.
     pub spec: Arc<LayoutSpec>,
     /// Whether the files were looked at, so that nothing is left to be found out. Before, `durable` is empty.
@@ -40,7 +45,7 @@ impl Snapshot {
     /// All that is known, for a process that starts after this one has ended orderly. Looks at the files, and so may
     /// wait for the disk.
     pub fn known(self) -> Known {
-        Known { files: marks(&self.spec), have: self.have, looked: self.looked }
+        Known { files: marks(&self.spec), have: self.have, looked: self.looked, partial: self.partial }
     }
 
     /// What is still true after a power cut: pieces that are not durable are doubtful. Looks at the files.
@@ -51,7 +56,7 @@ impl Snapshot {
                 looked.remove(piece);
             }
         }
-        Known { files: marks(&self.spec), have: self.durable, looked }
+        Known { files: marks(&self.spec), have: self.durable, looked, partial: self.partial }
     }
 }
 
@@ -84,14 +89,16 @@ mod tests {
         have.insert(PieceIndex(1));
         let mut durable = Bitfield::empty(3);
         durable.insert(PieceIndex(1));
-        let snapshot =
-            Snapshot { have, durable: durable.clone(), looked: Bitfield::full(3), spec, checked: true };
+        let blocks = Bitfield::full(1);
+        let partial = vec![PartialPiece { piece: PieceIndex(2), blocks }];
+        let (durable_too, looked) = (durable.clone(), Bitfield::full(3));
+        let snapshot = Snapshot { have, durable: durable_too, looked, partial, spec, checked: true };
         let known = snapshot.clone().known();
         assert_eq!((known.have.count(), known.looked.count()), (2, 3));
         assert_eq!(known.files[0].map(|mark| mark.len), Some(100));
         assert_eq!(known.files[1..], [None, None]);
         let cut = snapshot.known_durable();
-        assert_eq!(cut.have, durable);
+        assert_eq!((cut.have, cut.partial.len()), (durable, 1));
         assert!(!cut.looked.has(PieceIndex(0)) && cut.looked.has(PieceIndex(2)));
     }
 }

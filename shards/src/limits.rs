@@ -490,3 +490,6 @@ impl Shard {
         self.limits.busy.retain(|busy| *busy != index);
     }
 }
+
+#[cfg(test)]
+mod tests;

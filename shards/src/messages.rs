@@ -11,7 +11,7 @@ use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
-use ccbt_protocol::picker::PickerConfig;
+use ccbt_protocol::picker::{PartialPiece, PickerConfig};
 use ccbt_protocol::rate::{TorrentLimits, Way};
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
@@ -21,6 +21,7 @@ use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
 pub use crate::counters::ShardStats;
+pub use crate::fetching::AddMagnet;
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
@@ -50,6 +51,10 @@ pub struct AddTorrent {
     pub peers: Vec<SocketAddr>,
     /// Tiers of trackers to ask (BEP 12); empty: none.
     pub trackers: Vec<Vec<String>>,
+    /// Look for peers in the DHT and announce it there; never done for private torrents (BEP 27).
+    pub use_dht: bool,
+    /// As `use_dht`, in the local network (BEP 14).
+    pub use_lsd: bool,
     /// Only serve what is there: nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -62,6 +67,8 @@ pub struct AddTorrent {
     pub streaming: bool,
     /// Show each peer single pieces (BEP 16), if everything is there when it starts.
     pub super_seeding: bool,
+    /// Tell peers of each other, and take addresses from them (BEP 11), unless it is private.
+    pub pex: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
 }
@@ -100,6 +107,8 @@ pub enum ToShard {
         /// Whether other shards help.
         spread: bool,
     },
+    /// Fetch the metadata of a magnet link; this shard will be its torrent's home.
+    AddMagnet(Box<AddMagnet>),
     /// Stop a torrent and close its files, and with `delete_data` remove them too; answered by [`Event::Removed`].
     Remove {
         /// The torrent.
@@ -137,7 +146,7 @@ pub enum ToShard {
     Snapshot(TorrentKey, Sender<Snapshot>),
     /// It may be this torrent's turn to read from a rotating device.
     CheckTurn(TorrentKey),
-    /// Addresses somebody found.
+    /// Addresses somebody found for a torrent or a magnet.
     AddPeers(TorrentKey, Vec<SocketAddr>, Source),
     /// Bytes per second for all torrents of all shards together; 0 = unlimited.
     Limits {
@@ -255,6 +264,8 @@ pub enum ToShard {
         key: TorrentKey,
         /// The satellite.
         shard: usize,
+        /// Blocks of pieces that it had begun, in the files now.
+        partial: Vec<PartialPiece>,
     },
     /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
     Shutdown,
@@ -284,6 +295,8 @@ pub enum FromShard {
     Event(TorrentKey, Event),
     /// How a torrent does; about four times a second while something changes.
     Status(Box<TorrentStatus>),
+    /// The `info` dictionary of a magnet; its SHA-1 is the info-hash. What is connected waits for the torrent.
+    Metadata(TorrentKey, Arc<[u8]>),
     /// How a shard's read cache does; about four times a second while something changes.
     Cache(usize, CacheStats),
     /// A torrent's files are closed, as it was stopped or removed: how its pieces were at last. Not told when its files
@@ -303,6 +316,19 @@ pub enum FromShard {
 pub enum Event {
     /// Files are open; `note` is worth a log line.
     Note(String),
+    /// How far the metadata of a magnet is; once a second at most, when something has changed.
+    Metadata {
+        /// Bytes received.
+        received: u32,
+        /// Bytes in all; 0 until a peer says.
+        total: u32,
+        /// Connections through their handshake (a count).
+        peers: usize,
+        /// Addresses known (a count).
+        candidates: usize,
+    },
+    /// The metadata of a magnet is there and verified: it can be added as a torrent.
+    MetadataComplete,
     /// Existing data was looked at: so many pieces are good.
     Checked {
         /// Good pieces.
@@ -415,6 +441,8 @@ pub struct TorrentStatus {
     pub pieces_total: u32,
     /// Pieces that outlast a power cut: covered by a sync, or found in files that are old.
     pub pieces_durable: u32,
+    /// Blocks of 16 KiB that are in the files, of pieces that are not complete.
+    pub blocks_partial: u32,
     /// Syncs of its files so far (a count).
     pub syncs: u64,
     /// Bytes verified and written.

@@ -66,6 +66,7 @@ impl Shard {
         if good {
             self.write(index, piece, buf);
         } else {
+            home.partials.forget(piece);
             self.free_piece(buf);
         }
         self.touch(index);
@@ -90,6 +91,9 @@ impl Shard {
         buf: PieceBuf,
         result: Result<(), StorageError>,
     ) {
+        if self.homes[index].partials.is_writing(piece) {
+            return self.on_kept(index, piece, buf, result);
+        }
         let home = &mut self.homes[index];
         home.busy -= 1;
         home.backlog.pieces -= 1;

@@ -17,13 +17,14 @@ use ccbt_protocol::ids::{PeerId, PieceIndex, TorrentKey};
 use ccbt_protocol::lease::{Borrower, FromSatellite, Lender, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
-use ccbt_protocol::picker::{PickerConfig, Priority};
+use ccbt_protocol::picker::{PartialPiece, PickerConfig, Priority};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
 use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::layout::LayoutSpec;
 use crossbeam_channel::TrySendError;
 
+use crate::discovering::Finding;
 use crate::faults::Failure;
 use crate::messages::ToShard;
 use crate::shard::Shard;
@@ -49,6 +50,10 @@ pub struct AddSatellite {
     pub max_peers: usize,
     /// The files live in memory.
     pub in_memory: bool,
+    /// As at home.
+    pub pex: bool,
+    /// Its peers hear of our DHT node.
+    pub use_dht: bool,
     /// As at home; its home keeps those of all peers together.
     pub limits: TorrentLimits,
     /// The home's shard.
@@ -162,9 +167,10 @@ impl Shard {
 
     // ---- at home
 
-    /// Makes every other shard a satellite of a torrent that runs and is to be spread. Nothing happens while another
-    /// shard has not let go of its part, or files are being moved: it is called again then.
+    /// Makes every other shard a satellite of a torrent that runs and is to be spread, once it has back what it had begun.
+    /// Nothing happens while another shard has not let go of its part, or files are being moved: it is called again then.
     pub(crate) fn spread(&mut self, index: usize) {
+        self.take_back(index);
         let home = &self.homes[index];
         let may = home.spread && home.may_fetch() && !home.paused;
         if !may || home.part.is_satellite() || home.part.satellites().next().is_some() {
@@ -192,6 +198,8 @@ impl Shard {
                 picker: home.picker.clone(),
                 max_peers: home.max_peers.div_ceil(self.others.len()),
                 in_memory: home.in_memory,
+                pex: home.pex,
+                use_dht: home.finding.dht,
                 limits,
                 home: self.config.index,
             };
@@ -249,7 +257,7 @@ impl Shard {
         self.touch(index);
     }
 
-    pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize) {
+    pub(crate) fn on_satellite_gone(&mut self, key: TorrentKey, shard: usize, partial: Vec<PartialPiece>) {
         let Some(&index) = self.by_key.get(&key) else { return };
         let home = &mut self.homes[index];
         let (Part::Home { lender, satellites, guests }, Some(torrent)) = (&mut home.part, &mut home.torrent)
@@ -260,6 +268,7 @@ impl Shard {
         let last = satellites.remove(&shard).expect("a satellite says once that it is gone");
         guests.retain(|_, at| *at != shard);
         home.past += last.status.stats;
+        partial.into_iter().for_each(|partial| home.partials.put(partial));
         self.forget_asking(index, shard);
         self.spread(index);
         self.touch(index);
@@ -331,17 +340,24 @@ impl Shard {
             picker,
             max_peers,
             in_memory,
+            pex,
+            use_dht,
             limits,
             home,
         } = add;
         if self.stopping.is_some() {
-            return self.post(home, ToShard::SatelliteGone { key, shard: self.config.index });
+            let gone = ToShard::SatelliteGone { key, shard: self.config.index, partial: Vec::new() };
+            return self.post(home, gone);
         }
         assert!(!self.by_key.contains_key(&key), "a shard is both home and satellite of a torrent");
+        let mut satellite = Home::new(self.now, key, metainfo.clone(), spec, picker.clone(), max_peers);
+        satellite.finding = Finding::satellite(use_dht);
         let config = TorrentConfig {
-            picker: picker.clone(),
+            picker,
             listen_port: self.config.listen_port,
-            metadata_size: metainfo.raw_info().len() as u32,
+            metadata: Some(metainfo.shared_raw_info()),
+            pex: pex && !metainfo.private,
+            dht_port: self.dht_port(&satellite),
             ..self.config.torrent.clone()
         };
         let (now, id, hash) = (self.now, self.config.peer_id, metainfo.info_hash);
@@ -350,7 +366,6 @@ impl Shard {
             torrent.picker_mut().set_priority(piece, priority);
         }
         torrent.priorities_changed();
-        let mut satellite = Home::new(now, key, metainfo, spec, picker, max_peers);
         satellite.phase = Phase::Running;
         satellite.in_memory = in_memory;
         satellite.torrent = Some(torrent);
@@ -398,13 +413,14 @@ impl Shard {
         };
         let shard = *shard;
         let stats = torrent.stats();
+        let partial = home.partials.written(torrent.picker().have());
         let last: Vec<FromSatellite> = borrower.close(now, torrent).collect();
         for message in last {
             self.post(shard, ToShard::FromSatellite { key, shard: own, message });
         }
         let status = SatelliteStatus { stats, ..SatelliteStatus::default() };
         self.post(shard, ToShard::SatelliteStatus { key, shard: own, status: Box::new(status) });
-        self.post(shard, ToShard::SatelliteGone { key, shard: own });
+        self.post(shard, ToShard::SatelliteGone { key, shard: own, partial });
     }
 
     pub(crate) fn tell_home(&mut self, index: usize, status: SatelliteStatus) {

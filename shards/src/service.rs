@@ -24,9 +24,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::checking::line::DeviceLines;
 use crate::control::TrackerClientConfig;
 use crate::dialling::Transports;
+use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread, Strays};
 use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
-use crate::messages::{AddTorrent, FromShard, ToShard};
+use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::utp_acceptor::{self, Strangers, UtpAcceptor};
@@ -58,6 +59,8 @@ pub struct ServiceConfig {
     pub listen: Vec<SocketAddr>,
     /// Outgoing connections leave from here.
     pub bind: Option<IpAddr>,
+    /// How peers are found without trackers; its addresses are filled in from `listen` and `bind`.
+    pub discovery: DiscoveryConfig,
     /// What we call ourselves.
     pub peer_id: PeerId,
     /// Connections of all shards together.
@@ -120,6 +123,8 @@ pub struct Service {
     /// Held while all shards are told of limits, so that they hear of changes in the same order.
     changing_limits: Mutex<()>,
     port: u16,
+    /// `None`: neither DHT nor local discovery is wanted.
+    discovery: Option<DiscoveryThread>,
 }
 
 struct Running {
@@ -132,7 +137,8 @@ impl Service {
     pub fn start(config: ServiceConfig) -> Result<Self, StartError> {
         let count = config.shard_cpus.len().max(1);
         let (listeners, port) = listen(&config.listen, config.transports.tcp)?;
-        let utp_sockets = listen_utp(&config, port);
+        let shares = shares_port(&config, port);
+        let utp_sockets = if shares { Vec::new() } else { listen_utp(&config, port) };
         let storage = Arc::new(StorageService::start(config.storage.clone()).map_err(StartError::IoUring)?);
         let (control, events) = bounded(EVENTS_MAX);
         let mut bells = Vec::new();
@@ -148,6 +154,13 @@ impl Service {
         let mut shards = Vec::new();
         let lines = Arc::new(DeviceLines::default());
         let connections = Arc::new(AtomicUsize::new(0));
+        let connections_max = config.max_connections.max(1);
+        let strangers =
+            Strangers::new((config.bind, port), inboxes.clone(), connections.clone(), connections_max);
+        let (to_discovery, to_acceptor) =
+            if shares { (Some(strangers), None) } else { (None, Some(strangers)) };
+        let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
+        let discovery = start_discovery(&config, &listeners, strays)?;
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let links = Links {
                 bell,
@@ -156,6 +169,7 @@ impl Service {
                 control: control.clone(),
                 lines: lines.clone(),
                 connections: connections.clone(),
+                discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
             };
             let mut own = Vec::new();
             for listener in listeners.iter().filter(|_| config.transports.tcp) {
@@ -166,12 +180,11 @@ impl Service {
             let thread = start_shard(shard, cpu, links, storage.clone())?;
             shards.push(Running { inbox: inboxes[index].clone(), thread });
         }
-        let acceptor = if utp_sockets.is_empty() {
-            None
-        } else {
-            let strangers =
-                Strangers::new((config.bind, port), inboxes, connections, config.max_connections.max(1));
-            Some(UtpAcceptor::start(utp_sockets, strangers).map_err(StartError::Resources)?)
+        let acceptor = match to_acceptor {
+            Some(strangers) if !utp_sockets.is_empty() => {
+                Some(UtpAcceptor::start(utp_sockets, strangers).map_err(StartError::Resources)?)
+            }
+            _ => None,
         };
         let this = Self {
             acceptor,
@@ -184,6 +197,7 @@ impl Service {
             next_home: AtomicUsize::new(0),
             changing_limits: Mutex::default(),
             port,
+            discovery,
         };
         this.set_limits(config.down_limit, config.up_limit);
         Ok(this)
@@ -194,6 +208,11 @@ impl Service {
         self.port
     }
 
+    /// Where peers are found without trackers.
+    pub fn discovery(&self) -> Option<&Discovery> {
+        self.discovery.as_ref().map(DiscoveryThread::handle)
+    }
+
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.shards.len()
@@ -202,21 +221,36 @@ impl Service {
     /// Gives the torrent to its home shard; homes go round. Its key must be new, and its info-hash must not be running.
     /// Returns the way to its home.
     pub fn add(&self, torrent: AddTorrent) -> Inbox {
-        let home = self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        let running = {
-            let mut homes = self.homes.lock().expect("no holder panics");
-            homes.insert(torrent.key, home);
-            homes.len()
-        };
-        self.hashes.lock().expect("no holder panics").insert(torrent.key, torrent.metainfo.info_hash);
-        for shard in &self.shards {
-            shard.inbox.send(ToShard::Route(torrent.metainfo.info_hash, Some(home)));
-        }
+        let (home, running) = self.place(torrent.key, torrent.metainfo.info_hash);
         // Many torrents use all cores anyway, each at its home.
         let spread = self.shards.len() > 1 && running <= SPREAD_TORRENTS * self.shards.len();
         let inbox = &self.shards[home].inbox;
         inbox.send(ToShard::Add { torrent: Box::new(torrent), spread });
         inbox.clone()
+    }
+
+    /// Gives a magnet to the shard that will be its torrent's home; as [`Self::add`] otherwise.
+    pub fn add_magnet(&self, magnet: AddMagnet) -> Inbox {
+        let (home, _) = self.place(magnet.key, magnet.info_hash);
+        let inbox = &self.shards[home].inbox;
+        inbox.send(ToShard::AddMagnet(Box::new(magnet)));
+        inbox.clone()
+    }
+
+    /// The home of a torrent, which is its magnet's where it has one, and how many torrents there are. All shards hear of
+    /// it.
+    fn place(&self, key: TorrentKey, info_hash: InfoHash) -> (usize, usize) {
+        let (home, running) = {
+            let mut homes = self.homes.lock().expect("no holder panics");
+            let next = || self.next_home.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+            let home = *homes.entry(key).or_insert_with(next);
+            (home, homes.len())
+        };
+        self.hashes.lock().expect("no holder panics").insert(key, info_hash);
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Route(info_hash, Some(home)));
+        }
+        (home, running)
     }
 
     /// Stops a torrent and closes its files; with `delete_data` they are removed too. Answered by
@@ -279,6 +313,9 @@ impl Service {
                 tracing::error!("a shard panicked");
             }
         }
+        if let Some(discovery) = self.discovery {
+            discovery.stop();
+        }
         if let Ok(storage) = Arc::try_unwrap(self.storage) {
             storage.stop();
         }
@@ -309,7 +346,10 @@ fn shard_config(
             window: config.window.clone(),
             choker: config.choker.clone(),
             listen_port: port,
-            metadata_size: 0,
+            metadata: None,
+            pex: true,
+            // Set for each torrent.
+            dht_port: 0,
             super_seeding: false,
         },
         count_overhead: config.count_overhead,
@@ -319,6 +359,21 @@ fn shard_config(
         transports: config.transports,
         encryption: config.encryption,
     }
+}
+
+/// Starts the discovery thread where it is wanted.
+fn start_discovery(
+    config: &ServiceConfig,
+    listeners: &[OwnedFd],
+    strays: Option<Box<dyn Strays>>,
+) -> Result<Option<DiscoveryThread>, StartError> {
+    if config.discovery.dht.is_none() && !config.discovery.lsd {
+        return Ok(None);
+    }
+    let local = |fd: &OwnedFd| socket2::SockRef::from(fd).local_addr().ok()?.as_socket();
+    let listen = listeners.iter().filter_map(local).collect();
+    let config = DiscoveryConfig { listen, bind: config.bind, ..config.discovery.clone() };
+    DiscoveryThread::start(config, strays).map(Some).map_err(StartError::Resources)
 }
 
 /// Starts one shard and waits until it has its ring and memory.
@@ -346,6 +401,12 @@ fn start_shard(
         Ok(Err(error)) => Err(StartError::Resources(error)),
         Err(_) => Err(StartError::Resources(std::io::Error::other("a shard died while starting"))),
     }
+}
+
+/// Whether the DHT's sockets are those of uTP, too: the discovery thread then takes in both.
+fn shares_port(config: &ServiceConfig, port: u16) -> bool {
+    let dht = config.discovery.dht.as_ref();
+    config.transports.utp && port != 0 && dht.is_some_and(|dht| dht.port.is_none_or(|dht| dht == port))
 }
 
 /// The UDP sockets of the listening port, if uTP is to be had.

@@ -35,7 +35,9 @@ use crate::checking::line::DeviceLines;
 use crate::control::TrackerClient;
 use crate::counters::ShardStats;
 use crate::dialling::{Transport, Transports, Worked};
+use crate::discovery::Discovery;
 use crate::encryption::{EncryptionPolicy, Mse, PlainOnly};
+use crate::fetching::Fetcher;
 use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
@@ -111,6 +113,8 @@ pub struct Links {
     pub lines: Arc<DeviceLines>,
     /// Connections of all shards, half-open ones included.
     pub connections: Arc<AtomicUsize>,
+    /// Where peers are found without trackers; `None`: nowhere.
+    pub discovery: Option<Discovery>,
 }
 
 /// How far a connection is.
@@ -121,6 +125,8 @@ pub(crate) enum Stage {
     Encrypting(Box<Mse>),
     /// Waiting for the peer's handshake.
     Handshake(HandshakeReader),
+    /// Only metadata is spoken of: its torrent is not known yet.
+    Fetching(PeerKey),
     /// Messages flow.
     Open(PeerKey),
     /// Going; the ring lets go of it soon.
@@ -135,6 +141,10 @@ pub(crate) struct Conn {
     pub stage: Stage,
     /// Slab index of the torrent, once known.
     pub home: Option<usize>,
+    /// Slab index of the magnet that it belongs to instead.
+    pub fetch: Option<usize>,
+    /// Its address is to be tried again at once.
+    pub again: bool,
     /// The peer in the torrent, until it is told that the peer is gone.
     pub peer: Option<PeerKey>,
     /// It came before its torrent runs: what followed the handshake.
@@ -184,6 +194,8 @@ impl Conn {
             incoming,
             stage,
             home,
+            fetch: None,
+            again: false,
             peer: None,
             waiting: None,
             aside: None,
@@ -223,6 +235,8 @@ pub struct Shard {
     pub(crate) partition: Partition,
     pub(crate) cache: ReadCache,
     pub(crate) homes: Slab<Home>,
+    /// Magnets whose torrents are not known yet.
+    pub(crate) fetchers: Slab<Fetcher>,
     pub(crate) by_key: HashMap<TorrentKey, usize>,
     pub(crate) by_hash: HashMap<InfoHash, usize>,
     pub(crate) conns: Vec<Option<Conn>>,
@@ -237,6 +251,7 @@ pub struct Shard {
     pub(crate) torrent_names: HashMap<[u8; 20], InfoHash>,
     pub(crate) limits: ShardLimits,
     pub(crate) tracker: Rc<TrackerClient>,
+    pub(crate) discovery: Option<Discovery>,
     pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
     pub(crate) work: Vec<SocketKey>,
@@ -306,10 +321,12 @@ impl Shard {
             timers: Timers::new(now),
             routes: HashMap::new(),
             homes: Slab::new(),
+            fetchers: Slab::new(),
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
             conns: Vec::new(),
             connections: links.connections,
+            discovery: links.discovery,
             rng: rand::make_rng(),
             worked: Worked::default(),
             plain_only: PlainOnly::default(),

@@ -124,6 +124,7 @@ impl Shard {
         let (policy, now) = (self.config.sync.policy, self.now);
         let home = &mut self.homes[index];
         let bytes = u64::from(home.meta.geometry.piece_size(piece));
+        home.partials.forget(piece);
         let torrent = home.torrent.as_mut().expect("written pieces belong to a running torrent");
         if policy != SyncPolicy::Piece {
             torrent.written(piece);

@@ -26,7 +26,7 @@ use crate::control::TrackerClientConfig;
 use crate::dialling::Transports;
 use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
-use crate::messages::{AddTorrent, Event, FromShard};
+use crate::messages::{AddTorrent, Event, FromShard, Snapshot};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::zero_copy::ZeroCopySend;
@@ -63,7 +63,9 @@ pub(crate) fn config() -> ShardConfig {
             window: WindowConfig::default(),
             choker: ChokerConfig::default(),
             listen_port: 0,
-            metadata_size: 0,
+            metadata: None,
+            pex: true,
+            dht_port: 0,
             super_seeding: false,
         },
         count_overhead: false,
@@ -99,12 +101,15 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         picker: PickerConfig::default(),
         peers: Vec::new(),
         trackers: Vec::new(),
+        use_dht: true,
+        use_lsd: true,
         seed_only: false,
         max_peers: 10,
         limits: TorrentLimits::default(),
         selection: Selection::default(),
         streaming: false,
         super_seeding: false,
+        pex: true,
         known: None,
         renames: Vec::new(),
         paused: false,
@@ -135,6 +140,7 @@ impl Rig {
             control,
             lines: Arc::default(),
             connections: Arc::default(),
+            discovery: None,
         };
         let mut config = config();
         change(&mut config);
@@ -202,6 +208,14 @@ impl Rig {
             _ => None,
         };
         self.told.try_iter().filter_map(event).collect()
+    }
+
+    /// What was told at the end of a torrent.
+    pub fn closed(&self) -> Option<Snapshot> {
+        self.told.try_iter().find_map(|message| match message {
+            FromShard::Closed(_, snapshot) => Some(*snapshot),
+            _ => None,
+        })
     }
 
     /// Loses `pieces` and fetches them again from a peer that exists on paper only, up to where they are to be written.

@@ -60,6 +60,7 @@ impl Shard {
         let waits = !self.deaf.is_empty()
             || !self.starved.is_empty()
             || !self.checks.is_empty()
+            || !self.fetchers.is_empty()
             || self.cache.has_hungry()
             || self.ring.lingers();
         let chores = (waits || self.stopping.is_some()).then_some(self.timers.ticked);
@@ -83,6 +84,7 @@ impl Shard {
         }
         self.reclaim();
         self.wake_hungry();
+        self.tick_fetchers();
         for index in self.timers.homes.pop_all(now) {
             self.tick_home(index);
         }
@@ -104,6 +106,7 @@ impl Shard {
         self.unpause_check(index);
         self.continue_check(index);
         self.announce(index);
+        self.find_peers(index);
         self.dial(index);
         self.settle_soon(index);
     }

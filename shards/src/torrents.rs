@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
+use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::torrent::{Torrent, TorrentConfig};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
@@ -15,6 +16,7 @@ use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::messages::{OpenMode, OpenReport, StorageCmd, StorageDone};
 
 use crate::announce::{Announces, Identity};
+use crate::discovering::Finding;
 pub(crate) use crate::home::{Aside, Home, Phase};
 use crate::messages::{AddTorrent, Event, FromShard};
 use crate::playing::Playing;
@@ -34,11 +36,17 @@ impl Shard {
                 return self.tell(FromShard::Event(add.key, failed));
             }
         };
-        let mut candidates = Candidates::default();
+        let (magnet, mut candidates, announces) = match self.take_fetcher(add.key, &add.trackers) {
+            Some((at, candidates, announces)) => (Some(at), candidates, announces),
+            None => (None, Candidates::new(self.config.listen_port), None),
+        };
+        if add.metainfo.private {
+            candidates.set_private();
+        }
         for peer in &add.peers {
             candidates.add(*peer, Source::User);
         }
-        let mut announces = (!add.trackers.is_empty()).then(|| {
+        let new_announces = || {
             let identity = Identity {
                 torrent: add.key,
                 info_hash: add.metainfo.info_hash,
@@ -46,11 +54,13 @@ impl Shard {
                 port: self.config.listen_port,
             };
             Announces::new(identity, &add.trackers, self.now, &mut self.rng)
-        });
+        };
+        let mut announces = announces.or_else(|| (!add.trackers.is_empty()).then(new_announces));
         if let (true, Some(announces)) = (add.paused, &mut announces) {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.
             announces.stop(self.now);
         }
+        let finding = Finding::new(&add);
         let home = Home {
             candidates,
             announces,
@@ -62,9 +72,11 @@ impl Shard {
                 && !add.streaming
                 && !add.super_seeding,
             seed_only: add.seed_only,
+            finding,
             bytes_wanted: add.selection.wanted_len(&add.metainfo),
             playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
             super_seeding: add.super_seeding,
+            pex: add.pex,
             selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,
@@ -74,7 +86,11 @@ impl Shard {
         let index = self.homes.insert(home);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
+        if let Some(at) = magnet {
+            self.hand_down(at, index);
+        }
         self.touch(index);
+        self.tell_nodes(index);
         self.set_torrent_limits(key, add.limits);
         let home = &self.homes[index];
         if home.meta.geometry.piece_len() as usize + ccbt_storage::arena::PAGE > self.partition.capacity() {
@@ -126,10 +142,12 @@ impl Shard {
             StorageDone::Opened { result, .. } => self.on_opened(index, result),
             StorageDone::Written { piece, buf, result, .. } => self.on_written(index, piece, buf, result),
             StorageDone::ReadDone { tag, buf, result, .. } => {
-                if self.is_check(index, &buf) {
-                    self.on_check_read(index, tag, buf, result);
-                } else {
+                if !self.is_download(&buf) {
                     self.on_upload_read(index, tag, buf, result);
+                } else if self.homes[index].partials.is_reading(PieceIndex(tag as u32)) {
+                    self.on_taken_back(index, PieceIndex(tag as u32), buf, result);
+                } else {
+                    self.on_check_read(index, tag, buf, result);
                 }
             }
             StorageDone::Synced { result, .. } => self.on_synced(index, result),
@@ -137,8 +155,8 @@ impl Shard {
         }
     }
 
-    /// Reads for checking fill download memory, reads for peers upload memory.
-    fn is_check(&self, _index: usize, buf: &PieceBuf) -> bool {
+    /// Reads for checking and of begun pieces fill download memory, reads for peers upload memory.
+    fn is_download(&self, buf: &PieceBuf) -> bool {
         buf.region().id() == self.partition.region().id()
     }
 
@@ -177,7 +195,9 @@ impl Shard {
         let config = TorrentConfig {
             picker: self.homes[index].picker.clone(),
             listen_port: self.config.listen_port,
-            metadata_size: self.homes[index].meta.raw_info().len() as u32,
+            metadata: Some(self.homes[index].meta.shared_raw_info()),
+            pex: self.homes[index].pex && !self.homes[index].meta.private,
+            dht_port: self.dht_port(&self.homes[index]),
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };
@@ -196,6 +216,7 @@ impl Shard {
         self.touch(index);
         self.spread(index);
         self.answer_waiting(index);
+        self.adopt_all(index);
         self.dial(index);
     }
 
@@ -218,7 +239,10 @@ impl Shard {
         let mut any = false;
         while let Some(done) = self.announced.pop() {
             any = true;
-            let Some(&index) = self.by_key.get(&done.torrent) else { continue };
+            let Some(&index) = self.by_key.get(&done.torrent) else {
+                self.on_magnet_announce(done);
+                continue;
+            };
             let home = &mut self.homes[index];
             let Some(announces) = &mut home.announces else { continue };
             let outcome = announces.on_done(self.now, done);
@@ -264,6 +288,7 @@ impl Shard {
         self.close_all(index);
         self.stop_satellites(index);
         self.announce(index);
+        self.find_peers(index);
         self.touch(index);
     }
 
@@ -271,12 +296,20 @@ impl Shard {
     pub(crate) fn continue_end(&mut self, index: usize) {
         let home = &mut self.homes[index];
         let Phase::Ending { closing } = home.phase else { return };
-        let told = home.announces.as_ref().is_none_or(Announces::is_idle);
-        if closing || !told || home.busy > 0 || home.conns > 0 || home.part.satellites().next().is_some() {
+        if closing || home.busy > 0 || home.conns > 0 || home.part.satellites().next().is_some() {
             return;
         }
-        if self.wants_last_sync(index) && !self.homes[index].delete_data {
-            return self.submit_sync(index);
+        if !home.delete_data {
+            if self.keep_begun(index) {
+                return;
+            }
+            if self.wants_last_sync(index) {
+                return self.submit_sync(index);
+            }
+        }
+        // Trackers may take longer than the disk.
+        if self.homes[index].announces.as_ref().is_some_and(|announces| !announces.is_idle()) {
+            return;
         }
         self.release_memory(index);
         let home = &mut self.homes[index];
@@ -311,6 +344,7 @@ impl Shard {
 
     /// Storage has closed the files: the torrent is gone.
     pub(crate) fn forget(&mut self, index: usize) {
+        self.stop_finding(index);
         self.forget_timers(index);
         let home = self.homes.remove(index);
         if !home.part.is_satellite() && !home.delete_data {

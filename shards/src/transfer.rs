@@ -20,7 +20,7 @@ use crate::shard::{Shard, Stage};
 use crate::torrents::{Aside, LivePieces, SlotSource};
 
 /// Takes what one peer sent.
-struct PeerSink<'a> {
+pub(crate) struct PeerSink<'a> {
     torrent: &'a mut Torrent,
     live: &'a mut LivePieces,
     asides: &'a mut Vec<Aside>,
@@ -106,6 +106,7 @@ impl Shard {
                 self.on_handshake_bytes(key, bytes);
             }
             Stage::Open(_) => self.on_peer_bytes(key, n),
+            Stage::Fetching(_) => self.on_fetch_bytes(key, n),
             Stage::Connecting | Stage::Closing => {}
         }
     }
@@ -137,7 +138,7 @@ impl Shard {
         }
     }
 
-    fn with_sink<R>(
+    pub(crate) fn with_sink<R>(
         &mut self,
         key: SocketKey,
         call: impl FnOnce(&mut ccbt_protocol::wire::Receiver, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
@@ -230,6 +231,7 @@ impl Shard {
         self.continue_check(index);
         self.continue_restart(index);
         self.continue_relocation(index);
+        self.continue_pause(index);
         self.settle_part(index);
         self.continue_end(index);
         if self.homes.contains(index) {
@@ -248,6 +250,15 @@ impl Shard {
                     }
                 }
                 TorrentEvent::Ban(ip) => self.ban(index, ip, None),
+                TorrentEvent::Peers(peers) => self.heard_of(index, peers),
+                TorrentEvent::OwnAddress(teller, ours) => {
+                    self.homes[index].candidates.told_own_address(teller, ours);
+                }
+                TorrentEvent::DhtNode(addr) => {
+                    if let Some(discovery) = &self.discovery {
+                        discovery.node(addr);
+                    }
+                }
                 TorrentEvent::Finished => self.on_finished(index),
             }
         }
@@ -299,6 +310,9 @@ impl Shard {
     pub(crate) fn serve(&mut self, key: SocketKey) {
         let Some(conn) = self.conn(key) else { return };
         conn.queued = false;
+        if let Stage::Fetching(peer) = conn.stage {
+            return self.serve_fetch(key, peer);
+        }
         let (Stage::Open(peer), Some(index)) = (&conn.stage, conn.home) else { return };
         let (peer, has_outbox) = (*peer, !conn.outbox.is_empty());
         if !self.ring.sending(key) {

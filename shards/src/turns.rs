@@ -22,12 +22,16 @@ impl Shard {
     pub(crate) fn on_message(&mut self, message: ToShard) {
         match message {
             ToShard::Add { torrent, spread } => self.add_torrent(*torrent, spread),
+            ToShard::AddMagnet(magnet) => self.add_magnet(*magnet),
             ToShard::Remove { key, delete_data } => match self.by_key.get(&key) {
                 Some(&index) => {
                     self.homes[index].delete_data |= delete_data;
                     self.end_torrent(index, true);
                 }
-                None => self.tell(FromShard::Event(key, Event::Removed)),
+                None => match self.fetcher_by_key(key) {
+                    Some(at) => self.end_fetcher(at, true),
+                    None => self.tell(FromShard::Event(key, Event::Removed)),
+                },
             },
             ToShard::Move { key, root, options } => self.want_move(key, root, options),
             ToShard::Rename { key, file, path } => self.want_rename(key, file, path),
@@ -43,6 +47,8 @@ impl Shard {
                 if let Some(&index) = self.by_key.get(&key) {
                     self.end_pause(index);
                     self.resume(index);
+                } else if let Some(at) = self.fetcher_by_key(key) {
+                    self.pause_fetcher(at, false);
                 }
             }
             ToShard::Snapshot(key, reply) => {
@@ -57,11 +63,13 @@ impl Shard {
             },
             ToShard::AddPeers(key, peers, source) => {
                 if let Some(&index) = self.by_key.get(&key) {
-                    for peer in peers {
-                        self.homes[index].candidates.add(peer, source);
+                    for peer in &peers {
+                        self.homes[index].candidates.add(*peer, source);
                     }
                     self.dial(index);
                     self.touch(index);
+                } else {
+                    self.add_magnet_peers(key, &peers, source);
                 }
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
@@ -95,7 +103,7 @@ impl Shard {
             ToShard::Ban { key, ip, from } => self.on_ban(key, ip, from),
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
-            ToShard::SatelliteGone { key, shard } => self.on_satellite_gone(key, shard),
+            ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
             ToShard::Shutdown => self.shut_down(),
         }
     }
@@ -107,6 +115,8 @@ impl Shard {
         self.stopping = Some(self.now + GOODBYE);
         let homes: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
         homes.into_iter().for_each(|index| self.end_torrent(index, false));
+        let magnets: Vec<usize> = self.fetchers.iter().map(|(at, _)| at).collect();
+        magnets.into_iter().for_each(|at| self.end_fetcher(at, false));
     }
 
     pub(crate) fn take_storage(&mut self) -> bool {
@@ -168,7 +178,7 @@ impl Shard {
         let (stats, rates, peer_count) = (torrent.stats(), torrent.rates(now), torrent.peer_count());
         let moving = rates.0 + rates.1 > 0;
         // Pieces are counted at home.
-        let picture = (state, stats, peer_count, 0, 0, 0, moving);
+        let picture = (state, stats, peer_count, [0; 3], 0, moving);
         if home.last_status == Some(picture) && !moving {
             return;
         }
@@ -193,6 +203,7 @@ impl Shard {
         }
         let stats = home.all_stats();
         let (pieces_durable, syncs) = (home.durability.durable.count(), home.durability.syncs);
+        let blocks_partial = home.partials.blocks();
         let mut peer_count = home.torrent.as_ref().map_or(0, |torrent| torrent.peer_count());
         let (mut down_rate, mut up_rate) =
             home.torrent.as_mut().map(|torrent| torrent.rates(now)).unwrap_or_default();
@@ -203,7 +214,8 @@ impl Shard {
         }
         // The first status at rest tells that the rates are zero again.
         let moving = down_rate + up_rate > 0;
-        let picture = (state, stats, peer_count, pieces_done, pieces_durable, home.bytes_wanted, moving);
+        let pieces = [pieces_done, pieces_durable, blocks_partial];
+        let picture = (state, stats, peer_count, pieces, home.bytes_wanted, moving);
         if home.last_status == Some(picture) && !moving {
             return None;
         }
@@ -220,6 +232,7 @@ impl Shard {
             pieces_done,
             pieces_total,
             pieces_durable,
+            blocks_partial,
             syncs,
             bytes_done,
             bytes_total: geometry.total_len(),
@@ -236,7 +249,12 @@ impl Shard {
     /// Leaves all peers and trackers; what is being written gets written.
     pub(crate) fn pause(&mut self, key: TorrentKey) {
         let now = self.now;
-        let Some(&index) = self.by_key.get(&key) else { return };
+        let Some(&index) = self.by_key.get(&key) else {
+            if let Some(at) = self.fetcher_by_key(key) {
+                self.pause_fetcher(at, true);
+            }
+            return;
+        };
         let home = &mut self.homes[index];
         if home.paused || matches!(home.phase, Phase::Ending { .. }) {
             return;
@@ -249,6 +267,7 @@ impl Shard {
         }
         self.close_all(index);
         self.announce(index);
+        self.find_peers(index);
         self.touch(index);
     }
 

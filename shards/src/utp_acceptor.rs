@@ -2,7 +2,7 @@
 //!
 //! Role: reads the UDP socket of the listening port, which gets the datagrams of all who have no connection yet, answers
 //! each valid SYN with a connected socket, and gives that to a shard. Owner: a thread of its own, which sleeps unless
-//! strangers call. Invariants: nothing is kept of a datagram that is no SYN; how many SYNs are answered is bounded
+//! strangers call; or the discovery thread, where the DHT has the same port. Invariants: nothing is kept of a datagram that is no SYN; how many SYNs are answered is bounded
 //! ([`Admission`]), and how many connections there are by the session's limit.
 //!
 //! All sockets of the port have SO_REUSEPORT. The kernel prefers a connected socket for its peer's datagrams (found by a
@@ -22,6 +22,7 @@ use ccbt_protocol::utp::{Admission, Connection};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::discovery::{Stray, Strays};
 use crate::inbox::Inbox;
 use crate::messages::{Arrival, ToShard};
 use crate::ring::Stream;
@@ -86,7 +87,7 @@ impl Strangers {
     }
 
     /// Takes in a datagram that has come to the listening port from `from`.
-    pub fn take(&mut self, datagram: &[u8], from: SocketAddr) {
+    fn greet(&mut self, datagram: &[u8], from: SocketAddr) {
         if self.connections.load(Ordering::Relaxed) >= self.connections_max {
             return;
         }
@@ -104,6 +105,12 @@ impl Strangers {
         self.next = self.next.wrapping_add(1);
         // One that is so far behind that its inbox is full takes no connections; the peer comes again.
         let _ = self.shards[shard].try_send(ToShard::Arrived(Box::new(Arrival { stream, addr: from })));
+    }
+}
+
+impl Strays for Strangers {
+    fn take(&mut self, stray: Stray<'_>) {
+        self.greet(stray.bytes, stray.from);
     }
 }
 
@@ -136,7 +143,7 @@ fn read(socket: &UdpSocket, strangers: &mut Strangers) {
     for _ in 0..BURST {
         // Errors are what became of earlier answers, or that there is nothing more.
         let Ok((len, from)) = socket.recv_from(&mut buffer) else { return };
-        strangers.take(&buffer[..len], from);
+        strangers.greet(&buffer[..len], from);
     }
 }
 

@@ -119,6 +119,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         memory_bytes: 16 << 20,
         listen,
         bind: None,
+        discovery: Default::default(),
         peer_id: PeerId([1; 20]),
         max_connections: 10,
         choker: ChokerConfig::default(),

@@ -1,12 +1,12 @@
 //! Our own client as a test sees it: a command line, a stream of JSON events, an exit code.
 //!
-//! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` unless the
-//! test asks for trackers. No command reads a configuration file that the test does not name with `--config`. With
+//! Owner: the test. Every long-running command gets `--json`, a free port and 127.0.0.1, and `--no-tracker` and `--no-dht`
+//! unless the test asks for them. No command reads a configuration file that the test does not name with `--config`. With
 //! [`SHARDS`] in the environment it gets that many shards, unless the test has an opinion: so every test is one of a
 //! torrent on several shards too.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::binary::ccbt_fast;
 use crate::confine::Confinement;
-use crate::ports::{free_port, local};
+use crate::ports::free_port;
 use crate::process::{Process, run, wait_until};
 use crate::{PATIENCE, SOON};
 
@@ -34,7 +34,9 @@ pub struct CcbtCommand {
     command: Command,
     shards: Option<usize>,
     port: u16,
+    ip: Ipv4Addr,
     use_trackers: bool,
+    use_dht: bool,
     checkpoints: Option<PathBuf>,
 }
 
@@ -42,6 +44,11 @@ impl CcbtCommand {
     /// `ccbt-fast download TORRENT --output DIR`.
     pub fn download(torrent: &Path, output: &Path) -> Self {
         Self::new("download", torrent, output)
+    }
+
+    /// `ccbt-fast magnet LINK --output DIR`.
+    pub fn magnet(link: &str, output: &Path) -> Self {
+        Self::new("magnet", Path::new(link), output)
     }
 
     /// `ccbt-fast seed TORRENT --output DIR`.
@@ -68,10 +75,35 @@ impl CcbtCommand {
         Self::build(confinement.command(ccbt_fast()), "seed", torrent, output)
     }
 
-    fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
+    /// As [`Self::download`] or [`Self::seed`], by a command that becomes the program.
+    pub fn build(mut command: Command, subcommand: &str, torrent: &Path, output: &Path) -> Self {
         command.arg(subcommand).arg(torrent).arg("--output").arg(output);
-        command.args(["--json", "--log-level", "debug", "--bind", "127.0.0.1", "--no-config"]);
-        Self { command, shards: test_shards(), port: free_port(), use_trackers: false, checkpoints: None }
+        command.args(["--json", "--log-level", "debug", "--no-config"]);
+        Self::with(command, None)
+    }
+
+    fn with(command: Command, checkpoints: Option<PathBuf>) -> Self {
+        Self {
+            command,
+            shards: test_shards(),
+            port: free_port(),
+            ip: Ipv4Addr::LOCALHOST,
+            use_trackers: false,
+            use_dht: false,
+            checkpoints,
+        }
+    }
+
+    /// Listens at this address instead of 127.0.0.1.
+    pub fn bind(mut self, ip: Ipv4Addr) -> Self {
+        self.ip = ip;
+        self
+    }
+
+    /// Runs a node of the DHT that begins at `first` instead of passing `--no-dht`.
+    pub fn dht(mut self, first: SocketAddr) -> Self {
+        self.use_dht = true;
+        self.option("--dht-bootstrap", first.to_string())
     }
 
     /// Listens at this port instead of a free one.
@@ -116,14 +148,16 @@ impl CcbtCommand {
     /// `ccbt-fast resume HASH`, in the folder where the download was.
     pub fn resume(info_hash: &str, checkpoints: &Path) -> Self {
         let mut command = Command::new(ccbt_fast());
-        command.args(["resume", info_hash, "--json", "--log-level", "debug", "--bind", "127.0.0.1"]);
-        let checkpoints = Some(checkpoints.to_owned());
-        Self { command, shards: test_shards(), port: free_port(), use_trackers: false, checkpoints }
+        command.args(["resume", info_hash, "--json", "--log-level", "debug"]);
+        Self::with(command, Some(checkpoints.to_owned()))
     }
 
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
-        self.command.args(["--port", &self.port.to_string()]);
+        self.command.args(["--port", &self.port.to_string(), "--bind", &self.ip.to_string()]);
+        if !self.use_dht {
+            self.command.arg("--no-dht");
+        }
         if let Some(shards) = self.shards {
             self.command.args(["--shards", &shards.to_string()]);
         }
@@ -135,7 +169,7 @@ impl CcbtCommand {
         } else {
             self.command.arg("--no-checkpoint");
         }
-        Ccbt { process: Process::start("ccbt-fast", &mut self.command), address: local(self.port) }
+        Ccbt { process: Process::start("ccbt-fast", &mut self.command), address: (self.ip, self.port).into() }
     }
 }
 

@@ -27,6 +27,7 @@ pub struct DaemonCommand {
     command: Command,
     port: u16,
     socket: PathBuf,
+    use_dht: bool,
 }
 
 impl DaemonCommand {
@@ -45,13 +46,19 @@ impl DaemonCommand {
         if let Some(shards) = test_shards() {
             command.args(["--shards", &shards.to_string()]);
         }
-        Self { command, port: free_port(), socket: socket.to_owned() }
+        Self { command, port: free_port(), socket: socket.to_owned(), use_dht: false }
     }
 
     /// Options.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.command.args(args);
         self
+    }
+
+    /// Runs a node of the DHT that begins at `first` (HOST:PORT, or "none") instead of passing `--no-dht`.
+    pub fn dht(mut self, first: &str) -> Self {
+        self.use_dht = true;
+        self.args(["--dht-bootstrap", first])
     }
 
     /// Starts it and waits until it can be controlled.
@@ -67,6 +74,9 @@ impl DaemonCommand {
     /// Starts it.
     pub fn launch(mut self) -> Daemon {
         self.command.args(["--port", &self.port.to_string()]);
+        if !self.use_dht {
+            self.command.arg("--no-dht");
+        }
         let process = Process::start("ccbt-fast daemon", &mut self.command);
         Daemon { process, socket: self.socket, port: self.port, started: Value::Null }
     }
@@ -103,6 +113,11 @@ impl Daemon {
         let (code, stdout, stderr) = self.run(&[args, &["--json"]].concat());
         assert_eq!(code, 0, "{args:?}: {stdout}{stderr}");
         stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    }
+
+    /// A number of the daemon as a whole.
+    pub fn stat(&self, name: &str) -> u64 {
+        self.ask(&["stats"]).remove(0)[name].as_u64().unwrap_or_else(|| panic!("no {name}"))
     }
 
     /// All that it knows of a torrent.
@@ -204,4 +219,19 @@ pub fn torrent(lab: &Lab, name: &str, len: usize, on_disk: bool) -> Published {
     let torrent = Torrent::of(&payload, &TorrentSpec::pieces_of(16 << 10));
     let torrent_path = lab.file(&format!("{name}.torrent"), torrent.bytes());
     Published { data, torrent_path, torrent, payload }
+}
+
+/// As a body carries a torrent file.
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word =
+            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let value = word >> (18 - 6 * digit) & 63;
+            text.push(if digit > chunk.len() { '=' } else { DIGITS[value as usize] as char });
+        }
+    }
+    text
 }

@@ -21,6 +21,7 @@ pub mod lab;
 pub mod libtorrent;
 pub mod loopfs;
 pub mod payload;
+pub mod place;
 pub mod ports;
 pub mod process;
 pub mod raw_peer;
@@ -30,6 +31,7 @@ pub mod tracker;
 pub mod transmission;
 pub mod udp_relay;
 pub mod udp_tracker;
+pub mod veth;
 
 use std::time::Duration;
 

@@ -2,14 +2,14 @@
 //!
 //! Owner: the test. The script is embedded and handed to Python as text, so no path to it can go stale.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::PATIENCE;
-use crate::ports::{free_port, local};
+use crate::ports::free_port;
 use crate::process::{Process, repository, run};
 
 const SCRIPT: &str = include_str!("libtorrent_peer.py");
@@ -21,22 +21,43 @@ pub struct LibtorrentPeer {
 }
 
 impl LibtorrentPeer {
-    /// Starts it and waits until it has checked its files and listens.
+    /// Starts it and waits until it has checked its files and listens. `torrent` may be a magnet link.
     pub fn start(torrent: &Path, dir: &Path) -> Self {
-        Self::start_with(torrent, dir, &[])
+        Self::start_with(torrent, dir, json!({}))
     }
 
-    /// As [`Self::start`], with settings of libtorrent's: JSON values by name.
-    pub fn start_with(torrent: &Path, dir: &Path, settings: &[(&str, Value)]) -> Self {
-        let port = free_port();
-        let settings: serde_json::Map<String, Value> =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let mut command = Command::new(python());
-        command.args(["-c", SCRIPT, "peer"]).arg(torrent).arg(dir).arg(port.to_string());
-        command.arg(Value::from(settings).to_string());
-        let mut peer = Self { process: Process::start("libtorrent", &mut command), address: local(port) };
+    /// As [`Self::start`], with more of libtorrent's settings.
+    pub fn start_with(torrent: &Path, dir: &Path, settings: Value) -> Self {
+        Self::start_by(Command::new(python()), Ipv4Addr::LOCALHOST, torrent, dir, settings)
+    }
+
+    /// As [`Self::start_with`], listening at `ip`, by a command that becomes the interpreter.
+    pub fn start_by(
+        mut command: Command,
+        ip: Ipv4Addr,
+        torrent: &Path,
+        dir: &Path,
+        mut settings: Value,
+    ) -> Self {
+        let address = SocketAddr::from((ip, free_port()));
+        settings["listen_interfaces"] = address.to_string().into();
+        command.args(["-c", SCRIPT, "peer"]).args([torrent, dir]).arg(address.port().to_string());
+        command.arg(settings.to_string());
+        let mut peer = Self { process: Process::start("libtorrent", &mut command), address };
         peer.wait_event("listening");
         peer
+    }
+
+    /// What makes it a node of the DHT that begins at `first`, one of several on this machine.
+    pub fn dht_settings(first: Option<SocketAddr>) -> Value {
+        json!({
+            "enable_dht": true,
+            "dht_bootstrap_nodes": first.map_or(String::new(), |first| first.to_string()),
+            "dht_restrict_routing_ips": false,
+            "dht_restrict_search_ips": false,
+            "dht_ignore_dark_internet": false,
+            "dht_announce_interval": 5,
+        })
     }
 
     /// Where it listens.
@@ -47,6 +68,11 @@ impl LibtorrentPeer {
     /// Makes it connect to `peer`.
     pub fn connect(&mut self, peer: SocketAddr) {
         self.process.tell(&format!("connect {} {}", peer.ip(), peer.port()));
+    }
+
+    /// Makes it receive at most so many bytes a second.
+    pub fn limit(&mut self, bytes: u32) {
+        self.process.tell(&format!("limit {bytes}"));
     }
 
     /// Waits until it has every piece.
@@ -109,7 +135,7 @@ fn parse(line: &str) -> Value {
 }
 
 /// The interpreter of the virtual environment.
-pub(crate) fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     let path = repository().join(".cache/venv/bin/python");
     assert!(path.exists(), "{} is missing: run .ci/setup.sh first (make test does)", path.display());
     path

@@ -3,10 +3,11 @@
     libtorrent_peer.py info TORRENT             prints what libtorrent reads in the file, as one JSON object
     libtorrent_peer.py create ITEM TORRENT PIECE_LENGTH [v1]    makes a torrent file, hybrid unless told v1
     libtorrent_peer.py resume TORRENT DIR OUT    checks what is in DIR and writes its resume data to OUT
-    libtorrent_peer.py peer TORRENT DIR PORT SETTINGS    downloads to or seeds from DIR, with these session settings
-                                                (a JSON object); prints one JSON object per line
+    libtorrent_peer.py peer TORRENT DIR PORT [SETTINGS]    downloads to or seeds from DIR; prints one JSON object per
+        line; SETTINGS is a JSON object of more settings
 
-Commands of `peer` on stdin, one per line: `connect IP PORT`, and `stats`, which is answered. It ends when stdin does.
+TORRENT of `peer` may be a magnet link. Its commands on stdin, one per line: `connect IP PORT`,
+`limit BYTES` (a second, received), and `stats`, which is answered. It ends when stdin does.
 """
 
 import json
@@ -83,15 +84,20 @@ def obey(handle):
         word, *rest = line.split()
         if word == "connect":
             handle.connect_peer((rest[0], int(rest[1])))
+        elif word == "limit":
+            handle.set_download_limit(int(rest[0]))
         elif word == "stats":
             status = handle.status()
             say(event="stats", uploaded=status.total_payload_upload, downloaded=status.total_payload_download)
 
 
-def peer(path, folder, port, settings):
-    ses = session(port, json.loads(settings))
-    params = lt.add_torrent_params()
-    params.ti = lt.torrent_info(path)
+def peer(path, folder, port, more="{}"):
+    ses = session(port, json.loads(more))
+    if path.startswith("magnet:"):
+        params = lt.parse_magnet_uri(path)
+    else:
+        params = lt.add_torrent_params()
+        params.ti = lt.torrent_info(path)
     params.save_path = folder
     params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
     handle = ses.add_torrent(params)
@@ -110,7 +116,8 @@ def peer(path, folder, port, settings):
             print("peers %d, pieces %d, %s" % now, file=sys.stderr, flush=True)
             last = now
         checked = status.state in (lt.torrent_status.downloading, lt.torrent_status.finished, lt.torrent_status.seeding)
-        if checked and not listening and ses.listen_port() == port:
+        ready = checked or status.state == lt.torrent_status.downloading_metadata
+        if ready and not listening and ses.listen_port() == port:
             listening = True
             say(event="listening", port=port, done=status.is_seeding)
         if checked and status.is_seeding and not finished:
@@ -148,4 +155,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "resume":
         resume(*sys.argv[2:])
     else:
-        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+        peer(sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

@@ -32,6 +32,8 @@ pub mod id {
     pub const PIECE: u8 = 7;
     /// Piece, offset, length.
     pub const CANCEL: u8 = 8;
+    /// UDP port of a DHT node (BEP 5).
+    pub const PORT: u8 = 9;
     /// No payload (BEP 6).
     pub const HAVE_ALL: u8 = 14;
     /// Piece, offset, length (BEP 6).
@@ -120,6 +122,11 @@ impl RawPeer {
 
     /// Sends our handshake without any extension bits.
     pub fn send_handshake(&mut self, info_hash: [u8; 20]) {
+        self.send_handshake_with(info_hash, [0; 8]);
+    }
+
+    /// As [`Self::send_handshake`], with these bits.
+    pub fn send_handshake_with(&mut self, info_hash: [u8; 20], reserved: [u8; 8]) {
         // Different for every socket of this machine: the kernel gives one port number to several addresses.
         let (ip, port) = match self.stream.local_addr() {
             Ok(SocketAddr::V4(address)) => (address.ip().octets(), address.port()),
@@ -127,7 +134,7 @@ impl RawPeer {
         };
         let peer_id = format!("-RW0001-{:03}{:03}{port:06}", ip[2], ip[3]);
         let peer_id = peer_id.as_bytes().try_into().expect("8, 6 and 6 bytes");
-        self.send_bytes(&handshake_bytes(info_hash, [0; 8], peer_id));
+        self.send_bytes(&handshake_bytes(info_hash, reserved, peer_id));
     }
 
     /// Reads the other side's handshake; `None` when the connection closes instead.

@@ -82,17 +82,31 @@ pub struct TorrentSpec {
     pub tiers: Vec<Vec<String>>,
     /// BEP 27.
     pub private: bool,
+    /// Bytes under a key of the info dictionary that means nothing: large metadata of a small payload.
+    pub filler: usize,
 }
 
 impl TorrentSpec {
     /// A public torrent without a tracker.
     pub fn pieces_of(piece_len: usize) -> Self {
-        Self { piece_len, announce: None, tiers: Vec::new(), private: false }
+        Self { piece_len, announce: None, tiers: Vec::new(), private: false, filler: 0 }
     }
 
     /// The same with an announce URL.
     pub fn announce(mut self, url: String) -> Self {
         self.announce = Some(url);
+        self
+    }
+
+    /// The same with metadata that is larger by `len` bytes.
+    pub fn filler(mut self, len: usize) -> Self {
+        self.filler = len;
+        self
+    }
+
+    /// The same, for peers of its trackers only (BEP 27).
+    pub fn private(mut self) -> Self {
+        self.private = true;
         self
     }
 
@@ -164,6 +178,9 @@ pub fn info_of(payload: &Payload, spec: &TorrentSpec) -> Value {
         (b"piece length".to_vec(), int(spec.piece_len)),
         (b"pieces".to_vec(), Value::Bytes(pieces)),
     ]);
+    if spec.filler > 0 {
+        info.insert(b"x-filler".to_vec(), Value::Bytes(crate::payload::noise(7, spec.filler)));
+    }
     if spec.private {
         info.insert(b"private".to_vec(), Value::Int(1));
     }

@@ -2,53 +2,24 @@
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use ccbt_tests::ccbt::{Ccbt, CcbtCommand, ccbt};
-use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::ccbt::{CcbtCommand, ccbt};
+use ccbt_tests::lab::Published;
 use ccbt_tests::payload::Payload;
+use ccbt_tests::place::{Place, read_bytes};
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
-use ccbt_tests::torrent::TorrentSpec;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-
-/// A lab with a torrent and its data, a folder for a copy, and one for checkpoints.
-struct Place {
-    made: Published,
-    copy: PathBuf,
-    store: PathBuf,
-    lab: Lab,
-}
-
-impl Place {
-    fn new(payload: Payload) -> Self {
-        let lab = Lab::open_on_disk();
-        let made = lab.publish(payload, TorrentSpec::pieces_of(64 * KIB));
-        let (copy, store) = (lab.dir("copy"), lab.dir("state").join("checkpoints"));
-        Self { made, copy, store, lab }
-    }
-
-    fn file(&self, ending: &str) -> PathBuf {
-        self.store.join(format!("{}.{ending}", self.made.torrent.info_hash_hex()))
-    }
-}
 
 fn seeder(last: u8, made: &Published) -> RawSeeder {
     RawSeeder::start(Ipv4Addr::new(127, 0, 32, last), made, Manner::default())
 }
 
-/// Bytes that a run has read from disks.
-fn read_bytes(ours: &Ccbt) -> u64 {
-    let stopped = ours.events("stopped").pop().expect("the last event");
-    let disks = stopped["disks"].as_array().expect("a list").clone();
-    disks.iter().map(|disk| disk["read_bytes"].as_u64().expect("a number of bytes")).sum()
-}
-
 #[test]
 fn a_seed_hashes_at_its_first_start_only() {
-    let place = Place::new(Payload::straddling("tree", 6 * MIB));
+    let place = Place::published(Payload::straddling("tree", 6 * MIB), 64 * KIB);
     for file in 0..place.made.payload.files().count() {
         let file = File::options().write(true).open(place.made.payload.path_of(file, &place.made.data));
         let long_ago = std::time::SystemTime::now() - Duration::from_secs(1000);
@@ -82,7 +53,7 @@ fn a_seed_hashes_at_its_first_start_only() {
 
 #[test]
 fn verify_knows_the_names_that_a_checkpoint_remembers() {
-    let place = Place::new(Payload::straddling("tree", 6 * MIB));
+    let place = Place::published(Payload::straddling("tree", 6 * MIB), 64 * KIB);
     let seeder = seeder(12, &place.made);
     CcbtCommand::download(&place.made.torrent_path, &place.copy)
         .peer(seeder.address())
@@ -116,7 +87,7 @@ fn verify_knows_the_names_that_a_checkpoint_remembers() {
 
 #[test]
 fn keys_of_a_file_say_where_and_how_checkpoints_are_kept() {
-    let place = Place::new(Payload::single("a.bin", 2 * MIB));
+    let place = Place::published(Payload::single("a.bin", 2 * MIB), 64 * KIB);
     let seeder = seeder(13, &place.made);
     let file = place.lab.dir("config").join("ccbt.toml");
     let run = |text: &str, more: &[&str]| {
@@ -145,4 +116,32 @@ fn keys_of_a_file_say_where_and_how_checkpoints_are_kept() {
     assert!(!off.contains("\"resumed\""), "{off}");
     run("auto_delete_checkpoint_on_complete = true\n", &[]);
     assert!(!place.file("ckpt").exists());
+}
+
+#[test]
+fn move_and_delete_know_the_names_that_a_checkpoint_remembers() {
+    let place = Place::published(Payload::straddling("tree", 6 * MIB), 64 * KIB);
+    let seeder = seeder(14, &place.made);
+    let download = place.download(&seeder).option("--rename", "0=elsewhere/first.bin");
+    download.start().wait_done();
+    let plain = |path: &std::path::Path| path.to_str().expect("plain").to_owned();
+    let (torrent, copy, store) = (plain(&place.made.torrent_path), plain(&place.copy), plain(&place.store));
+    let moved = place.lab.path().join("moved");
+    let there = plain(&moved);
+    let args = ["move", &torrent, "--from", &copy, "--to", &there, "--checkpoint-dir", &store, "--json"];
+    let (code, report, stderr) = ccbt(args);
+    assert!(code == 0 && report.contains("\"missing\":0"), "{report}{stderr}");
+    assert!(moved.join("elsewhere/first.bin").exists());
+    // The checkpoint has gone with them: nothing is hashed.
+    let hash = place.made.torrent.info_hash_hex();
+    assert_eq!(place.checkpoints(&["show", &hash]).1["output"], there);
+    let mut again = CcbtCommand::resume(&hash, &place.store).peer(seeder.address()).start();
+    again.wait_done();
+    assert_eq!((again.events("checked").len(), read_bytes(&again)), (0, 0));
+    let delete = ["delete", &torrent, "--dir", &there, "--checkpoint-dir", &store, "--yes", "--json"];
+    let (code, report, stderr) = ccbt(delete);
+    assert_eq!(code, 0, "{report}{stderr}");
+    assert!(!moved.join("elsewhere").exists(), "also what has another name");
+    let (code, _, stderr) = ccbt(["move", &hash, "--to", &there, "--checkpoint-dir", &store]);
+    assert!(code == 2 && stderr.contains("--from"), "{code}: {stderr}");
 }

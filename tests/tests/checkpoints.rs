@@ -3,17 +3,18 @@
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand, ccbt};
-use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::lab::Published;
 use ccbt_tests::libtorrent::libtorrent_resume;
 use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
 use ccbt_tests::payload::{Payload, noise};
+use ccbt_tests::place::{Place, read_bytes};
 use ccbt_tests::process::{Process, wait_until};
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
@@ -35,56 +36,6 @@ fn quick(last: u8, made: &Published) -> RawSeeder {
     RawSeeder::start(Ipv4Addr::new(127, 0, 31, last), made, Manner::default())
 }
 
-/// A lab with a torrent, a folder for the copy, and one for checkpoints.
-struct Place {
-    made: Published,
-    copy: PathBuf,
-    store: PathBuf,
-    lab: Lab,
-}
-
-impl Place {
-    fn new(payload: Payload, piece_len: usize) -> Self {
-        let lab = Lab::open_on_disk();
-        let made = lab.announce(payload, TorrentSpec::pieces_of(piece_len));
-        let (copy, store) = (lab.dir("copy"), lab.dir("state").join("checkpoints"));
-        Self { made, copy, store, lab }
-    }
-
-    fn download(&self, seeder: &RawSeeder) -> CcbtCommand {
-        let command = CcbtCommand::download(&self.made.torrent_path, &self.copy).peer(seeder.address());
-        command.checkpoints(&self.store)
-    }
-
-    fn file(&self, ending: &str) -> PathBuf {
-        self.store.join(format!("{}.{ending}", self.made.torrent.info_hash_hex()))
-    }
-
-    /// Downloads `bytes` and stops orderly.
-    fn download_some(&self, seeder: &RawSeeder, bytes: u64) {
-        let mut ours = self.download(seeder).start();
-        ours.wait_progress("bytes_done", bytes);
-        ours.stop();
-        assert!(self.file("ckpt").exists(), "an orderly end writes a checkpoint");
-    }
-
-    /// `ccbt-fast checkpoints ARGS --json`: exit code and object.
-    fn checkpoints(&self, args: &[&str]) -> (i32, Value) {
-        let dir = self.store.to_str().expect("labs have plain names");
-        let (code, stdout, stderr) =
-            ccbt([&["checkpoints"], args, &["--json", "--checkpoint-dir", dir]].concat());
-        let object = stdout.lines().find_map(|line| serde_json::from_str(line).ok());
-        (code, object.unwrap_or_else(|| panic!("{args:?}: {code} {stdout}{stderr}")))
-    }
-}
-
-/// Bytes that a run has read from disks.
-fn read_bytes(ours: &Ccbt) -> u64 {
-    let stopped = ours.events("stopped").pop().expect("the last event");
-    let disks = stopped["disks"].as_array().expect("a list").clone();
-    disks.iter().map(|disk| disk["read_bytes"].as_u64().expect("a number of bytes")).sum()
-}
-
 fn damage(path: &Path, at: u64) {
     let mut file = File::options().read(true).write(true).open(path).expect("the file is there");
     let mut byte = [0];
@@ -95,7 +46,7 @@ fn damage(path: &Path, at: u64) {
 
 #[test]
 fn a_stopped_download_goes_on_without_hashing() {
-    let place = Place::new(Payload::single("a.bin", 8 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 8 * MIB), 64 * KIB);
     let seeder = slow(1, &place.made);
     place.download_some(&seeder, 2 << 20);
     let mut ours = place.download(&seeder).start();
@@ -114,9 +65,87 @@ fn a_stopped_download_goes_on_without_hashing() {
     assert_eq!((read_bytes(&again), seeder.blocks()), (0, blocks));
 }
 
+/// Blocks of begun pieces that the checkpoint names.
+fn partial_blocks(place: &Place) -> u64 {
+    let hash = place.made.torrent.info_hash_hex();
+    let (_, shown) = place.checkpoints(&["show", &hash]);
+    let partial = shown["partial"].as_array().cloned().unwrap_or_default();
+    let ones = |blocks: &str| {
+        let (_, hex) = blocks.split_once(':').expect("length and digits");
+        hex.chars().map(|digit| u64::from(digit.to_digit(16).expect("hexadecimal").count_ones())).sum::<u64>()
+    };
+    partial.iter().map(|one| ones(one["blocks"].as_str().expect("a set"))).sum()
+}
+
+/// Stops a download with large pieces from a slow peer while nothing is complete.
+fn stop_within_a_piece(place: &Place, seeder: &RawSeeder, bytes: u64) -> u64 {
+    let mut ours = place.download(seeder).start();
+    let progress = ours.wait_progress("downloaded", bytes);
+    assert_eq!(progress["bytes_done"], 0, "no piece is complete");
+    ours.stop();
+    partial_blocks(place)
+}
+
+#[test]
+fn blocks_of_begun_pieces_are_not_fetched_twice() {
+    let place = Place::announced(Payload::straddling("tree", 7 * MIB), 4 * MIB);
+    let seeder = slow(16, &place.made);
+    let kept = stop_within_a_piece(&place, &seeder, 1 << 20);
+    assert!(kept >= 64, "1 MiB came: {kept} blocks are kept");
+    // Killed within the same piece: nothing has been written since, so the same blocks are there.
+    // A file written to a moment ago would get no mark.
+    thread::sleep(Duration::from_millis(2100));
+    let before = seeder.blocks();
+    let mut second = place.download(&seeder).start();
+    second.wait_progress("downloaded", 256 << 10);
+    second.signal(Signal::KILL);
+    second.wait_exit(SOON);
+    let lost = seeder.blocks() - before;
+    assert_eq!(partial_blocks(&place), kept);
+    let mut third = place.download(&seeder).start();
+    third.wait_event("resumed");
+    third.wait_done();
+    place.made.payload.assert_equal_in(&place.copy);
+    let twice = seeder.blocks() - place.made.payload.len().div_ceil(BLOCK);
+    assert!(twice <= lost + 64, "{twice} blocks were fetched twice, {lost} of them lost in the kill");
+    assert_eq!(partial_blocks(&place), 0);
+}
+
+/// The checkpoint knows length and time of a file, but not what is in it.
+#[test]
+fn a_wrong_block_of_an_earlier_run_is_fetched_again_and_nobody_is_banned() {
+    let place = Place::announced(Payload::single("a.bin", 6 * MIB), 3 * MIB);
+    let seeder = slow(17, &place.made);
+    let command = || place.download(&seeder).option("--piece-selection", "sequential");
+    let mut first = command().start();
+    first.wait_progress("downloaded", 1 << 20);
+    first.stop();
+    assert!(partial_blocks(&place) >= 64);
+    let file = place.copy.join("a.bin");
+    let time = fs::metadata(&file).and_then(|found| found.modified()).expect("it is there");
+    damage(&file, 5 * BLOCK as u64 + 3);
+    File::options().write(true).open(&file).and_then(|file| file.set_modified(time)).expect("it is ours");
+    let before = seeder.blocks();
+    let mut ours = command().start();
+    ours.wait_done();
+    place.made.payload.assert_equal_in(&place.copy);
+    let last = ours.events("progress").pop().expect("some");
+    assert_eq!((last["hash_failures"].as_u64(), last["banned"].as_u64()), (Some(1), Some(0)), "{last}");
+    assert!(seeder.blocks() - before <= (6 + 3) * MIB / BLOCK, "the piece is fetched once more at most");
+    // Another time, and nothing is taken from it.
+    fs::remove_file(&file).expect("it is there");
+    stop_within_a_piece(&place, &seeder, 1 << 20);
+    damage(&file, 5 * BLOCK as u64 + 3);
+    let mut ours = command().start();
+    ours.wait_done();
+    place.made.payload.assert_equal_in(&place.copy);
+    let last = ours.events("progress").pop().expect("some");
+    assert_eq!(last["hash_failures"].as_u64(), Some(0), "{last}");
+}
+
 #[test]
 fn resume_needs_an_info_hash_and_nothing_else() {
-    let place = Place::new(Payload::straddling("tree", 6 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::straddling("tree", 6 * MIB), 64 * KIB);
     let seeder = slow(2, &place.made);
     let mut first = place.download(&seeder).option("--rename", "0=elsewhere/first.bin").start();
     first.wait_progress("bytes_done", 1 << 20);
@@ -143,7 +172,7 @@ fn resume_needs_an_info_hash_and_nothing_else() {
 #[test]
 fn only_what_has_changed_is_hashed() {
     let sizes = [("a", MIB), ("b", MIB), ("c", MIB), ("d", 6 * MIB)];
-    let place = Place::new(Payload::tree("t", &sizes), 64 * KIB);
+    let place = Place::announced(Payload::tree("t", &sizes), 64 * KIB);
     let seeder = slow(3, &place.made);
     let mut first = place.download(&seeder).option("--piece-selection", "sequential").start();
     first.wait_progress("bytes_done", 4 << 20);
@@ -161,7 +190,7 @@ fn only_what_has_changed_is_hashed() {
 
 #[test]
 fn a_damaged_checkpoint_costs_a_look_and_nothing_else() {
-    let place = Place::new(Payload::single("a.bin", 8 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 8 * MIB), 64 * KIB);
     let seeder = slow(4, &place.made);
     let command = || place.download(&seeder).option("--checkpoint-interval", "0.2");
     let mut first = command().start();
@@ -192,7 +221,7 @@ fn a_damaged_checkpoint_costs_a_look_and_nothing_else() {
 
 #[test]
 fn another_torrents_checkpoint_is_not_taken() {
-    let place = Place::new(Payload::single("a.bin", 2 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 2 * MIB), 64 * KIB);
     let seeder = quick(5, &place.made);
     place.download(&seeder).start().wait_done();
     let other = place.lab.dir("other");
@@ -210,7 +239,7 @@ fn another_torrents_checkpoint_is_not_taken() {
 
 #[test]
 fn without_checkpoints_nothing_is_kept() {
-    let place = Place::new(Payload::single("a.bin", MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", MIB), 64 * KIB);
     let seeder = quick(7, &place.made);
     CcbtCommand::download(&place.made.torrent_path, &place.copy).peer(seeder.address()).start().wait_done();
     assert!(!place.store.exists());
@@ -218,7 +247,7 @@ fn without_checkpoints_nothing_is_kept() {
 
 #[test]
 fn a_full_disk_of_checkpoints_does_not_stop_a_download() {
-    let place = Place::new(Payload::single("a.bin", 8 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 8 * MIB), 64 * KIB);
     let Some(disk) = LoopFs::mount(&place.lab, FsSpec::new(FsKind::Tmpfs, 0).size(MIB as u64)) else {
         return;
     };
@@ -243,7 +272,7 @@ fn a_full_disk_of_checkpoints_does_not_stop_a_download() {
 
 #[test]
 fn commands_list_compare_and_carry_checkpoints() {
-    let place = Place::new(Payload::single("a.bin", 4 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 4 * MIB), 64 * KIB);
     let seeder = slow(9, &place.made);
     let hash = place.made.torrent.info_hash_hex();
     assert_eq!(place.checkpoints(&["list"]).1["checkpoints"], Value::Array(Vec::new()));
@@ -271,7 +300,7 @@ fn commands_list_compare_and_carry_checkpoints() {
 
 #[test]
 fn a_terminal_is_asked() {
-    let place = Place::new(Payload::single("a.bin", 4 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 4 * MIB), 64 * KIB);
     let seeder = slow(10, &place.made);
     place.download_some(&seeder, 1 << 20);
     for (answer, hashes) in [("n", true), ("y", false)] {
@@ -307,7 +336,8 @@ const KILLS: usize = 110;
 /// now and then changes a byte while nobody looks.
 #[test]
 fn killed_at_any_moment_nothing_is_lost_and_nothing_claimed() {
-    let place = Place::new(Payload::tree("t", &[("a", 5 * MIB + 77), ("b", 9), ("c", 3 * MIB)]), 32 * KIB);
+    let place =
+        Place::announced(Payload::tree("t", &[("a", 5 * MIB + 77), ("b", 9), ("c", 3 * MIB)]), 32 * KIB);
     let pause = Manner::slow(Duration::from_micros(600));
     let seeder = RawSeeder::start(Ipv4Addr::new(127, 0, 31, 11), &place.made, pause);
     let command = || {
@@ -350,7 +380,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_claimed() {
 /// A power cut takes what was not synced, and checkpoints lie on another disk that keeps all.
 #[test]
 fn a_power_cut_leaves_nothing_claimed_that_is_gone() {
-    let place = Place::new(Payload::straddling("tree", 8 * MIB), 32 * KIB);
+    let place = Place::announced(Payload::straddling("tree", 8 * MIB), 32 * KIB);
     let Some(mut disk) = LoopFs::mount(&place.lab, FsSpec::new(FsKind::Ext4, 512)) else { return };
     let seeder = slow(12, &place.made);
     for bytes in [1 << 20, 3 << 20, 5 << 20] {
@@ -399,7 +429,7 @@ fn goes_on_from(place: &Place, resume: &Path, last: u8) {
 
 #[test]
 fn libtorrents_resume_data_is_taken_over() {
-    let place = Place::new(Payload::single("a.bin", 4 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 4 * MIB), 64 * KIB);
     half(&place);
     let backup = place.lab.dir("BT_backup");
     let hash = place.made.torrent.info_hash_hex();
@@ -410,7 +440,7 @@ fn libtorrents_resume_data_is_taken_over() {
 
 #[test]
 fn transmissions_resume_file_is_taken_over() {
-    let place = Place::new(Payload::single("a.bin", 4 * MIB), 64 * KIB);
+    let place = Place::announced(Payload::single("a.bin", 4 * MIB), 64 * KIB);
     half(&place);
     let peer = TransmissionPeer::leech(&place.lab, &place.made.torrent_path, &place.copy);
     let config = peer.stop_when_checked();

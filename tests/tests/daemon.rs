@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::{CcbtCommand, ccbt};
-use ccbt_tests::daemon::{Daemon, DaemonCommand, torrent};
+use ccbt_tests::daemon::{Daemon, DaemonCommand, base64, torrent};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::process::wait_until;
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
@@ -327,8 +327,11 @@ fn a_program_runs_for_what_is_complete() {
         told.display()
     );
     let program = format!("daemon.on_complete={}", json!(["/bin/sh", "-c", script]));
-    let command = DaemonCommand::new(&lab).args(["--set", &program]);
-    let daemon = command.args(["--move-completed", finished.to_str().expect("plain")]).start();
+    let start = || {
+        let command = DaemonCommand::new(&lab).args(["--set", &program]);
+        command.args(["--move-completed", finished.to_str().expect("plain")]).start()
+    };
+    let daemon = start();
     let mut events = BufReader::new(UnixStream::connect(daemon.socket()).expect("the daemon listens"));
     events.get_mut().write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
     let data = lab.dir("data");
@@ -359,6 +362,10 @@ fn a_program_runs_for_what_is_complete() {
     let mut rest = String::new();
     events.read_to_string(&mut rest).expect("it ends");
     assert!(rest.contains("{\"event\":\"stopping\"}"), "{rest}");
+    let again = start();
+    again.wait_for(&fetched, "state", "seeding");
+    again.stop();
+    assert_eq!(fs::read_to_string(&told).expect("it ran"), line, "it runs once");
 }
 
 #[test]
@@ -451,18 +458,4 @@ fn a_thousand_torrents_rest_and_come_back() {
     let daemon = DaemonCommand::new(&lab).start();
     check(&daemon);
     daemon.stop();
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let word =
-            chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for digit in 0..4 {
-            let value = word >> (18 - 6 * digit) & 63;
-            text.push(if digit > chunk.len() { '=' } else { DIGITS[value as usize] as char });
-        }
-    }
-    text
 }

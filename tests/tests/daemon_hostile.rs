@@ -11,6 +11,7 @@ use ccbt_tests::ccbt::ccbt;
 use ccbt_tests::daemon::{DaemonCommand, exchange, torrent};
 use ccbt_tests::lab::Lab;
 use ccbt_tests::ports::free_port;
+use ccbt_tests::process::wait_until;
 use serde_json::{Value, json};
 
 const MIB: usize = 1 << 20;
@@ -132,5 +133,39 @@ fn a_client_that_stalls_is_cut_off() {
     // The head has ten seconds; what matters is that it ends at all.
     assert!(stalls.read_to_end(&mut rest).is_ok(), "the connection stays");
     assert!(!String::from_utf8_lossy(&rest).contains(" 200 "));
+    daemon.stop();
+}
+
+/// Half of a listener's connections is for others, however many read events.
+#[test]
+fn readers_of_events_keep_nobody_out() {
+    let lab = Lab::open();
+    let daemon = DaemonCommand::new(&lab).start();
+    let request = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let (mut readers, mut refused) = (Vec::new(), 0);
+    for _ in 0..70 {
+        let mut stream = UnixStream::connect(daemon.socket()).expect("the daemon listens");
+        stream.write_all(request).expect("it reads");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        match &status[9..] {
+            b"200" => readers.push(stream),
+            b"503" => refused += 1,
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert_eq!((readers.len(), refused), (32, 38));
+    assert_eq!(daemon.list().len(), 0, "and others are heard");
+    let (status, body) = daemon.http("GET", "/v1/events", "");
+    assert_eq!((status, &body["code"]), (503, &json!("too_many_readers")));
+    readers.truncate(31);
+    wait_until(PATIENCE, "room for another reader", || {
+        let mut stream = UnixStream::connect(daemon.socket()).expect("the daemon listens");
+        stream.write_all(request).expect("it reads");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("it answers");
+        (&status[9..] == b"200").then_some(())
+    });
+    drop(readers);
     daemon.stop();
 }

@@ -1,14 +1,20 @@
-//! `download --files` and `--file-priority`: what is fetched, what lies on disk, and what is said about mistakes.
+//! `--files` and `--file-priority` of `download` and of the daemon: what is fetched, what lies on disk, and what is said
+//! about mistakes.
 
 use std::fs;
 use std::net::Ipv4Addr;
 
+use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::{CcbtCommand, ccbt};
+use ccbt_tests::daemon::{Daemon, DaemonCommand, base64};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::{Payload, files_below};
+use ccbt_tests::process::wait_until;
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
+use serde_json::{Value, json};
 
+const MIB: usize = 1 << 20;
 const PIECE: usize = 32 << 10;
 const FILES: [(&str, usize); 4] = [
     ("one.bin", 10 * PIECE),
@@ -62,4 +68,81 @@ fn mistakes_are_told_before_anything_is_made() {
         assert!(stderr.contains(said), "{option} {value}: {stderr}");
         assert!(!copy.exists());
     }
+}
+
+/// Which files are wanted is kept with the torrent, and by torrent in the configuration.
+#[test]
+fn only_the_files_that_were_asked_for_are_fetched() {
+    let lab = Lab::open();
+    let sizes = [("a.bin", MIB), ("b.nfo", 64 << 10), ("c.bin", MIB)];
+    let made = lab.announce(Payload::tree("tree", &sizes), TorrentSpec::pieces_of(64 << 10));
+    let seeder = RawSeeder::start(Ipv4Addr::new(127, 0, 77, 2), &made, Manner::default());
+    let (peer, hash) = (seeder.address().to_string(), made.torrent.info_hash_hex());
+    let out = lab.dir("out");
+    let names = |daemon: &Daemon| {
+        let shown = daemon.show(&made);
+        let files = shown["files"].as_array().expect("a list").clone();
+        files
+            .into_iter()
+            .map(|file| file["priority"].as_str().expect("a word").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let daemon = DaemonCommand::new(&lab).start();
+    let torrent_path = made.torrent_path.to_str().expect("plain");
+    let add = |daemon: &Daemon, more: &[&str]| {
+        daemon.ask(&[&["add", torrent_path, "--peer", &peer], more].concat());
+    };
+    // Complete, and what follows that was begun.
+    let complete = |daemon: &Daemon| {
+        daemon.wait_for(&made, "state", "seeding");
+        wait_until(PATIENCE, "its date", || Some(daemon.show(&made)).filter(|it| it["completed_at"].is_i64()))
+    };
+    let (code, _, error) = daemon.run(&["add", torrent_path, "--files", "*.mkv"]);
+    assert!(code == 2 && error.contains("a.bin"), "{code}: {error}");
+    let torrent = base64(made.torrent.bytes());
+    for (field, value, word) in [
+        ("files", json!(["9"]), "no_such_file"),
+        ("file_priorities", json!(["*=skip"]), "no_such_file"),
+        ("file_priorities", json!(["0"]), "bad_value"),
+    ] {
+        let (status, body) =
+            daemon.http("POST", "/v1/torrents", &json!({ "torrent": torrent, field: value }).to_string());
+        assert_eq!((status, &body["code"]), (400, &json!(word)), "{body}");
+    }
+    assert_eq!(daemon.list().len(), 0, "what was refused leaves nothing behind");
+    add(&daemon, &["--files", "*.bin", "--file-priority", "c.bin=high", "--paused"]);
+    assert_eq!(names(&daemon), ["normal", "skip", "high"]);
+    daemon.kill();
+    let daemon = DaemonCommand::new(&lab).start();
+    assert_eq!(names(&daemon), ["normal", "skip", "high"], "a crash does not lose it");
+    daemon.ask(&["resume", &hash]);
+    let (status, _) = daemon.http(
+        "POST",
+        &format!("/v1/torrents/{}/peers", hash),
+        &json!({ "peers": [&peer] }).to_string(),
+    );
+    assert_eq!(status, 200);
+    let done = complete(&daemon);
+    assert_eq!((&done["bytes_done"], &done["eta_seconds"]), (&json!(2 * MIB), &Value::Null));
+    assert!(out.join("tree/a.bin").exists() && !out.join("tree/b.nfo").exists());
+    daemon.ask(&["remove", &hash, "--delete-data"]);
+    daemon.stop();
+    // The same by the configuration, for this torrent only.
+    let file = lab.file(
+        "ccbt.toml",
+        b"[torrent.\"tre*\"]\nfiles = [\"0\", \"*.flac\"]\nfile_priority = \"a.bin=low\"\n",
+    );
+    let config = ["--config", file.to_str().expect("plain")];
+    let daemon = DaemonCommand::new(&lab).args(config).start();
+    add(&daemon, &[]);
+    assert_eq!(names(&daemon), ["low", "skip", "skip"]);
+    assert_eq!(complete(&daemon)["bytes_done"], json!(MIB));
+    let copy = lab.dir("copy");
+    let own = CcbtCommand::download(&made.torrent_path, &copy).peer(seeder.address());
+    own.option("--config", &config[1]).start().wait_done();
+    assert!(copy.join("tree/a.bin").exists() && !copy.join("tree/c.bin").exists());
+    let other = lab.dir("other");
+    let own = CcbtCommand::download(&made.torrent_path, &other).peer(seeder.address());
+    own.option("--config", &config[1]).option("--files", "c.bin").start().wait_done();
+    assert!(!other.join("tree/a.bin").exists() && other.join("tree/c.bin").exists(), "an option says more");
 }

@@ -26,6 +26,13 @@ fn utp_alone() -> [(&'static str, Value); 4] {
     ]
 }
 
+fn settings(of: &[(&str, Value)]) -> Value {
+    of.iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 /// We over uTP alone.
 fn over_utp(command: CcbtCommand) -> CcbtCommand {
     command.flag("--utp").flag("--no-tcp")
@@ -39,7 +46,7 @@ fn payload(len: usize) -> Payload {
 fn from_libtorrent(len: usize, path: Option<Path>) {
     let lab = Lab::open();
     let made = lab.publish(payload(len), TorrentSpec::pieces_of(256 * KIB));
-    let seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, &utp_alone());
+    let seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, settings(&utp_alone()));
     let relay = path.map(|path| UdpRelay::start(seed.address(), path));
     let peer = relay.as_ref().map_or(seed.address(), UdpRelay::address);
     let copy = lab.dir("ours");
@@ -56,7 +63,7 @@ fn to_libtorrent(len: usize, path: Option<Path>) {
     seed.wait_ready();
     let relay = path.map(|path| UdpRelay::start(seed.address(), path));
     let copy = lab.dir("theirs");
-    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, &utp_alone());
+    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, settings(&utp_alone()));
     leech.connect(relay.as_ref().map_or(seed.address(), UdpRelay::address));
     leech.wait_finished();
     made.payload.assert_equal_in(&copy);
@@ -111,7 +118,7 @@ fn encrypted(policy: u8, level: u8) -> [(&'static str, Value); 3] {
 fn fetch_encrypted(libtorrent: &[(&str, Value)], ours: &[&str]) {
     let lab = Lab::open();
     let made = lab.publish(payload(6 * MIB), TorrentSpec::pieces_of(256 * KIB));
-    let seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, libtorrent);
+    let seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, settings(libtorrent));
     let copy = lab.dir("ours");
     let mut command = CcbtCommand::download(&made.torrent_path, &copy).peer(seed.address());
     for flag in ours {
@@ -131,7 +138,7 @@ fn serve_encrypted(libtorrent: &[(&str, Value)], ours: &[&str]) {
     let mut seed = command.start();
     seed.wait_ready();
     let copy = lab.dir("theirs");
-    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, libtorrent);
+    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, settings(libtorrent));
     leech.connect(seed.address());
     leech.wait_finished();
     made.payload.assert_equal_in(&copy);

@@ -15,9 +15,9 @@ use ccbt_tests::process::{Process, run};
 use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::tracker::Tracker;
+use ccbt_tests::veth::{FAR, NEAR, Veth};
 use ccbt_tests::{PATIENCE, SOON};
 use rustix::process::Signal;
-use rustix::thread::UnshareFlags;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -117,47 +117,6 @@ fn peers_that_read_nothing_stop_neither_others_nor_the_end() {
     seed.assert_alive();
     assert!(stop(seed).0 > 0);
     drop(stalled);
-}
-
-/// Two network namespaces joined by a veth pair: ours (this thread's), and that of a process that sleeps.
-struct Veth {
-    far: Process,
-}
-
-const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-
-impl Veth {
-    /// Errors: why it cannot be made here. To be called on a thread that may stay in the namespace.
-    fn new() -> Result<Self, String> {
-        #[expect(deprecated, reason = "only UnshareFlags::FILES makes it unsafe")]
-        rustix::thread::unshare(UnshareFlags::NEWNET)
-            .map_err(|error| format!("a network namespace needs CAP_SYS_ADMIN: {error}"))?;
-        let mut far =
-            Process::start("far end", Command::new("unshare").args(["--net", "sh", "-c", "echo up; cat"]));
-        far.wait_line(SOON, "namespace", |line| (line == "up").then_some(()));
-        let this = Self { far };
-        let pid = this.far.pid().to_string();
-        let ip = |args: &str| {
-            let (code, _, stderr) = run("ip", Command::new("ip").args(args.split(' ')), SOON);
-            if code == 0 { Ok(()) } else { Err(format!("ip {args}: {stderr}")) }
-        };
-        ip(&format!("link add near type veth peer name far netns {pid}"))?;
-        ip(&format!("address add {NEAR}/24 dev near"))?;
-        ip("link set near up")?;
-        for args in [format!("address add {FAR}/24 dev far"), "link set far up".to_owned()] {
-            let (code, _, stderr) = run("ip", this.over_there("ip").args(args.split(' ')), SOON);
-            assert_eq!(code, 0, "{stderr}");
-        }
-        Ok(this)
-    }
-
-    /// A command that runs at the far end.
-    fn over_there(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.far.pid().to_string(), program]);
-        command
-    }
 }
 
 #[test]

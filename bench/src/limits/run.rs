@@ -185,14 +185,14 @@ impl Load {
         measured
     }
 
-    /// Waits for the first bytes, lets it warm up, and takes the slope of `counter` for `seconds`, or until the client
+    /// Waits for the first bytes, lets it warm up, and takes the slope of `counter` for `span`, or until the client
     /// ends.
     fn watch(
         &self,
         process: &mut Process,
         log: &Path,
         counter: &str,
-        seconds: Duration,
+        span: Duration,
     ) -> Result<Measured, BenchError> {
         let mut tail = Tail::open(log)?;
         let mut deadline = Instant::now() + PATIENCE;
@@ -219,7 +219,7 @@ impl Load {
                 Some((at, before, cpu)) if bytes > before => {
                     let (seconds, cpu_s) = ((now - at).as_secs_f64(), process.cpu_now().total() - cpu);
                     last = Some(Measured { seconds, bytes: bytes - before, cpu_s });
-                    if now - at >= seconds {
+                    if now - at >= span {
                         return Ok(last.expect("just set"));
                     }
                 }

@@ -9,7 +9,8 @@
 //! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`],
 //!   [`blame`], [`candidates`], [`peer`], [`superseed`], [`torrent`], and [`lease`] for a torrent on several shards
 //! * uTP, a stream over UDP: [`utp`]
-//! * Trackers: [`tracker`]
+//! * Torrents without a file: [`magnet`], [`metadata`], [`fetching`]
+//! * Trackers: [`tracker`]; the DHT: [`dht`]; the local network: [`lsd`]; peers from peers: [`pex`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
 #![forbid(unsafe_code)]
 
@@ -21,11 +22,17 @@ pub mod candidates;
 pub mod checkpoint;
 pub mod choker;
 pub mod deadlines;
+pub mod dht;
+pub mod fetching;
 pub mod geometry;
 pub mod ids;
 pub mod lease;
+pub mod lsd;
+pub mod magnet;
+pub mod metadata;
 pub mod metainfo;
 pub mod peer;
+pub mod pex;
 pub mod picker;
 pub mod playback;
 pub mod rate;

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use crate::bitfield::{Bitfield, BitfieldError};
 use crate::geometry::Block;
 use crate::ids::{PeerId, PieceIndex};
+use crate::metadata::FetchFault;
 use crate::picker::{PeerHas, PeerKey};
 use crate::rate::RateMeter;
 use crate::request_window::RequestWindow;
+use crate::torrent::Gossip;
 use crate::wire::extension::ExtensionHandshake;
 use crate::wire::handshake::Reserved;
 use crate::wire::message::{Message, WireError};
@@ -84,6 +86,12 @@ pub enum PeerFault {
     /// Sent blocks that made a piece fail its hash.
     #[error("the peer sent corrupt data")]
     Corrupt,
+    /// It gives no metadata, or a false one.
+    #[error(transparent)]
+    Metadata(#[from] FetchFault),
+    /// It has no metadata, and no peers to tell of.
+    #[error("the peer has no metadata")]
+    NoMetadata,
     /// Nothing received for two minutes.
     #[error("the peer is silent")]
     Silent,
@@ -95,7 +103,7 @@ pub enum PeerFault {
 impl PeerFault {
     /// Whether the address should be avoided from now on.
     pub fn is_hostile(&self) -> bool {
-        !matches!(self, Self::Silent | Self::Done)
+        !matches!(self, Self::Silent | Self::Done | Self::NoMetadata)
     }
 }
 
@@ -128,6 +136,8 @@ pub struct Peer {
     pub(crate) peer_choking: bool,
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
+    /// It has said where its DHT node is.
+    pub(crate) told_port: bool,
     pub(crate) snubbed: bool,
     /// What it sent waits because of a limit of ours: it is not to blame for its silence.
     pub(crate) held: bool,
@@ -153,6 +163,8 @@ pub struct Peer {
     pub(crate) fast_credit: u64,
     pub(crate) suggested: Vec<PieceIndex>,
     pub(crate) extension: Option<ExtensionHandshake>,
+    /// What is exchanged by extension messages, once it has said that it knows any.
+    pub(crate) gossip: Option<Box<Gossip>>,
     /// When it last had a choking round of its own because it became interested.
     pub(crate) early_round: Option<Instant>,
     pub(crate) out: Vec<u8>,
@@ -177,6 +189,7 @@ impl Peer {
             peer_choking: true,
             peer_interested: false,
             upload_only: false,
+            told_port: false,
             snubbed: false,
             held: false,
             slow: false,
@@ -196,6 +209,7 @@ impl Peer {
             fast_credit: 0,
             suggested: Vec::new(),
             extension: None,
+            gossip: None,
             early_round: None,
             out: Vec::new(),
             dirty: false,

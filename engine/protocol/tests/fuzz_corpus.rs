@@ -7,10 +7,18 @@ use std::path::Path;
 mod bencode;
 #[path = "../fuzz/entry/checkpoint.rs"]
 mod checkpoint;
+#[path = "../fuzz/entry/dht.rs"]
+mod dht;
+#[path = "../fuzz/entry/fetching.rs"]
+mod fetching;
+#[path = "../fuzz/entry/magnet.rs"]
+mod magnet;
 #[path = "../fuzz/entry/metainfo.rs"]
 mod metainfo;
 #[path = "../fuzz/entry/mse.rs"]
 mod mse;
+#[path = "../fuzz/entry/pex.rs"]
+mod pex;
 #[path = "../fuzz/entry/torrent.rs"]
 mod torrent;
 #[path = "../fuzz/entry/tracker_http.rs"]
@@ -48,6 +56,11 @@ fn checkpoint_corpus() {
 }
 
 #[test]
+fn dht_corpus() {
+    run_corpus("dht", dht::run);
+}
+
+#[test]
 fn metainfo_corpus() {
     run_corpus("metainfo", metainfo::run);
 }
@@ -82,6 +95,21 @@ fn torrent_corpus() {
     run_corpus("torrent", torrent::run);
 }
 
+#[test]
+fn magnet_corpus() {
+    run_corpus("magnet", magnet::run);
+}
+
+#[test]
+fn pex_corpus() {
+    run_corpus("pex", pex::run);
+}
+
+#[test]
+fn fetching_corpus() {
+    run_corpus("fetching", fetching::run);
+}
+
 /// Without a fuzzer a few thousand random inputs, and changed corpus files, are better than none.
 #[test]
 fn random_inputs() {
@@ -92,13 +120,17 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 6] = [
+    let targets: [Target; 10] = [
+        ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
         ("tracker_http", tracker_http::run),
         ("tracker_udp", tracker_udp::run),
         ("torrent", torrent::run),
         ("utp", utp::run),
+        ("magnet", magnet::run),
+        ("pex", pex::run),
+        ("fetching", fetching::run),
     ];
     for (target, run) in targets {
         let files = std::fs::read_dir(folder.join(target)).expect("the corpus is part of the repository");

@@ -68,6 +68,7 @@ pub fn known(checkpoint: &Checkpoint) -> Known {
     Known {
         have: checkpoint.have.clone(),
         looked: checkpoint.looked.clone(),
+        partial: checkpoint.partial.clone(),
         files: checkpoint.files.iter().map(mark).collect(),
     }
 }

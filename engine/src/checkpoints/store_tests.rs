@@ -26,6 +26,7 @@ fn checkpoint(have: u32) -> Checkpoint {
         total_len: 163_840,
         have: field,
         looked: Bitfield::full(10),
+        partial: Vec::new(),
         files: vec![None],
         totals: Totals::default(),
         file_priorities: Vec::new(),

@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use ccbt_protocol::rate::TorrentLimits;
 
 use crate::checkpoints::CheckpointSettings;
+use crate::choosing::Choice;
 use crate::daemon::DaemonSettings;
 use crate::session::{AddOptions, Settings};
 
@@ -48,6 +49,9 @@ pub struct Effect {
     pub(super) checkpoint_dir: Option<PathBuf>,
     /// Whether to ask before going on from a checkpoint; `torrent` has the rest of it.
     pub auto_resume: AutoResume,
+    /// Which files are wanted, where nobody says so for the torrent itself; becomes [`AddOptions::file_priorities`] once
+    /// the torrent's files are known.
+    pub files: Choice,
     /// Folder that a finished download moves to.
     pub move_completed: Option<PathBuf>,
     /// Time of seeding.
@@ -74,6 +78,7 @@ impl Default for Effect {
             checkpoint_enabled: true,
             checkpoint_dir: None,
             auto_resume: AutoResume::default(),
+            files: Choice::default(),
             move_completed: None,
             seed_time: None,
             seed_ratio: None,

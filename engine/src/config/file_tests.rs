@@ -126,6 +126,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
         let value = match key.kind {
             _ if key.name == "listen" => "127.0.0.1:1",
             Kind::Address => "127.0.0.1",
+            Kind::Hosts => "a.example:1",
             Kind::Bool => "true",
             Kind::Int { .. } => "3",
             _ => "/tmp/x",
@@ -147,7 +148,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
 #[test]
 fn keys_of_the_python_client_say_what_became_of_them() {
     let text = "[network]\npipeline_depth = 16\nblock_size_kib = 16\n[disk]\nuse_mmap = true\n\
-                [discovery]\nenable_dht = true\n[observability]\nmetrics_port = 9090\n";
+                [discovery]\nenable_pex = true\n[observability]\nmetrics_port = 9090\n";
     let told = told(text, Trust::Full);
     for (line, part) in [
         (2, "pipeline_depth_min"),

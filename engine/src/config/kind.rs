@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ccbt_protocol::picker::Priority;
+
 use super::units;
+use crate::choosing::read_priority;
 
 /// Type and bounds of a key.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,12 @@ pub enum Kind {
     Loopback,
     /// A program and its arguments: an array, or the program alone.
     Command,
+    /// Files of a torrent by numbers or names: an array, or one of them.
+    Files,
+    /// How much such files are wanted: an array, or one of them.
+    FilePriorities,
+    /// `HOST:PORT`, any number of them: an array, or separated by commas.
+    Hosts,
 }
 
 /// A value that is within the bounds of its key.
@@ -87,6 +96,12 @@ pub enum Value {
     Loopback(SocketAddr),
     /// See [`Kind::Command`].
     Command(Vec<String>),
+    /// See [`Kind::Files`].
+    Files(Vec<String>),
+    /// See [`Kind::FilePriorities`].
+    FilePriorities(Vec<(String, Priority)>),
+    /// See [`Kind::Hosts`].
+    Hosts(Vec<String>),
 }
 
 impl Kind {
@@ -117,6 +132,13 @@ impl Kind {
                 Value::Loopback(text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())?)
             }
             Self::Command => Value::Command(command(text)?),
+            Self::Files => Value::Files(texts(text)?),
+            Self::FilePriorities => {
+                let priorities =
+                    texts(text)?.iter().map(|text| read_priority(text).ok()).collect::<Option<_>>();
+                Value::FilePriorities(priorities?)
+            }
+            Self::Hosts => Value::Hosts(hosts(text)?),
         })
     }
 
@@ -155,6 +177,13 @@ impl Kind {
             Self::Command => {
                 "a program and its arguments, such as [\"/usr/local/bin/done\", \"-v\"], or a program".to_owned()
             }
+            Self::Files => {
+                "files by numbers or names, such as [\"0,2-5\", \"*.mkv\"], or one of them".to_owned()
+            }
+            Self::FilePriorities => "files and skip, low, normal or high, such as [\"0-3=high\", \"*.nfo=skip\"], or \
+                                     one of them"
+                .to_owned(),
+            Self::Hosts => "hosts and ports, such as [\"a.example:6881\", \"[::1]:6881\"]".to_owned(),
         }
     }
 
@@ -175,6 +204,9 @@ impl Kind {
             Self::Cpus => "CPUS",
             Self::Loopback => "ADDR:PORT",
             Self::Command => "PROGRAM",
+            Self::Files => "LIST|GLOB",
+            Self::FilePriorities => "FILES=PRIORITY",
+            Self::Hosts => "HOST:PORT",
         }
     }
 }
@@ -188,10 +220,8 @@ impl Value {
             Self::Rate(0) => "0".to_owned(),
             Self::Ratio(ratio) => format!("{ratio:?}"),
             Self::Cpus(cpus) => format!("[{}]", units::show_cpus(cpus).replace(',', ", ")),
-            Self::Command(words) => {
-                toml::Value::Array(words.iter().map(|word| toml::Value::String(word.clone())).collect())
-                    .to_string()
-            }
+            Self::Command(words) | Self::Files(words) | Self::Hosts(words) => toml_array(words),
+            Self::FilePriorities(priorities) => toml_array(&shown_priorities(priorities)),
             other => toml::Value::String(other.to_text()).to_string(),
         }
     }
@@ -211,7 +241,8 @@ impl Value {
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
             Self::Loopback(address) => address.to_string(),
-            Self::Command(words) => serde_json::to_string(words).expect("strings are JSON"),
+            Self::Command(words) | Self::Files(words) | Self::Hosts(words) => json(words),
+            Self::FilePriorities(priorities) => json(&shown_priorities(priorities)),
         }
     }
 
@@ -253,6 +284,21 @@ impl Value {
         if let Self::Command(words) = self { Some(words.clone()) } else { None }
     }
 
+    /// Files; none for a word.
+    pub(super) fn files(&self) -> Vec<String> {
+        if let Self::Files(files) = self { files.clone() } else { Vec::new() }
+    }
+
+    /// Files and their priorities; none for a word.
+    pub(super) fn file_priorities(&self) -> Vec<(String, Priority)> {
+        if let Self::FilePriorities(priorities) = self { priorities.clone() } else { Vec::new() }
+    }
+
+    /// Hosts and ports; none for a word.
+    pub(super) fn hosts(&self) -> Vec<String> {
+        if let Self::Hosts(hosts) = self { hosts.clone() } else { Vec::new() }
+    }
+
     /// CPUs; `None` for a word.
     pub(super) fn cpus(&self) -> Option<Vec<usize>> {
         if let Self::Cpus(cpus) = self { Some(cpus.clone()) } else { None }
@@ -262,6 +308,34 @@ impl Value {
 /// `"a", "b" and "c"` without the last comma.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}
+
+fn json(words: &[String]) -> String {
+    serde_json::to_string(words).expect("strings are JSON")
+}
+
+fn toml_array(words: &[String]) -> String {
+    toml::Value::Array(words.iter().map(|word| toml::Value::String(word.clone())).collect()).to_string()
+}
+
+fn shown_priorities(priorities: &[(String, Priority)]) -> Vec<String> {
+    priorities.iter().map(|(files, priority)| format!("{files}={}", priority.name())).collect()
+}
+
+/// A JSON array of strings, or one.
+fn texts(text: &str) -> Option<Vec<String>> {
+    let texts: Vec<String> =
+        if text.starts_with('[') { serde_json::from_str(text).ok()? } else { vec![text.into()] };
+    (!texts.is_empty() && texts.iter().all(|text| !text.is_empty())).then_some(texts)
+}
+
+/// A JSON array of strings, or strings between commas, each a host and a port.
+fn hosts(text: &str) -> Option<Vec<String>> {
+    let hosts: Vec<String> = match text.strip_prefix('[').filter(|rest| rest.starts_with(['"', ']'])) {
+        Some(_) => serde_json::from_str(text).ok()?,
+        None => text.split(',').map(|host| host.trim().to_owned()).collect(),
+    };
+    hosts.iter().all(|host| ccbt_shards::discovery::parse_host(host).is_some()).then_some(hosts)
 }
 
 /// A JSON array of strings, or one program.

@@ -17,9 +17,10 @@ use super::core::{Answer, Core};
 use super::queue::Look;
 use super::state::{Counters, Own, Record};
 use super::torrent::{Leaving, Rules, Torrent};
-use crate::MoveOptions;
 use crate::checkpoints::{Checkpoint, now};
+use crate::config::Effect;
 use crate::session::{AddOptions, RemoveOptions, TorrentSource};
+use crate::{Magnet, MoveOptions, Priority};
 
 type Reply = oneshot::Sender<Result<Answer, ApiError>>;
 
@@ -42,7 +43,7 @@ fn unwritable(error: &io::Error) -> ApiError {
 }
 
 /// The folder must be named whatever the daemon's own is.
-fn absolute(dir: &Path, what: &str) -> Result<(), ApiError> {
+pub(super) fn absolute(dir: &Path, what: &str) -> Result<(), ApiError> {
     match dir.is_absolute() {
         true => Ok(()),
         false => {
@@ -57,6 +58,17 @@ impl Core {
         let metainfo = TorrentSource::Bytes(bytes.to_vec())
             .load()
             .map_err(|error| refused("bad_torrent", error.to_string()))?;
+        self.add_found(metainfo, bytes, how, None)
+    }
+
+    /// Adds a torrent; `bytes` is its file, and `link` the magnet link that led to it.
+    pub fn add_found(
+        &mut self,
+        metainfo: Arc<Metainfo>,
+        bytes: &[u8],
+        how: &api::Add,
+        link: Option<&Magnet>,
+    ) -> Result<InfoHash, ApiError> {
         let hash = metainfo.info_hash;
         if let Some(torrent) = self.torrents.get(&hash) {
             let (code, what) = match torrent.leaving {
@@ -78,8 +90,11 @@ impl Core {
         let mut record = Record::new(hash, &metainfo.name, output, now());
         record.paused = how.paused;
         apply(&mut record, &how.change)?;
+        (record.files, record.file_priorities) = (how.files.clone(), how.file_priorities.clone());
+        let file_priorities = wanted_files(&record, &metainfo, &effect)?;
         record.completion_handled = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_complete());
         self.state.add(hash, &record, bytes).map_err(|error| unwritable(&error))?;
+        self.forget_magnet(hash);
         let counters = checkpoint.as_ref().map_or_else(Counters::default, |checkpoint| Counters {
             downloaded: checkpoint.totals.downloaded,
             uploaded: checkpoint.totals.uploaded,
@@ -87,6 +102,13 @@ impl Core {
         });
         let mut options = effect.torrent.clone();
         options.peers.extend(&how.peers);
+        options.file_priorities = file_priorities;
+        if let Some(link) = link {
+            options.magnet = Some(link.to_string());
+            if how.files.is_empty() && how.file_priorities.is_empty() {
+                options.file_priorities = link.priorities(&metainfo).or(options.file_priorities.take());
+            }
+        }
         let rules = Rules::of(&effect);
         self.launch(vec![Prepared { metainfo, record, counters, checkpoint, options, rules }]);
         if how.top {
@@ -313,6 +335,18 @@ impl Core {
         (self.order_changed, self.undecided) = (true, true);
         self.session.remove(&torrent.handle, RemoveOptions { delete_data });
     }
+}
+
+/// How much each file is wanted: as was asked for, else as configured; `None`: as a checkpoint says.
+pub(super) fn wanted_files(
+    record: &Record,
+    metainfo: &Metainfo,
+    effect: &Effect,
+) -> Result<Option<Vec<Priority>>, ApiError> {
+    let choice =
+        record.choice().map_err(|problem| refused("bad_value", format!("file_priorities {problem}")))?;
+    let own = choice.priorities_in(metainfo).map_err(|error| refused("no_such_file", error.to_string()))?;
+    Ok(own.or_else(|| effect.files.priorities_if_fitting(metainfo)))
 }
 
 fn is_complete(prepared: &Prepared) -> bool {

@@ -76,8 +76,12 @@ pub struct Change {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Add {
-    /// The torrent file in base64.
+    /// The torrent file in base64; empty with `magnet`.
+    #[serde(default)]
     pub torrent: String,
+    /// A magnet link in place of a torrent file: its metadata is looked for first.
+    #[serde(default)]
+    pub magnet: Option<String>,
     /// Absolute path of the folder of its files; left out: the configuration's.
     #[serde(default)]
     pub output: Option<PathBuf>,
@@ -90,6 +94,12 @@ pub struct Add {
     /// Peers to connect to.
     #[serde(default)]
     pub peers: Vec<SocketAddr>,
+    /// Fetch only these files: numbers (`0,2-5`), or names with `*` and `?`. Empty: as configured, else all.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// How much files are wanted: `FILES=PRIORITY`, the last one counts.
+    #[serde(default)]
+    pub file_priorities: Vec<String>,
     /// Values of its own.
     #[serde(default)]
     pub change: Change,
@@ -147,6 +157,8 @@ pub struct LimitChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
+    /// The metadata of a magnet link is looked for.
+    FetchingMetadata,
     /// Its files are being opened.
     Opening,
     /// What is there is being hashed.
@@ -263,6 +275,8 @@ pub struct FileDetail {
     pub path: String,
     /// Bytes.
     pub len: u64,
+    /// How much it is wanted: `skip`, `low`, `normal` or `high`.
+    pub priority: String,
 }
 
 /// A connection to a peer.
@@ -317,6 +331,18 @@ pub struct Stats {
     pub down_limit: u64,
     /// As `down_limit`.
     pub up_limit: u64,
+    /// UDP port of the DHT; 0 = none.
+    pub dht_port: u16,
+    /// Nodes of the DHT that are known.
+    pub dht_nodes: usize,
+    /// Look-ups of torrents in the DHT that have ended.
+    pub dht_lookups: u64,
+    /// Of them those after which a node has stored our announce.
+    pub dht_announced: u64,
+    /// Info-hashes that other nodes have announced to ours.
+    pub dht_stored: usize,
+    /// Announces of others that came over the local network.
+    pub lsd_heard: u64,
 }
 
 /// What became of the files of a torrent that was removed.

@@ -14,10 +14,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::api::{self, ApiError, Event};
 use super::hooks::Hooks;
 use super::http::Streaming;
+use super::magnets::Pending;
 use super::queue::Queue;
 use super::reload::Reloader;
 use super::state::{Board, Counters, StateDir};
-use super::subscribers::Subscribers;
+use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
@@ -97,6 +98,9 @@ pub(super) struct Core {
     pub state: StateDir,
     pub store: Option<Store>,
     pub torrents: HashMap<InfoHash, Torrent>,
+    /// Those whose metadata is looked for.
+    pub magnets: HashMap<InfoHash, Pending>,
+    /// Of both.
     pub keys: HashMap<TorrentKey, InfoHash>,
     pub queue: Queue<InfoHash>,
     pub subscribers: Subscribers,
@@ -153,12 +157,21 @@ impl Core {
     fn call(&mut self, request: Request, reply: oneshot::Sender<Result<Answer, ApiError>>) {
         let answer = match request {
             // Answered when it is gone.
-            Request::Remove(id, how) => return self.remove(&id, how, reply),
+            Request::Remove(id, how) => {
+                if let Some(reply) = self.remove_magnet(&id, reply) {
+                    self.remove(&id, how, reply);
+                }
+                return;
+            }
             Request::List => Ok(Answer::List(self.rows())),
             Request::Show(id) => self.find(&id).map(|hash| {
                 let (position, runs) = self.place(hash);
                 Answer::Detail(Box::new(self.torrents[&hash].detail(position, runs)))
             }),
+            Request::Add(new) if new.how.magnet.is_some() && new.bytes.is_empty() => self.add_magnet(new.how),
+            Request::Add(new) if new.how.magnet.is_some() => {
+                Err(ApiError::new(400, "bad_value", "give either a torrent file or a magnet link, not both"))
+            }
             Request::Add(new) => self.add(&new.bytes, &new.how).map(|hash| self.answer(hash)),
             Request::Pause(id) => self.pause(&id),
             Request::Resume(id) => self.resume(&id),
@@ -169,7 +182,13 @@ impl Core {
             Request::Peers(id, peers) => self.add_peers(&id, peers),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
-            Request::Subscribe(streaming) => Ok(Answer::Events(self.subscribers.add(streaming))),
+            Request::Subscribe(streaming) => {
+                let lines = self.subscribers.add(streaming);
+                lines.map(Answer::Events).ok_or_else(|| {
+                    let most = format!("{READERS_MAX} clients read events, and no more can; end one of them");
+                    ApiError::new(503, "too_many_readers", most)
+                })
+            }
         };
         // Whoever asked may be gone.
         let _ = reply.send(answer);

@@ -44,6 +44,9 @@ impl Core {
 
     fn torrent_happened(&mut self, key: TorrentKey, event: TorrentEvent) {
         let Some(&hash) = self.keys.get(&key) else { return };
+        if self.magnets.contains_key(&hash) {
+            return self.magnet_happened(hash, event);
+        }
         let Some(torrent) = self.torrents.get_mut(&hash) else { return };
         let info_hash = hash.to_string();
         torrent.news = true;

@@ -16,7 +16,7 @@ impl Core {
         if let Ok(hash) = id.parse::<InfoHash>() {
             return match self.torrents.contains_key(&hash) {
                 true => Ok(hash),
-                false => Err(missing(&id)),
+                false => Err(self.missing(&id)),
             };
         }
         let mut fitting = self.torrents.keys().filter(|hash| hash.to_string().starts_with(&id));
@@ -26,8 +26,17 @@ impl Core {
                 let message = format!("several info-hashes begin with {id}: give more digits");
                 Err(ApiError::new(400, "ambiguous", message))
             }
-            (None, _) => Err(missing(&id)),
+            (None, _) => Err(self.missing(&id)),
         }
+    }
+
+    fn missing(&self, id: &str) -> ApiError {
+        if self.magnets.keys().any(|hash| hash.to_string().starts_with(id)) {
+            let message = format!("the metadata of {id} is not there yet; until then it can only be removed");
+            return ApiError::new(409, "no_metadata", message);
+        }
+        let message = format!("no torrent here has an info-hash that begins with {id}");
+        ApiError::new(404, "no_such_torrent", message)
     }
 
     /// As [`Self::find`], for what is to be changed.
@@ -50,6 +59,7 @@ impl Core {
         let mut rows: Vec<Row> = self.queue.order().iter().enumerate().map(row).collect();
         let leaving = self.torrents.values().filter(|torrent| torrent.leaving.is_some());
         rows.extend(leaving.map(|torrent| torrent.row(0, false)));
+        rows.extend(self.magnet_rows());
         rows
     }
 
@@ -79,6 +89,7 @@ impl Core {
         let rows = self.rows();
         let count = |state| rows.iter().filter(|row| row.state == state).count();
         let limits = self.reloader.limits();
+        let found = self.session.discovery_stats().unwrap_or_default();
         let sum = |of: fn(&Row) -> u64| rows.iter().map(of).fold(0, u64::saturating_add);
         Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -98,10 +109,12 @@ impl Core {
             uploaded: sum(|row| row.uploaded),
             down_limit: limits.down,
             up_limit: limits.up,
+            dht_port: self.session.dht_port(),
+            dht_nodes: found.dht.nodes.iter().sum(),
+            dht_lookups: found.lookups,
+            dht_announced: found.announced,
+            dht_stored: found.dht.stored[0],
+            lsd_heard: found.lsd_in,
         }
     }
-}
-
-fn missing(id: &str) -> ApiError {
-    ApiError::new(404, "no_such_torrent", format!("no torrent here has an info-hash that begins with {id}"))
 }

@@ -21,6 +21,7 @@ mod happenings;
 mod hooks;
 mod http;
 mod lookup;
+mod magnets;
 mod queue;
 mod reload;
 mod settings;

@@ -2,20 +2,15 @@
 //!
 //! Owner: [`super::core`]. Invariant: a configuration that is wrong changes nothing, and every reason is told.
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use jiff::Zoned;
 use tracing::level_filters::LevelFilter;
 
 use super::core::Core;
 use super::settings::DaemonSettings;
 use super::torrent::Rules;
 use super::watch::WatchFolder;
-use crate::config::{Change, Config, Limits, Sources, Watcher, diff};
-
-/// How often the schedule is looked at.
-const SCHEDULE_EVERY: Duration = Duration::from_secs(1);
+use crate::config::{Change, Config, Limits, Reload};
 
 /// Something that whoever runs the daemon may tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,26 +27,16 @@ pub enum Notice {
 
 /// See the module.
 pub(super) struct Reloader {
-    sources: Sources,
-    watcher: Option<Watcher>,
+    reload: Reload,
     daemon: DaemonSettings,
     /// What the session has.
     limits: Limits,
-    scheduled: Instant,
 }
 
 impl Reloader {
-    /// For a session that has the limits, and a configuration that was read from `sources` while `watcher` was there.
-    pub fn new(
-        sources: Sources,
-        watcher: io::Result<Watcher>,
-        daemon: DaemonSettings,
-        limits: Limits,
-    ) -> Self {
-        let watcher = watcher.inspect_err(|error| {
-            tracing::warn!("changed configuration files are noticed on SIGHUP only: {error}");
-        });
-        Self { sources, watcher: watcher.ok(), daemon, limits, scheduled: Instant::now() }
+    /// For a session that has the limits.
+    pub fn new(reload: Reload, daemon: DaemonSettings, limits: Limits) -> Self {
+        Self { reload, daemon, limits }
     }
 
     /// The section `[daemon]` that counts.
@@ -65,37 +50,27 @@ impl Reloader {
     }
 }
 
-/// The limits of all torrents together at this moment, by the local wall clock.
-pub fn limits_now(config: &Config) -> Limits {
-    config.limits_at(Zoned::now().datetime())
-}
-
 impl Core {
     /// Called a few times a second; `asked` by SIGHUP.
     pub fn reload(&mut self, asked: bool) -> Vec<Notice> {
         let now = Instant::now();
-        let mut notices = Vec::new();
-        let changed = self.reloader.watcher.as_mut().is_some_and(|watcher| watcher.has_changed(now));
-        if asked || changed {
-            notices = self.read_again(asked);
-        }
-        if now.saturating_duration_since(self.reloader.scheduled) >= SCHEDULE_EVERY {
-            self.reloader.scheduled = now;
+        let notices = match self.reloader.reload.poll(now, asked, &self.config) {
+            None => Vec::new(),
+            Some(Ok((config, changes))) => self.take(config, changes, asked),
+            Some(Err(error)) => {
+                error.problems.iter().map(|problem| Notice::Wrong(problem.to_string())).collect()
+            }
+        };
+        if self.reloader.reload.is_schedule_due(now) {
             self.apply_limits();
         }
         notices
     }
 
-    fn read_again(&mut self, asked: bool) -> Vec<Notice> {
-        let config = match self.reloader.sources.load() {
-            Ok(config) => config,
-            Err(error) => {
-                return error.problems.iter().map(|problem| Notice::Wrong(problem.to_string())).collect();
-            }
-        };
-        let changes = diff(&self.config, &config);
-        let mut notices: Vec<Notice> = changes.iter().cloned().map(Notice::Changed).collect();
-        if asked && changes.is_empty() {
+    fn take(&mut self, config: Config, changes: Vec<Change>, asked: bool) -> Vec<Notice> {
+        let same = asked && changes.is_empty();
+        let mut notices: Vec<Notice> = changes.into_iter().map(Notice::Changed).collect();
+        if same {
             notices.push(Notice::Same);
         }
         self.config = config;
@@ -120,7 +95,7 @@ impl Core {
 
     /// Gives the session the limits that count now.
     pub fn apply_limits(&mut self) {
-        let scheduled = limits_now(&self.config);
+        let scheduled = self.config.limits_now();
         let (down, up) = self.own_limits;
         let limits = Limits { down: down.unwrap_or(scheduled.down), up: up.unwrap_or(scheduled.up) };
         if limits != self.reloader.limits {

@@ -16,7 +16,7 @@ use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::relocate::{MoveProgress, relocate};
 use crossbeam_channel::{Sender, bounded};
 
-use super::actions::Prepared;
+use super::actions::{Prepared, wanted_files};
 use super::api::ApiError;
 use super::core::{Core, EngineGone, Message};
 use super::hooks::Hooks;
@@ -29,8 +29,8 @@ use super::subscribers::Subscribers;
 use super::torrent::Rules;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
-use crate::config::{Config, Limits, Sources, Watcher};
-use crate::session::{Events, Session, Settings, StartError, TorrentSource};
+use crate::config::{Config, Limits, Reload, Sources, Watcher};
+use crate::session::{AddOptions, Events, Session, Settings, StartError, TorrentSource};
 use crate::{MoveOptions, ShutdownError};
 
 /// Messages waiting for the daemon's thread: events of the session wait in a queue of their own behind it.
@@ -107,10 +107,11 @@ impl Daemon {
             session,
             inbox,
             config,
-            reloader: Reloader::new(sources, watcher, daemon, limits),
+            reloader: Reloader::new(Reload::new(sources, watcher), daemon, limits),
             state,
             store,
             torrents: HashMap::new(),
+            magnets: HashMap::new(),
             keys: HashMap::new(),
             queue: Queue::new(),
             subscribers: Subscribers::default(),
@@ -222,6 +223,7 @@ impl Core {
         found.sort_by_key(|found| places.get(found.record.info_hash.as_str()).copied().unwrap_or(usize::MAX));
         let prepared = found.into_iter().filter_map(|found| self.prepare(found, board)).collect();
         self.launch(prepared);
+        self.restore_magnets().map_err(failed)?;
         let all: Vec<InfoHash> = self.torrents.keys().copied().collect();
         for hash in all {
             let torrent = &self.torrents[&hash];
@@ -264,7 +266,12 @@ impl Core {
         let effect = self.config.effect(Some((&info_hash, &metainfo.name)));
         let counters = board.counters.get(&record.info_hash).copied().unwrap_or_default();
         let rules = Rules::of(&effect);
-        Some(Prepared { metainfo, record, counters, checkpoint, options: effect.torrent, rules })
+        let file_priorities = wanted_files(&record, &metainfo, &effect).unwrap_or_else(|error| {
+            tracing::error!("{}: {error}; all of its files are wanted", record.name);
+            None
+        });
+        let options = AddOptions { file_priorities, ..effect.torrent };
+        Some(Prepared { metainfo, record, counters, checkpoint, options, rules })
     }
 }
 

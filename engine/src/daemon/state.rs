@@ -3,6 +3,7 @@
 //! ```text
 //! lock                  held by the daemon that uses the folder
 //! torrents/HASH.torrent the torrent file as it was added
+//! torrents/HASH.magnet  an Add: a magnet link whose metadata is looked for, and how its torrent is to be added
 //! torrents/HASH.json    a Record: what was asked for; a torrent is there if this is
 //! daemon.json           a Board: order of the queue, counters, limits of all
 //! token                 for clients by TCP
@@ -24,8 +25,10 @@ use ccbt_protocol::ids::InfoHash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::api::Add;
 use super::settings::SeedAction;
 use crate::checkpoints::write_atomically;
+use crate::choosing::{Choice, read_priority};
 
 /// Bytes of a record or board at most.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -62,6 +65,11 @@ pub(super) struct Record {
     pub paused: bool,
     pub forced: bool,
     pub limits: OwnLimits,
+    /// Files that are wanted, as [`super::api::Add`] has them.
+    #[serde(default)]
+    pub files: Vec<String>,
+    #[serde(default)]
+    pub file_priorities: Vec<String>,
     /// Goals of seeding where they differ from the configuration's; an inner `None`: no goal.
     pub seed_ratio: Option<Own<f64>>,
     pub seed_seconds: Option<Own<u64>>,
@@ -106,6 +114,8 @@ impl Record {
             paused: false,
             forced: false,
             limits: OwnLimits::default(),
+            files: Vec::new(),
+            file_priorities: Vec::new(),
             seed_ratio: None,
             seed_seconds: None,
             seed_action: None,
@@ -116,6 +126,15 @@ impl Record {
             completion_handled: false,
             hook_due: false,
         }
+    }
+}
+
+impl Record {
+    /// Which files were asked for. Errors: a text that is no priority.
+    pub fn choice(&self) -> Result<Choice, String> {
+        let priorities =
+            self.file_priorities.iter().map(|text| read_priority(text)).collect::<Result<_, _>>()?;
+        Ok(Choice { only: self.files.clone(), priorities })
     }
 }
 
@@ -225,6 +244,34 @@ impl StateDir {
             }
         }
         File::open(self.dir.join("torrents"))?.sync_all()
+    }
+
+    /// Keeps a magnet link.
+    pub fn add_magnet(&self, info_hash: InfoHash, how: &Add) -> io::Result<()> {
+        write_atomically(&self.path(info_hash, "magnet"), &serde_json::to_vec_pretty(how)?)
+    }
+
+    /// Forgets a magnet link.
+    pub fn remove_magnet(&self, info_hash: InfoHash) -> io::Result<()> {
+        match fs::remove_file(self.path(info_hash, "magnet")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All magnet links; what cannot be read is told.
+    pub fn magnets(&self) -> io::Result<Vec<Add>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dir.join("torrents"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|ending| ending == "magnet") {
+                match read_json::<Add>(&path) {
+                    Ok(how) => found.push(how),
+                    Err(problem) => tracing::error!("{} is not used: {problem}", path.display()),
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// All torrents, and what is wrong with others.

@@ -6,10 +6,13 @@
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::api::Event;
-use super::http::Streaming;
+use super::http::{CONNECTIONS_MAX, Streaming};
 
 /// Lines that a reader may be behind: those of a thousand torrents that change at once.
 const LINES_MAX: usize = 2048;
+
+/// Readers at a time: half of the connections that a listener takes, so that they keep nobody else out.
+pub(super) const READERS_MAX: usize = CONNECTIONS_MAX / 2;
 
 #[derive(Debug)]
 struct Subscriber {
@@ -25,11 +28,15 @@ pub(super) struct Subscribers {
 }
 
 impl Subscribers {
-    /// A new reader.
-    pub fn add(&mut self, streaming: Streaming) -> Receiver<String> {
+    /// A new reader; `None`: there are [`READERS_MAX`].
+    pub fn add(&mut self, streaming: Streaming) -> Option<Receiver<String>> {
+        self.all.retain(|subscriber| !subscriber.lines.is_closed());
+        if self.all.len() == READERS_MAX {
+            return None;
+        }
         let (lines, reader) = channel(LINES_MAX + 1);
         self.all.push(Subscriber { lines, _streaming: streaming });
-        reader
+        Some(reader)
     }
 
     /// Whether anybody reads.
@@ -75,8 +82,8 @@ mod tests {
     #[test]
     fn a_slow_reader_is_told_and_dropped() {
         let mut subscribers = Subscribers::default();
-        let mut slow = subscribers.add(Streaming::default());
-        let gone = subscribers.add(Streaming::default());
+        let mut slow = subscribers.add(Streaming::default()).expect("there is room");
+        let gone = subscribers.add(Streaming::default()).expect("there is room");
         drop(gone);
         let event = Event::Finished { info_hash: "x".into() };
         for _ in 0..LINES_MAX + 5 {
@@ -90,5 +97,15 @@ mod tests {
         assert_eq!(lines.len(), LINES_MAX + 1);
         assert_eq!(lines[0], "{\"event\":\"finished\",\"info_hash\":\"x\"}\n");
         assert_eq!(lines.last().map(String::as_str), Some("{\"event\":\"dropped\"}\n"));
+    }
+
+    #[test]
+    fn readers_are_bounded_and_those_that_are_gone_make_room() {
+        let mut subscribers = Subscribers::default();
+        let mut readers: Vec<_> =
+            (0..READERS_MAX).map(|_| subscribers.add(Streaming::default()).expect("there is room")).collect();
+        assert!(subscribers.add(Streaming::default()).is_none());
+        readers.pop();
+        assert!(subscribers.add(Streaming::default()).is_some());
     }
 }

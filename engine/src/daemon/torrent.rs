@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ccbt_protocol::ids::InfoHash;
+use ccbt_protocol::metainfo::FileEntry;
 use ccbt_protocol::rate::TorrentLimits;
+use ccbt_protocol::selection::Selection;
 use tokio::sync::oneshot;
 
 use super::api::{Activity, ApiError, Connection, FileDetail, Removed, Torrent as Row, TorrentDetail};
@@ -174,7 +176,8 @@ impl Torrent {
         let bytes_done = status.map_or(self.bytes_known, |status| status.bytes_done);
         let down_rate = status.map_or(0, |status| status.down_rate);
         let state = self.activity(runs, status);
-        let left = bytes_total.saturating_sub(bytes_done);
+        // Of what is wanted.
+        let left = status.map_or_else(|| bytes_total.saturating_sub(bytes_done), |status| status.bytes_left);
         let moves = state == Activity::Downloading && down_rate > 0;
         Row {
             info_hash: self.info_hash().to_string(),
@@ -207,7 +210,13 @@ impl Torrent {
         let metainfo = self.handle.metainfo();
         let limits = self.rules.limits(&self.record.limits);
         let goal = self.goal();
-        let files = metainfo.files.iter().filter(|file| !file.pad);
+        let selection = Selection::new(self.handle.file_priorities());
+        let file = |(at, file): (usize, &FileEntry)| FileDetail {
+            path: file.path.join("/"),
+            len: file.len,
+            priority: selection.of(at).name().to_owned(),
+        };
+        let files = metainfo.files.iter().enumerate().filter(|(_, file)| !file.pad).map(file);
         let peers = status.map_or(&[][..], |status| &status.peers);
         TorrentDetail {
             torrent: self.row(position, runs),
@@ -227,7 +236,7 @@ impl Torrent {
             move_to: self.record.move_to.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
             move_done: self.move_done,
             trackers: metainfo.trackers.clone(),
-            files: files.map(|file| FileDetail { path: file.path.join("/"), len: file.len }).collect(),
+            files: files.collect(),
             connections: peers
                 .iter()
                 .map(|peer| Connection {

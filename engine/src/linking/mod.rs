@@ -118,7 +118,8 @@ impl LinkReport {
     /// What need not be hashed again when the torrent is added, for [`crate::AddOptions::known`]. Looks at the files.
     pub fn known(&self) -> Known {
         let (have, looked) = (self.verified.clone(), self.verified.clone());
-        Snapshot { durable: have.clone(), have, looked, spec: Arc::clone(&self.spec), checked: true }.known()
+        let (durable, partial, spec) = (have.clone(), Vec::new(), Arc::clone(&self.spec));
+        Snapshot { durable, have, looked, partial, spec, checked: true }.known()
     }
 
     /// Number of files that were linked or copied, and their bytes.

@@ -15,12 +15,12 @@ mod retention;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ccbt_protocol::checkpoint::PEERS_MAX;
+use ccbt_protocol::checkpoint::{PARTIAL_MAX, PEERS_MAX};
 use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::metainfo::{MAX_METAINFO_LEN, Metainfo};
 use ccbt_shards::messages::{AddTorrent, Event, FileMark, Known, Snapshot, State, ToShard, TorrentStatus};
@@ -92,18 +92,22 @@ impl Checkpointer {
         self.board.put(|news| news.settings = Some(settings));
     }
 
-    /// Keeps checkpoints of a torrent from now on. It was read from `source` and goes on from `before`.
+    /// Keeps checkpoints of a torrent from now on. It was read from the file or the magnet link `from` and goes on from
+    /// `before`.
     pub(super) fn watch(
         &self,
         shared: &Arc<Shared>,
-        source: Option<&Path>,
+        from: (Option<PathBuf>, Option<String>),
         before: Option<&Checkpoint>,
         add: &AddTorrent,
     ) {
         let before = before.filter(|before| before.info_hash == shared.info_hash());
         let spec = LayoutSpec::from_metainfo(add.root.clone(), &add.metainfo);
         let origin = Origin {
-            source: source.and_then(|path| std::path::absolute(path).ok()),
+            source: Source {
+                torrent: from.0.and_then(|path| std::path::absolute(path).ok()),
+                magnet: from.1.or_else(|| before.and_then(|before| before.source.magnet.clone())),
+            },
             added_at: before.map_or_else(checkpoints::now, |before| before.added_at),
             totals: before.map_or_else(Totals::default, |before| before.totals),
             peers: before.map_or_else(Vec::new, |before| before.peers.clone()),
@@ -128,11 +132,13 @@ struct Seen {
     state: State,
     pieces: u32,
     durable: u32,
+    partial: u32,
 }
 
 impl Seen {
     fn of(status: &TorrentStatus) -> Self {
-        Self { state: status.state, pieces: status.pieces_done, durable: status.pieces_durable }
+        let TorrentStatus { state, pieces_done, pieces_durable, blocks_partial, .. } = *status;
+        Self { state, pieces: pieces_done, durable: pieces_durable, partial: blocks_partial }
     }
 }
 
@@ -184,7 +190,9 @@ impl Torrent {
             return None;
         }
         let many = settings.pieces > 0 && seen.pieces.abs_diff(before.pieces) >= settings.pieces;
-        let rests = seen.state == State::Paused && before.state != State::Paused;
+        // Its begun pieces reach the disk when it rests.
+        let rests =
+            seen.state == State::Paused && (before.state != State::Paused || seen.partial != before.partial);
         Some(self.urgent || many || rests || at.elapsed() >= settings.interval)
     }
 
@@ -205,13 +213,14 @@ impl Torrent {
             name: metainfo.name.clone(),
             saved_at: checkpoints::now(),
             added_at: self.origin.added_at,
-            source: Source { torrent: self.origin.source.clone(), magnet: None },
+            source: self.origin.source.clone(),
             output: std::path::absolute(root).unwrap_or_else(|_| root.to_owned()),
             renames: renames(metainfo, snapshot_spec),
             piece_len: metainfo.geometry.piece_len(),
             total_len: metainfo.geometry.total_len(),
             have: known.have,
             looked: known.looked,
+            partial: known.partial.into_iter().take(PARTIAL_MAX).collect(),
             files: known.files.into_iter().map(|file| file.map(mark)).collect(),
             totals: Totals {
                 downloaded: self.origin.totals.downloaded.saturating_add(stats.downloaded),
@@ -407,7 +416,9 @@ impl Writer {
         let result = if checkpoint.is_complete() && !self.settings.keep_completed {
             self.store.delete(checkpoint.info_hash).map(drop)
         } else {
-            self.store.save(checkpoint, self.settings.format).and_then(|()| self.keep_torrent(checkpoint))
+            self.store
+                .save(checkpoint, self.settings.format)
+                .and_then(|()| self.keep_torrent(key, checkpoint))
         };
         match result {
             Ok(()) => {
@@ -431,13 +442,18 @@ impl Writer {
         }
     }
 
-    /// Copies the torrent file beside the checkpoint, once.
-    fn keep_torrent(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let Some(path) = &checkpoint.source.torrent else { return Ok(()) };
+    /// Copies the torrent file beside the checkpoint, once; what came from a magnet link is written there.
+    fn keep_torrent(&self, key: TorrentKey, checkpoint: &Checkpoint) -> io::Result<()> {
         let copy = self.store.torrent_path(checkpoint.info_hash);
-        if copy.exists() || *path == copy {
+        let path = checkpoint.source.torrent.as_ref();
+        if copy.exists() || path == Some(&copy) {
             return Ok(());
         }
+        let Some(path) = path else {
+            let torrent = self.torrents.get(&key).filter(|_| checkpoint.source.magnet.is_some());
+            let bytes = torrent.map(|torrent| torrent.metainfo().to_torrent());
+            return bytes.map_or(Ok(()), |bytes| self.store.save_torrent(checkpoint.info_hash, &bytes));
+        };
         // It may be gone, something else or another one by now; then there is no copy.
         let Some(bytes) = read_torrent(path) else { return Ok(()) };
         let is_it = TorrentSource::from(bytes.clone())

@@ -8,7 +8,7 @@ use crate::testing;
 fn torrent() -> Torrent {
     let metainfo = Arc::new(testing::metainfo("t", 10 * 16_384, 16_384));
     let origin = Origin {
-        source: None,
+        source: Source::default(),
         added_at: 5,
         totals: Totals { downloaded: 1, uploaded: 2 },
         peers: vec!["192.0.2.9:5".parse().unwrap()],
@@ -19,7 +19,7 @@ fn torrent() -> Torrent {
 }
 
 fn seen(pieces: u32, state: State) -> Seen {
-    Seen { state, pieces, durable: 0 }
+    Seen { state, pieces, durable: 0, partial: 0 }
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn files_just_written_to_get_no_mark() {
     let mark = |ago_ns: i64| Some(FileMark { len: 1, mtime_ns: ns - ago_ns });
     let field = Bitfield::full(4);
     let files = vec![mark(2_500_000_000), mark(1_900_000_000), None, mark(-5)];
-    let mut known = Known { have: field.clone(), looked: field, files };
+    let mut known = Known { have: field.clone(), looked: field, partial: Vec::new(), files };
     assert!(cool(&mut known, now, HOT));
     assert_eq!(known.files, [mark(2_500_000_000), None, None, None]);
     assert!(!cool(&mut known, now, HOT));
@@ -70,7 +70,7 @@ fn what_is_composed_fits_the_torrent_and_counts_from_before() {
     (status.stats.downloaded, status.stats.uploaded) = (10, 20);
     torrent.shared.set_status(Arc::new(status));
     let field = Bitfield::empty(10);
-    let known = Known { have: field.clone(), looked: field, files: vec![None] };
+    let known = Known { have: field.clone(), looked: field, partial: Vec::new(), files: vec![None] };
     let made = torrent.compose(known, &spec);
     assert_eq!(made.fits(metainfo), Ok(()));
     assert_eq!(made.totals, Totals { downloaded: 11, uploaded: 22 });
@@ -107,7 +107,8 @@ fn a_served_file_that_was_changed_meanwhile_gets_no_mark() {
     torrent.origin.spec = Some(spec.clone());
     let mut torrent = Torrent::new(torrent.shared, torrent.origin);
     let field = Bitfield::full(10);
-    let known = || Known { have: field.clone(), looked: field.clone(), files: marks(&spec) };
+    let known =
+        || Known { have: field.clone(), looked: field.clone(), partial: Vec::new(), files: marks(&spec) };
     let mut as_it_was = known();
     torrent.doubt_changed(&mut as_it_was);
     assert!(as_it_was.files[0].is_some());
@@ -140,8 +141,14 @@ fn a_running_torrent_claims_what_outlasts_a_power_cut_and_nothing_to_be_missing(
         field
     };
     let (have, durable) = (set(&[1, 2, 3]), set(&[1, 3]));
-    let snapshot =
-        Snapshot { have, durable: durable.clone(), looked: Bitfield::full(10), spec, checked: true };
+    let snapshot = Snapshot {
+        have,
+        durable: durable.clone(),
+        looked: Bitfield::full(10),
+        partial: Vec::new(),
+        spec,
+        checked: true,
+    };
     let (known, hot) = claims(snapshot.clone(), SystemTime::now());
     assert_eq!((&known.have, &known.looked, hot), (&durable, &durable, false));
     assert!(known.files[0].is_some());
@@ -196,8 +203,14 @@ fn recent_files_that_were_not_synced_get_no_mark_at_the_end() {
             cleaning: Cleaning::default(),
         };
         let all = Bitfield::full(10);
-        let snapshot =
-            Snapshot { have: all.clone(), durable: all.clone(), looked: all, spec: Arc::new(spec), checked };
+        let snapshot = Snapshot {
+            have: all.clone(),
+            durable: all.clone(),
+            looked: all,
+            partial: Vec::new(),
+            spec: Arc::new(spec),
+            checked,
+        };
         writer.write_last(TorrentKey(0), snapshot);
         let written = store.load(info_hash).expect("written").checkpoint;
         assert_eq!(written.files[0].is_some(), marked, "{seed_only} {checked} {age} {is_synced}");
@@ -225,7 +238,8 @@ fn the_last_word_claims_what_is_synced_and_never_nothing() {
     };
     let (all, mut some) = (Bitfield::full(10), Bitfield::empty(10));
     some.insert(ccbt_protocol::ids::PieceIndex(3));
-    let snapshot = Snapshot { have: all.clone(), durable: some, looked: all, spec, checked: true };
+    let snapshot =
+        Snapshot { have: all.clone(), durable: some, looked: all, partial: Vec::new(), spec, checked: true };
     writer.write_last(TorrentKey(0), snapshot.clone());
     assert_eq!(store.load(info_hash).expect("written").checkpoint.have.count(), 1);
     let nothing =
@@ -259,12 +273,42 @@ fn only_the_torrents_own_file_is_copied() {
     let mut torrent = torrent();
     let spec = LayoutSpec::from_metainfo("/srv".into(), torrent.metainfo()).unwrap();
     let field = Bitfield::empty(10);
-    let known = Known { have: field.clone(), looked: field, files: vec![None] };
-    torrent.origin.source = Some(other);
+    let known = Known { have: field.clone(), looked: field, partial: Vec::new(), files: vec![None] };
+    torrent.origin.source.torrent = Some(other);
     let checkpoint = Checkpoint { info_hash, ..torrent.compose(known, &spec) };
-    writer.keep_torrent(&checkpoint).unwrap();
+    writer.keep_torrent(TorrentKey(0), &checkpoint).unwrap();
     assert!(!store.torrent_path(info_hash).exists(), "it is another torrent's by now");
     let source = Source { torrent: Some(own.clone()), magnet: None };
-    writer.keep_torrent(&Checkpoint { source, ..checkpoint }).unwrap();
+    writer.keep_torrent(TorrentKey(0), &Checkpoint { source, ..checkpoint }).unwrap();
     assert_eq!(std::fs::read(store.torrent_path(info_hash)).unwrap(), std::fs::read(own).unwrap());
+}
+
+/// Whoever writes to a file after the last word about it must leave another time: so that is said late enough.
+#[test]
+fn the_last_word_is_said_when_file_times_have_moved_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(folder.path().join("state"));
+    let torrent = torrent();
+    let info_hash = torrent.shared.info_hash();
+    let spec = LayoutSpec::from_metainfo(folder.path().to_owned(), torrent.metainfo()).unwrap();
+    let path = spec.file_path(0);
+    let mut writer = Writer {
+        settings: CheckpointSettings::default(),
+        is_synced: true,
+        store: store.clone(),
+        registry: Arc::default(),
+        torrents: HashMap::from([(TorrentKey(0), torrent)]),
+        pending: HashSet::new(),
+        failing: false,
+        cleaning: Cleaning::default(),
+    };
+    let all = Bitfield::full(10);
+    let (durable, looked, partial) = (all.clone(), all.clone(), Vec::new());
+    let snapshot = Snapshot { have: all, durable, looked, partial, spec: Arc::new(spec), checked: true };
+    std::fs::write(&path, [1; 163_840]).unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
+    writer.write_last(TorrentKey(0), snapshot);
+    let mark = store.load(info_hash).expect("written").checkpoint.files[0].expect("marked");
+    let age = nanoseconds(SystemTime::now()) - mark.mtime_ns;
+    assert!(age >= TICK.as_nanos() as i64, "{age} ns: a write now could leave the same time");
 }

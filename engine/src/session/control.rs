@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::magnet::Magnet;
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_shards::messages::{CacheStats, Event, FromShard, ShardStats, TorrentStatus};
 use crossbeam_channel::Receiver;
@@ -15,11 +16,14 @@ use crossbeam_channel::Receiver;
 use super::checkpointing::Board;
 use super::error::AddError;
 use super::events::{Queue, SessionEvent};
+use super::magnet::SharedMagnet;
 use super::torrent::Shared;
 
 #[derive(Debug, Default)]
 struct Inner {
     torrents: HashMap<TorrentKey, Arc<Shared>>,
+    /// Those whose torrent was not added yet.
+    magnets: HashMap<TorrentKey, Arc<SharedMagnet>>,
     by_hash: HashMap<InfoHash, TorrentKey>,
     subscribers: Vec<Weak<Queue>>,
     /// By number of shard.
@@ -29,6 +33,14 @@ struct Inner {
     next_key: u32,
     stopping: bool,
     ended: bool,
+}
+
+impl Inner {
+    fn new_key(&mut self) -> TorrentKey {
+        let key = TorrentKey(self.next_key);
+        self.next_key = self.next_key.checked_add(1).expect("fewer than 2^32 torrents in one process");
+        key
+    }
 }
 
 /// Torrents and subscribers of a session, shared by its thread and its user.
@@ -56,15 +68,46 @@ impl Registry {
             return Err(AddError::Ended);
         }
         let hash = metainfo.info_hash;
-        if inner.by_hash.contains_key(&hash) {
-            return Err(AddError::Duplicate(hash));
-        }
-        let key = TorrentKey(inner.next_key);
-        inner.next_key = inner.next_key.checked_add(1).expect("fewer than 2^32 torrents in one process");
+        // A torrent goes on where its magnet is, unless that is on its way out.
+        let key = match inner.by_hash.get(&hash).copied() {
+            Some(key) if inner.magnets.get(&key).is_some_and(|magnet| !magnet.is_leaving()) => {
+                let magnet = inner.magnets.remove(&key).expect("seen just now");
+                magnet.end(Ok(Arc::clone(&metainfo)));
+                key
+            }
+            Some(_) => return Err(AddError::Duplicate(hash)),
+            None => inner.new_key(),
+        };
         let shared = Arc::new(Shared::new(key, metainfo));
         inner.torrents.insert(key, Arc::clone(&shared));
         inner.by_hash.insert(hash, key);
         Ok(shared)
+    }
+
+    /// Gives a magnet its key, which is its torrent's, too.
+    pub(super) fn register_magnet(&self, magnet: Magnet) -> Result<Arc<SharedMagnet>, AddError> {
+        let mut inner = self.lock();
+        if inner.ended || inner.stopping {
+            return Err(AddError::Ended);
+        }
+        let hash = magnet.info_hash;
+        if inner.by_hash.contains_key(&hash) {
+            return Err(AddError::Duplicate(hash));
+        }
+        let key = inner.new_key();
+        let shared = Arc::new(SharedMagnet::new(key, magnet));
+        inner.magnets.insert(key, Arc::clone(&shared));
+        inner.by_hash.insert(hash, key);
+        Ok(shared)
+    }
+
+    /// Whether this is a magnet whose torrent was not added yet.
+    pub(super) fn is_magnet(&self, key: TorrentKey) -> bool {
+        self.lock().magnets.contains_key(&key)
+    }
+
+    fn magnet(&self, key: TorrentKey) -> Option<Arc<SharedMagnet>> {
+        self.lock().magnets.get(&key).cloned()
     }
 
     pub(super) fn torrents(&self) -> Vec<Arc<Shared>> {
@@ -122,6 +165,8 @@ impl Registry {
             FromShard::Event(key, event) => {
                 if let Some(torrent) = self.torrent(key) {
                     torrent.apply(&event);
+                } else if let Some(magnet) = self.magnet(key) {
+                    magnet.apply(&event);
                 }
                 if let Some(board) = &self.board {
                     board.happened(key, &event);
@@ -131,6 +176,11 @@ impl Registry {
                 }
                 SessionEvent::Torrent(key, event)
             }
+            FromShard::Metadata(key, info) => match self.magnet(key) {
+                // Parsing takes a millisecond, and for the largest of 32 MiB less than a second.
+                Some(magnet) => SessionEvent::Torrent(key, magnet.complete(&info)),
+                None => return,
+            },
             FromShard::Cache(shard, stats) => {
                 self.lock().caches.insert(shard, stats);
                 return;
@@ -162,6 +212,9 @@ impl Registry {
         if let Some(torrent) = inner.torrents.remove(&key) {
             inner.by_hash.remove(&torrent.info_hash());
         }
+        if let Some(magnet) = inner.magnets.remove(&key) {
+            inner.by_hash.remove(&magnet.info_hash());
+        }
     }
 
     /// Nothing comes from the shards any more.
@@ -171,11 +224,13 @@ impl Registry {
         let lost = !inner.stopping;
         inner.by_hash.clear();
         let torrents = std::mem::take(&mut inner.torrents);
+        let magnets = std::mem::take(&mut inner.magnets);
         let subscribers = std::mem::take(&mut inner.subscribers);
         drop(inner);
         for torrent in torrents.into_values() {
             torrent.apply(&Event::Removed);
         }
+        magnets.into_values().for_each(|magnet| magnet.apply(&Event::Removed));
         for queue in subscribers.iter().filter_map(Weak::upgrade) {
             if lost {
                 queue.push(SessionEvent::EngineLost);

@@ -86,6 +86,20 @@ pub enum ResumeError {
     Add(#[from] AddError),
 }
 
+/// Why a magnet link leads to no torrent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MagnetError {
+    /// Nobody gave the metadata yet.
+    #[error("no metadata after {0:?}; is anybody there who has it?")]
+    TimedOut(Duration),
+    /// It was found, and cannot be used; the message names the field.
+    #[error("the metadata is there, but is not a usable torrent: {0}")]
+    Unusable(#[source] MetainfoError),
+    /// It was removed, or the session ended.
+    #[error("the magnet link was removed before its metadata was there")]
+    Removed,
+}
+
 /// Why waiting for a torrent ended without success.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {

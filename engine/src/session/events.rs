@@ -5,9 +5,9 @@
 //!
 //! Invariant: the writer never waits for a reader. A slow reader gets only the newest status of each torrent,
 //! and loses the oldest of the [`QUEUE_MAX`] chatty events (and is told how many); what decides about a
-//! torrent (checked, finished, failed, recovered, moved, renamed, deleted, removed) is never lost, except that a
-//! newer one of the same kind for the same torrent replaces the older. So a queue holds at most [`QUEUE_MAX`] entries
-//! and ten more per torrent.
+//! torrent (metadata there, checked, finished, failed, recovered, moved, renamed, deleted, removed) is never lost, except
+//! that a newer one of the same kind for the same torrent replaces the older. So a queue holds at most [`QUEUE_MAX`]
+//! entries and eleven more per torrent.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -66,6 +66,7 @@ fn is_decisive(event: &SessionEvent) -> bool {
             Event::Checked { .. }
                 | Event::Finished
                 | Event::Selected
+                | Event::MetadataComplete
                 | Event::Failed { .. }
                 | Event::Recovered
                 | Event::Moved { .. }

@@ -8,6 +8,7 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod magnet;
 mod reader;
 mod relocate;
 mod resuming;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use ccbt_protocol::ids::PeerId;
 use ccbt_protocol::rate::TorrentLimits;
+use ccbt_shards::discovery::{Discovery, DiscoveryStats};
 use ccbt_shards::messages::{CacheStats, ShardStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_shards::sync::SyncPolicy;
@@ -31,9 +33,11 @@ use crate::checkpoints::{CheckpointSettings, Store};
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{
-    AddError, GoneError, LoadError, ResumeError, ServiceError, ShutdownError, StartError, WaitError,
+    AddError, GoneError, LoadError, MagnetError, ResumeError, ServiceError, ShutdownError, StartError,
+    WaitError,
 };
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub use magnet::{MagnetHandle, MagnetOptions, MagnetStatus};
 pub use reader::FileReader;
 pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
@@ -127,7 +131,6 @@ impl Session {
         let metainfo = source.into().load()?;
         let shared = self.registry.register(Arc::clone(&metainfo))?;
         let handle = TorrentHandle { shared };
-        handle.shared.set_priorities(options.priorities_for(&metainfo));
         if let Some(checkpointer) = &self.checkpointer
             && options.auto_resume
             && options.resume.is_none()
@@ -135,11 +138,13 @@ impl Session {
             let loaded = checkpointer.store().load(metainfo.info_hash);
             options.resume = loaded.ok().map(|loaded| Box::new(loaded.checkpoint));
         }
+        handle.shared.set_priorities(options.priorities_for(&metainfo));
         options.limits.get_or_insert(self.torrent_limits);
-        let (source, before) = (options.source.take(), options.resume.clone());
+        let from = (options.source.take(), options.magnet.take());
+        let before = options.resume.clone();
         let add = options.into_message(handle.key(), metainfo);
         if let Some(checkpointer) = &self.checkpointer {
-            checkpointer.watch(&handle.shared, source.as_deref(), before.as_deref(), &add);
+            checkpointer.watch(&handle.shared, from, before.as_deref(), &add);
         }
         let home = self.service().add(add);
         handle.shared.set_home(home);
@@ -173,6 +178,16 @@ impl Session {
     /// How reading for others does.
     pub fn caches(&self) -> CacheHandle {
         CacheHandle { registry: Arc::clone(&self.registry) }
+    }
+
+    /// UDP port at which our DHT node answers; 0 when there is none.
+    pub fn dht_port(&self) -> u16 {
+        self.service().discovery().map_or(0, Discovery::dht_port)
+    }
+
+    /// How finding peers without trackers does; `None` where neither DHT nor local discovery is used.
+    pub fn discovery_stats(&self) -> Option<DiscoveryStats> {
+        self.service().discovery().map(Discovery::stats)
     }
 
     /// What disks and hash threads have done so far, and how their queues stand. Cheap.

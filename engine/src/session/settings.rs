@@ -16,6 +16,7 @@ use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::dialling::Transports;
+use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
 use ccbt_shards::encryption::EncryptionPolicy;
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
@@ -33,6 +34,9 @@ const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
 
 /// Descriptors for rings, bells, listeners and a crowd of trackers.
 const OWN_DESCRIPTORS: usize = 128;
+
+/// File in the folder of checkpoints that nodes of the DHT are kept in.
+const DHT_STATE: &str = "dht.state";
 
 /// How a session runs.
 #[derive(Clone, Debug)]
@@ -81,6 +85,14 @@ pub struct Settings {
     pub transports: Transports,
     /// Which connections are encrypted (MSE).
     pub encryption: EncryptionPolicy,
+    /// Find peers in the DHT (BEP 5), for torrents that want it ([`AddOptions::use_dht`]). A session that is bound to a
+    /// loopback address asks nobody outside.
+    pub enable_dht: bool,
+    /// How. Where no state file is named, it is `dht.state` beside the checkpoints, if any are kept.
+    pub dht: DhtSettings,
+    /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
+    /// is bound to a loopback address.
+    pub enable_lsd: bool,
 }
 
 impl Default for Settings {
@@ -106,6 +118,9 @@ impl Default for Settings {
             zero_copy_send: ZeroCopySend::default(),
             transports: Transports::default(),
             encryption: EncryptionPolicy::default(),
+            enable_dht: true,
+            dht: DhtSettings::default(),
+            enable_lsd: true,
         }
     }
 }
@@ -140,6 +155,13 @@ impl Settings {
         self.max_connections.min(room.max(1))
     }
 
+    fn discovery(&self) -> DiscoveryConfig {
+        let beside = || self.checkpoints.dir.as_ref().map(|dir| dir.join(DHT_STATE));
+        let state_file = self.dht.state_file.clone().or_else(beside);
+        let dht = self.enable_dht.then(|| DhtSettings { state_file, ..self.dht.clone() });
+        DiscoveryConfig { dht, lsd: self.enable_lsd, ..DiscoveryConfig::default() }
+    }
+
     /// What the engine is built with when it listens on `port`.
     pub(super) fn service_config(&self, peer_id: PeerId, port: u16) -> ServiceConfig {
         let layout = layout(&self.layout.usable(&allowed_cpus()), &self.layout);
@@ -156,6 +178,7 @@ impl Settings {
             memory_bytes: self.memory_bytes,
             listen: listen_addresses(self.bind, port, has_ipv6()),
             bind: self.bind,
+            discovery: self.discovery(),
             peer_id,
             max_connections: self.max_connections,
             choker: self.choker.clone(),
@@ -211,6 +234,12 @@ pub struct AddOptions {
     pub use_trackers: bool,
     /// Which of them.
     pub tracker_schemes: TrackerSchemes,
+    /// Tell peers of each other, and take addresses from them (BEP 11); never for a private torrent.
+    pub use_pex: bool,
+    /// Whether it is looked for and announced in the DHT; never if it is private (BEP 27).
+    pub use_dht: bool,
+    /// As `use_dht`, in the local network.
+    pub use_lsd: bool,
     /// Serve what is there; nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -234,6 +263,8 @@ pub struct AddOptions {
     pub known: Option<Known>,
     /// Torrent file that it was read from, kept in checkpoints for [`crate::checkpoints`].
     pub source: Option<PathBuf>,
+    /// The magnet link that it came from, kept in checkpoints; then the torrent file is kept beside them.
+    pub magnet: Option<String>,
     /// Go on from this checkpoint if it is of this torrent: what it knows of the files (where `known` says nothing), other
     /// paths (where `renames` says nothing), peers and sums. Its output folder is not used: `output` counts.
     pub resume: Option<Box<Checkpoint>>,
@@ -259,6 +290,12 @@ impl Default for TrackerSchemes {
 }
 
 impl TrackerSchemes {
+    /// Takes all others out.
+    pub(super) fn sift(self, tiers: &mut Vec<Vec<String>>) {
+        tiers.iter_mut().for_each(|tier| tier.retain(|url| self.include(url)));
+        tiers.retain(|tier| !tier.is_empty());
+    }
+
     /// Whether the tracker at `url` is one of them.
     fn include(self, url: &str) -> bool {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -290,6 +327,9 @@ impl AddOptions {
             peers: Vec::new(),
             use_trackers: true,
             tracker_schemes: TrackerSchemes::default(),
+            use_pex: true,
+            use_dht: true,
+            use_lsd: true,
             seed_only: false,
             max_peers: 100,
             limits: None,
@@ -298,6 +338,7 @@ impl AddOptions {
             super_seeding: false,
             known: None,
             source: None,
+            magnet: None,
             resume: None,
             auto_resume: true,
         }
@@ -320,10 +361,8 @@ impl AddOptions {
             self.peers.extend(checkpoint.peers.iter().filter(|peer| can_be_reached(peer)));
             self.file_priorities.get_or_insert(checkpoint.file_priorities);
         }
-        let schemes = self.tracker_schemes;
         let mut trackers = if self.use_trackers { metainfo.trackers.clone() } else { Vec::new() };
-        trackers.iter_mut().for_each(|tier| tier.retain(|url| schemes.include(url)));
-        trackers.retain(|tier| !tier.is_empty());
+        self.tracker_schemes.sift(&mut trackers);
         AddTorrent {
             key,
             metainfo,
@@ -334,11 +373,14 @@ impl AddOptions {
             picker: self.picker,
             peers: self.peers,
             trackers,
+            use_dht: self.use_dht,
+            use_lsd: self.use_lsd,
             seed_only: self.seed_only,
             max_peers: self.max_peers,
             limits: self.limits.unwrap_or_default(),
             streaming: self.streaming,
             super_seeding: self.super_seeding,
+            pex: self.use_pex,
             selection: Selection::new(self.file_priorities.unwrap_or_default()),
             known: self.known,
         }
@@ -346,146 +388,5 @@ impl AddOptions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listens_on_both_families_or_on_the_one_asked_for() {
-        let shown = |bind: Option<&str>, v6| -> Vec<String> {
-            let bind = bind.map(|ip| ip.parse().expect("an address"));
-            listen_addresses(bind, 7, v6).iter().map(SocketAddr::to_string).collect()
-        };
-        assert_eq!(shown(None, true), ["0.0.0.0:7", "[::]:7"]);
-        assert_eq!(shown(None, false), ["0.0.0.0:7"]);
-        assert_eq!(shown(Some("127.0.0.1"), true), ["127.0.0.1:7"]);
-        assert_eq!(shown(Some("::1"), true), ["[::1]:7"]);
-    }
-
-    #[test]
-    fn a_port_that_was_asked_for_is_the_only_one_tried() {
-        let ports = |port| Settings { port, ..Settings::default() }.ports();
-        assert_eq!(ports(Some(0)), [0]);
-        assert_eq!(ports(Some(99)), [99]);
-        assert_eq!(ports(None), [6881, 6882, 6883, 6884, 6885, 6886, 6887, 6888, 6889, 0]);
-    }
-
-    #[test]
-    fn connections_leave_room_for_files_and_trackers() {
-        let settings = Settings { max_connections: 1000, max_open_files: 512, ..Settings::default() };
-        let within = |descriptors| settings.connections_within(descriptors);
-        assert_eq!([within(20_000), within(1640), within(1024), within(64)], [1000, 1000, 640, 32]);
-        assert_eq!(within(0), 1);
-    }
-
-    #[test]
-    fn settings_reach_the_engine() {
-        let settings = Settings {
-            layout: Overrides {
-                shards: Some(3),
-                storage_cpu: Some(1),
-                hash_cpus: Some(vec![0, 1]),
-                ..Overrides::default()
-            },
-            bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            memory_bytes: 1 << 20,
-            max_connections: 7,
-            max_open_files: 9,
-            disk_queue_depth: Some(19),
-            disk_write_bytes: Some(1 << 18),
-            down_limit: 11,
-            up_limit: 13,
-            count_overhead: true,
-            sync: SyncConfig { bytes: 17, ..SyncConfig::default() },
-            tracker_roots_pem: vec![vec![3]],
-            zero_copy_send: ZeroCopySend::On,
-            transports: Transports { utp: true, ..Transports::default() },
-            ..Settings::default()
-        };
-        let config = settings.service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
-        assert_eq!(config.shard_cpus.len(), 3);
-        assert_eq!(config.storage.storage_cpu, Some(1));
-        assert_eq!(config.storage.hash_cpus, [Some(0), Some(1)]);
-        assert_eq!(config.storage.max_open_files, 9);
-        assert_eq!((config.storage.queue_depth, config.storage.write_bytes), (Some(19), Some(1 << 18)));
-        assert_eq!(config.listen, ["127.0.0.1:5".parse().unwrap()]);
-        assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
-        assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
-        assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
-        assert_eq!(config.sync, settings.sync);
-        assert_eq!(config.zero_copy_send, ZeroCopySend::On);
-        assert_eq!(config.transports, settings.transports);
-        assert_eq!(config.tracker.extra_roots_pem, [[3]]);
-    }
-
-    #[test]
-    fn a_checkpoint_gives_what_options_leave_out_if_it_fits() {
-        let metainfo = Arc::new(crate::testing::metainfo("t", 10 * 16_384, 16_384));
-        let field = ccbt_protocol::bitfield::Bitfield::full(10);
-        let peers = ["192.0.2.1:1", "192.0.2.1:0", "0.0.0.0:1", "[ff02::1]:1", "[2001:db8::1]:2"];
-        let checkpoint = Checkpoint {
-            info_hash: metainfo.info_hash,
-            name: "t".into(),
-            saved_at: 0,
-            added_at: 0,
-            source: checkpoints::Source::default(),
-            output: "/elsewhere".into(),
-            renames: vec![checkpoints::Rename { file: 0, path: "x".into() }],
-            piece_len: 16_384,
-            total_len: 10 * 16_384,
-            have: field.clone(),
-            looked: field,
-            files: vec![None],
-            totals: checkpoints::Totals::default(),
-            file_priorities: Vec::new(),
-            trackers: Vec::new(),
-            peers: peers.map(|peer| peer.parse().expect("an address")).to_vec(),
-        };
-        let message = |checkpoint: &Checkpoint, renames: Vec<(u32, PathBuf)>| {
-            let resume = Some(Box::new(checkpoint.clone()));
-            let options = AddOptions { resume, renames, ..AddOptions::new("/here") };
-            options.into_message(TorrentKey(0), Arc::clone(&metainfo))
-        };
-        let taken = message(&checkpoint, Vec::new());
-        assert_eq!((taken.root.as_path(), taken.renames), ("/here".as_ref(), vec![(0, "x".into())]));
-        let shown: Vec<String> = taken.peers.iter().map(SocketAddr::to_string).collect();
-        assert_eq!(shown, ["192.0.2.1:1", "[2001:db8::1]:2"], "nobody can be at the others");
-        assert!(taken.known.expect("said").have.is_full());
-        assert_eq!(message(&checkpoint, vec![(0, "y".into())]).renames, [(0, "y".into())]);
-        let other = Checkpoint { info_hash: ccbt_protocol::ids::InfoHash([1; 20]), ..checkpoint };
-        let ignored = message(&other, Vec::new());
-        assert!(ignored.known.is_none() && ignored.peers.is_empty() && ignored.renames.is_empty());
-    }
-
-    #[test]
-    fn trackers_are_asked_by_scheme() {
-        let tiers = [vec!["UDP://a:1", "http://b/x"], vec!["https://c/x"], vec!["udp://d:1"]];
-        let tiers = tiers.map(|tier| tier.into_iter().map(str::to_owned).collect()).to_vec();
-        let plan = ccbt_protocol::metainfo::build::Builder::single_file("t", 100).piece_len(16_384);
-        let torrent = plan.trackers(tiers.clone()).plan().expect("sensible sizes").finish(&[[7; 20]]);
-        let metainfo = Arc::new(Metainfo::parse(&torrent).expect("what was built is read"));
-        let asked = |use_trackers, http, udp| {
-            let tracker_schemes = TrackerSchemes { http, udp };
-            let options = AddOptions { use_trackers, tracker_schemes, ..AddOptions::new("/") };
-            options.into_message(TorrentKey(0), Arc::clone(&metainfo)).trackers
-        };
-        assert_eq!(asked(true, true, true), tiers);
-        assert_eq!(asked(true, false, true), [["UDP://a:1"], ["udp://d:1"]]);
-        assert_eq!(asked(true, true, false), [["http://b/x"], ["https://c/x"]]);
-        assert!(asked(true, false, false).is_empty() && asked(false, true, true).is_empty());
-    }
-
-    #[test]
-    fn cpus_that_may_not_be_used_are_refused() {
-        let with = |cpus| {
-            let layout = Overrides { cpus: Some(cpus), ..Overrides::default() };
-            Settings { layout, ..Settings::default() }
-        };
-        let allowed = allowed_cpus();
-        let Some(first) = allowed.first() else { return };
-        assert!(with(vec![*first, 4095]).check().is_ok());
-        let config = with(vec![*first, 4095]).service_config(PeerId(*b"-CF0100-abcdefghijkl"), 5);
-        assert_eq!(config.shard_cpus, [Some(*first)]);
-        let error = with(vec![4094]).check().expect_err("there is no such CPU").to_string();
-        assert!(error.contains("4094") && error.contains("engine.cpus"), "{error}");
-    }
-}
+#[path = "settings_tests.rs"]
+mod tests;

@@ -9,6 +9,7 @@ use std::ops::Range;
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::picker::PartialPiece;
 use ccbt_storage::hash::Sha1;
 use ccbt_storage::messages::OpenReport;
 
@@ -23,6 +24,8 @@ pub(crate) struct Plan {
     pub settled: Bitfield,
     /// Runs of pieces to look at, rising.
     pub todo: Vec<Range<u32>>,
+    /// Blocks in the files of pieces that are not known to be good.
+    pub partial: Vec<PartialPiece>,
 }
 
 /// Compares what is `known` with what the files are now.
@@ -30,11 +33,13 @@ pub(crate) fn plan(meta: &Metainfo, report: &OpenReport, known: Option<&Known>) 
     let pieces = meta.geometry.piece_count();
     let mut good = Bitfield::empty(pieces);
     let mut settled = Bitfield::empty(pieces);
-    let trusted = known.map(|known| trusted(meta, report, known));
+    let trusted = known.map(|known| unchanged(meta, report, known, known.looked.clone()));
+    let mut partial = known.map_or_else(Vec::new, |known| partial_in(meta, report, known));
     let holes = hole_pieces(meta, report);
     let zeros = Zeros::new(meta, !holes.is_empty());
     let mut todo: Vec<Range<u32>> = Vec::new();
-    let mut candidates = Cursor(candidates(meta, report).into_iter().peekable());
+    let runs = candidates(meta, report);
+    let mut candidates = Cursor(runs.iter().cloned().peekable());
     let mut holes = Cursor(holes.into_iter().peekable());
     for piece in meta.geometry.pieces() {
         let (whole, hole) = (candidates.has(piece.0), holes.has(piece.0));
@@ -52,7 +57,12 @@ pub(crate) fn plan(meta: &Metainfo, report: &OpenReport, known: Option<&Known>) 
             }
         }
     }
-    Plan { good, settled, todo }
+    let is_whole = |piece: PieceIndex| {
+        let at = runs.partition_point(|run| run.end <= piece.0);
+        runs.get(at).is_some_and(|run| run.contains(&piece.0))
+    };
+    partial.retain(|partial| !good.has(partial.piece) && is_whole(partial.piece));
+    Plan { good, settled, todo, partial }
 }
 
 /// The pieces that lie in files which somebody has just written to, perhaps us before a crash.
@@ -77,14 +87,27 @@ fn pieces_of(meta: &Metainfo, range: Range<u64>) -> Range<u32> {
     }
 }
 
-/// The pieces that were looked at, less those in files that are not what they were.
-fn trusted(meta: &Metainfo, report: &OpenReport, known: &Known) -> Bitfield {
-    let pieces = meta.geometry.piece_count();
-    let fits = known.looked.len() == pieces && known.have.len() == pieces;
-    if !fits || known.files.len() != report.files.len() {
-        return Bitfield::empty(pieces);
+/// Blocks that were written to files which are still what they were.
+fn partial_in(meta: &Metainfo, report: &OpenReport, known: &Known) -> Vec<PartialPiece> {
+    let mut of = Bitfield::empty(meta.geometry.piece_count());
+    let useful = |partial: &&PartialPiece| partial.fits(meta.geometry) && partial.is_useful();
+    let mut partial: Vec<PartialPiece> = known.partial.iter().filter(useful).cloned().collect();
+    for partial in &partial {
+        of.insert(partial.piece);
     }
-    let mut trusted = known.looked.clone();
+    let of = unchanged(meta, report, known, of);
+    partial.retain(|partial| of.has(partial.piece));
+    partial
+}
+
+/// Those of `pieces` that lie in files which are what they were.
+fn unchanged(meta: &Metainfo, report: &OpenReport, known: &Known, pieces: Bitfield) -> Bitfield {
+    let count = meta.geometry.piece_count();
+    let fits = known.looked.len() == count && known.have.len() == count;
+    if !fits || known.files.len() != report.files.len() {
+        return Bitfield::empty(count);
+    }
+    let mut trusted = pieces;
     for ((file, found), before) in meta.files.iter().zip(&report.files).zip(&known.files) {
         let now = found.existed.then(|| found.mark());
         if file.pad || now == *before {
@@ -279,6 +302,7 @@ mod tests {
         let mut known = Known {
             have: field(8, [0, 1, 4, 6]),
             looked: field(8, [0, 1, 2, 3, 4, 6]),
+            partial: Vec::new(),
             files: vec![mark(3 * piece + 1, 0), mark(3 * piece - 1, 0), mark(2 * piece, 0)],
         };
         let made = plan(&meta, &report, Some(&known));
@@ -303,6 +327,43 @@ mod tests {
         report.files[1].len = 0;
         let gone = plan(&meta, &report, Some(&known));
         assert_eq!(gone.todo, vec![0..3, 6..7], "and what is gone is missing");
+    }
+
+    #[test]
+    fn blocks_are_gone_on_with_while_their_files_are_as_they_were() {
+        let len = 4 * 65_536;
+        let file = |name: &str, len| InputFile { path: vec![name.into()], len, ..InputFile::default() };
+        let files = vec![file("a", len), file("b", len)];
+        let plan = Builder::multi_file("t", files).piece_len(65_536).plan().unwrap();
+        let meta = Metainfo::parse(&plan.finish(&[[7; 20]; 8])).unwrap();
+        let partial = |piece: u32, blocks: u32, set: &[u32]| PartialPiece {
+            piece: PieceIndex(piece),
+            blocks: field(blocks, set.iter().copied()),
+        };
+        let known = Known {
+            have: field(8, [0]),
+            looked: Bitfield::full(8),
+            // One that is ours, good ones of either file, and three that are of no use.
+            partial: vec![
+                partial(0, 4, &[1]),
+                partial(1, 4, &[1]),
+                partial(5, 4, &[0, 2]),
+                partial(6, 4, &[]),
+                partial(7, 4, &[0, 1, 2, 3]),
+                partial(8, 4, &[1]),
+            ],
+            files: vec![Some(FileMark { len, mtime_ns: 0 }); 2],
+        };
+        let pieces = |report: &OpenReport| {
+            let made = super::plan(&meta, report, Some(&known));
+            made.partial.iter().map(|partial| partial.piece.0).collect::<Vec<_>>()
+        };
+        let mut report = report(&[Some(len), Some(len)]);
+        assert_eq!(pieces(&report), [1, 5]);
+        report.files[1].mtime_ns = 1;
+        assert_eq!(pieces(&report), [1], "the second file was written to");
+        report.files[0].len = 100_000;
+        assert!(pieces(&report).is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod tls;
 mod udp;
 
 pub use error::{TrackerError, shown};
+pub(crate) use resolve::look_up;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -83,11 +83,16 @@ impl Resolver {
         if names.len() >= NAMES_MAX {
             return None;
         }
-        let owned = name.to_owned();
-        let slot = helper::start(move || get_address_info(&owned))?;
+        let slot = look_up(name)?;
         names.insert(name.to_owned(), (now, slot.clone()));
         Some(slot)
     }
+}
+
+/// Has a name looked up by another thread: the place of the answer, or `None` when too many wait.
+pub(crate) fn look_up(name: &str) -> Option<Slot<Answer>> {
+    let owned = name.to_owned();
+    helper::start(move || get_address_info(&owned))
 }
 
 fn get_address_info(name: &str) -> Answer {

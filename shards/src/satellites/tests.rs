@@ -69,7 +69,7 @@ impl Team {
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let (others, control) = (inboxes.clone(), control.clone());
             let (lines, connections) = (Arc::default(), connections.clone());
-            let links = Links { bell, inbox, others, control, lines, connections };
+            let links = Links { bell, inbox, others, control, lines, connections, discovery: None };
             let mut config = config();
             config.index = index;
             config.listeners =

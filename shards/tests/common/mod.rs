@@ -15,6 +15,7 @@ use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
+use ccbt_shards::discovery::DiscoveryConfig;
 use ccbt_shards::messages::{AddTorrent, Event, FromShard};
 use ccbt_shards::service::{Service, ServiceConfig};
 use ccbt_shards::sync::SyncConfig;
@@ -37,6 +38,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         memory_bytes: memory_mib << 20,
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         bind: None,
+        discovery: DiscoveryConfig::default(),
         peer_id: PeerId::random(&mut rand::rng()),
         max_connections: 100,
         choker: ChokerConfig::default(),
@@ -101,12 +103,15 @@ pub fn add_with(
         picker: PickerConfig::default(),
         peers,
         trackers: Vec::new(),
+        use_dht: true,
+        use_lsd: true,
         seed_only: false,
         max_peers: 50,
         limits: TorrentLimits::default(),
         selection: Selection::default(),
         streaming: false,
         super_seeding: false,
+        pex: true,
         known: None,
         renames: Vec::new(),
         paused: false,

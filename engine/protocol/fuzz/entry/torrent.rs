@@ -135,7 +135,9 @@ impl World {
             window: Default::default(),
             choker: Default::default(),
             listen_port: 1,
-            metadata_size: 1,
+            metadata: None,
+            pex: flags & 4 > 0,
+            dht_port: u16::from(flags & 4 > 0),
             super_seeding: flags & 8 > 0,
         };
         Self {
@@ -329,6 +331,9 @@ impl World {
                 }
                 TorrentEvent::Close(key, fault) => self.faults.push((key, fault)),
                 TorrentEvent::Ban(ip) => assert!(ip.is_ipv4()),
+                TorrentEvent::Peers(peers) => assert!(peers.len() <= 100),
+                TorrentEvent::OwnAddress(..) => {}
+                TorrentEvent::DhtNode(addr) => assert!(addr.port() != 0),
                 TorrentEvent::Finished => assert!(self.torrent.is_finished()),
             }
         }

@@ -17,14 +17,17 @@ use std::path::{Component, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::bitfield::Bitfield;
-use crate::ids::InfoHash;
+use crate::geometry::Geometry;
+use crate::ids::{InfoHash, PieceIndex};
 use crate::metainfo::{MAX_FILES, Metainfo};
-use crate::picker::Priority;
+use crate::picker::{PartialPiece, Priority};
 
 pub use codec::{DecodeError, FILE_LEN_MAX, Format, RAW_LEN_MAX, VERSION};
 
 /// Addresses kept at most.
 pub const PEERS_MAX: usize = 200;
+/// Pieces whose blocks are kept at most; further ones are fetched again.
+pub const PARTIAL_MAX: usize = 1 << 16;
 
 /// Everything kept of one torrent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +59,9 @@ pub struct Checkpoint {
     /// Pieces whose state is known: there, or else missing.
     #[serde(with = "text::bitfield")]
     pub looked: Bitfield,
+    /// Pieces that are not there, but some of their blocks are: written unverified, by rising piece.
+    #[serde(default, with = "text::partial", skip_serializing_if = "Vec::is_empty")]
+    pub partial: Vec<PartialPiece>,
     /// Each file as it was; `None`: it was not there, is padding, or was written to so shortly before that a later write
     /// could not be told from it.
     #[serde(deserialize_with = "text::list::<_, _, { MAX_FILES + 1 }>")]
@@ -135,6 +141,7 @@ impl Checkpoint {
             && self.total_len == geometry.total_len()
             && self.have.len() == geometry.piece_count()
             && self.looked.len() == self.have.len()
+            && self.partial.iter().all(|partial| partial.fits(geometry))
             && self.files.len() == metainfo.files.len()
             && self.file_priorities.len() <= metainfo.files.len()
             && self.renames.iter().all(|rename| (rename.file as usize) < metainfo.files.len());
@@ -150,8 +157,18 @@ impl Checkpoint {
     pub fn bytes_done(&self) -> u64 {
         let (piece_len, pieces) = (u64::from(self.piece_len), u64::from(self.have.len()));
         let short = pieces * piece_len - self.total_len;
-        let last = self.have.has(crate::ids::PieceIndex(self.have.len().saturating_sub(1)));
+        let last = self.have.has(PieceIndex(self.have.len().saturating_sub(1)));
         u64::from(self.have.count()) * piece_len - if last { short } else { 0 }
+    }
+
+    /// Bytes of the blocks that are there of pieces that are not.
+    pub fn bytes_partial(&self) -> u64 {
+        let Ok(geometry) = Geometry::new(self.total_len, self.piece_len.into()) else { return 0 };
+        self.partial
+            .iter()
+            .filter(|partial| partial.fits(geometry))
+            .map(|partial| partial.bytes(geometry))
+            .sum()
     }
 
     /// Why it cannot be: what [`Self::decode`] refuses.
@@ -165,6 +182,12 @@ impl Checkpoint {
         }
         if self.have.has_any_not_in(&self.looked) {
             return Some("a piece is there that was not looked at");
+        }
+        let geometry = Geometry::new(self.total_len, self.piece_len.into());
+        let fits = |partial: &PartialPiece| geometry.is_ok_and(|geometry| partial.fits(geometry));
+        let rising = self.partial.is_sorted_by(|one, next| one.piece < next.piece);
+        if !rising || self.partial.len() > PARTIAL_MAX || !self.partial.iter().all(fits) {
+            return Some("blocks of pieces do not fit the sizes");
         }
         if self.files.len() > MAX_FILES || self.renames.len() > MAX_FILES {
             return Some("too many files");

@@ -21,6 +21,11 @@ fn metainfo() -> Metainfo {
     Metainfo::parse(&plan.finish(&[[7; 20]; 10])).expect("what was built is read")
 }
 
+/// Blocks `set` of `blocks` of a piece.
+fn partial(piece: u32, blocks: u32, set: impl IntoIterator<Item = u32>) -> PartialPiece {
+    PartialPiece { piece: PieceIndex(piece), blocks: field(blocks, set) }
+}
+
 /// One that fits [`metainfo`].
 fn checkpoint() -> Checkpoint {
     Checkpoint {
@@ -35,6 +40,7 @@ fn checkpoint() -> Checkpoint {
         total_len: 10 * 16_384 - 5,
         have: field(10, [0, 3, 9]),
         looked: field(10, [0, 1, 2, 3, 9]),
+        partial: Vec::new(),
         files: vec![Some(Mark { len: 163_835, mtime_ns: -1 }), None],
         totals: Totals { downloaded: u64::MAX, uploaded: 3 },
         file_priorities: vec![Priority::Skip],
@@ -43,12 +49,38 @@ fn checkpoint() -> Checkpoint {
     }
 }
 
+/// As [`checkpoint`], of a torrent with large pieces of which two are begun.
+fn with_blocks() -> Checkpoint {
+    Checkpoint {
+        piece_len: 4 * 16_384,
+        total_len: 10 * 4 * 16_384 - 5,
+        partial: vec![partial(1, 4, [0, 3]), partial(8, 4, [1])],
+        ..checkpoint()
+    }
+}
+
+/// Checkpoints stay readable: one as it was written before blocks were kept, and one with blocks. Written once by
+/// `encode` and never again.
+#[test]
+fn what_earlier_programs_wrote_is_read() {
+    let before: [&[u8]; 2] = [include_bytes!("golden/v1.ckpt"), include_bytes!("golden/v1.json")];
+    let blocks: [&[u8]; 2] =
+        [include_bytes!("golden/v1-blocks.ckpt"), include_bytes!("golden/v1-blocks.json")];
+    for (bytes, expected) in [(before, checkpoint()), (blocks, with_blocks())] {
+        bytes.into_iter().for_each(|bytes| assert_eq!(Checkpoint::decode(bytes), Ok(expected.clone())));
+    }
+    assert_eq!(checkpoint().encode(Format::Json), before[1], "without blocks nothing has changed");
+    assert_eq!(with_blocks().encode(Format::Json), blocks[1]);
+    assert_eq!(with_blocks().bytes_partial(), 3 * 16_384);
+}
+
 const FORMATS: [Format; 2] = [Format::Binary, Format::Json];
 
 #[test]
 fn both_forms_keep_everything() {
     let all = Checkpoint { file_priorities: Priority::ALL.to_vec(), ..checkpoint() };
     for format in FORMATS {
+        assert_eq!(Checkpoint::decode(&with_blocks().encode(format)), Ok(with_blocks()), "{format:?}");
         let bytes = checkpoint().encode(format);
         assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint()), "{format:?}");
         assert_eq!(Checkpoint::decode(&all.encode(format)), Ok(all.clone()), "{format:?}");
@@ -141,6 +173,10 @@ fn what_contradicts_itself_is_refused() {
         FORMATS.map(|format| Checkpoint::decode(&bad.encode(format)).expect_err("nonsense").to_string())
     };
     for texts in [
+        change(|bad| bad.partial = vec![partial(10, 1, [0])]),
+        change(|bad| bad.partial = vec![partial(1, 2, [0])]),
+        change(|bad| bad.partial = vec![partial(2, 1, [0]), partial(1, 1, [0])]),
+        change(|bad| bad.partial = vec![partial(1, 1, [0]), partial(1, 1, [])]),
         change(|bad| bad.piece_len = 0),
         change(|bad| bad.total_len = u64::MAX),
         change(|bad| bad.looked = field(11, 0..11)),
@@ -215,6 +251,7 @@ prop_compose! {
             total_len: u64::from(count) * 1000 - short,
             have: set(|piece| piece.0),
             looked: set(|piece| piece.0 || piece.1),
+            partial: set(|piece| !piece.0).iter().map(|piece| partial(piece.0, 1, [0])).collect(),
             files: files.into_iter().map(|file| file.map(|(len, mtime_ns)| Mark { len, mtime_ns })).collect(),
             totals: Totals { downloaded: totals.0, uploaded: totals.1 },
             file_priorities: Vec::new(),

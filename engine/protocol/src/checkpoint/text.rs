@@ -1,7 +1,7 @@
 //! How values that JSON does not know are written as text.
 //!
-//! Bitfields as `PIECES:HEX` in the order of the wire (BEP 3), info-hashes in hexadecimal digits, paths as text or, when
-//! they are no UTF-8, as `{"hex": …}`.
+//! Bitfields, of pieces and of a piece's blocks, as `LENGTH:HEX` in the order of the wire (BEP 3), info-hashes in
+//! hexadecimal digits, paths as text or, when they are no UTF-8, as `{"hex": …}`.
 
 use std::ffi::OsString;
 use std::fmt::{self, Formatter};
@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::PARTIAL_MAX;
 use crate::bitfield::Bitfield;
+use crate::ids::PieceIndex;
 use crate::metainfo::MAX_FILES;
-use crate::picker::Priority;
+use crate::picker::{PartialPiece, Priority};
 use crate::tracker::schedule::TRACKERS_MAX;
 
 pub(super) fn to_hex(bytes: &[u8]) -> String {
@@ -106,6 +108,28 @@ pub(super) mod bitfield {
             Bitfield::from_wire(&from_hex(hex)?, len.parse().ok()?).ok()
         };
         parse().ok_or_else(|| de::Error::custom("not a set of pieces"))
+    }
+}
+
+/// Pieces of which some blocks are there.
+pub(super) mod partial {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry {
+        piece: u32,
+        #[serde(with = "bitfield")]
+        blocks: Bitfield,
+    }
+
+    pub fn serialize<S: Serializer>(partial: &[PartialPiece], serializer: S) -> Result<S::Ok, S::Error> {
+        let entry = |partial: &PartialPiece| Entry { piece: partial.piece.0, blocks: partial.blocks.clone() };
+        serializer.collect_seq(partial.iter().map(entry))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PartialPiece>, D::Error> {
+        let partial = |entry: Entry| PartialPiece { piece: PieceIndex(entry.piece), blocks: entry.blocks };
+        Ok(list::<_, Entry, { PARTIAL_MAX + 1 }>(deserializer)?.into_iter().map(partial).collect())
     }
 }
 

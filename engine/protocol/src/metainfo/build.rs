@@ -6,7 +6,7 @@
 
 use super::files::{check, is_bitcomet_pad, shown};
 use super::urls::{is_tracker_url, is_web_seed_url};
-use super::{FileEntry, MAX_FILES, MAX_TEXT_LEN, MAX_URLS, MetainfoError, PathProblem, path};
+use super::{FileEntry, MAX_FILES, MAX_TEXT_LEN, MAX_URLS, Metainfo, MetainfoError, PathProblem, path};
 use crate::bencode::Encoder;
 use crate::geometry::{Geometry, MAX_PIECE_LEN};
 
@@ -334,14 +334,7 @@ impl Plan {
         let mut out = Encoder::new();
         let header = &self.header;
         out.begin_dict();
-        if let Some(first) = header.trackers.first() {
-            out.key(b"announce").bytes(first[0].as_bytes());
-        }
-        if header.trackers.iter().flatten().nth(1).is_some() {
-            out.key(b"announce-list").begin_list();
-            header.trackers.iter().for_each(|tier| write_strings(&mut out, tier));
-            out.end();
-        }
+        write_trackers(&mut out, &header.trackers);
         write_text(&mut out, b"comment", &header.comment);
         write_text(&mut out, b"created by", &header.created_by);
         if let Some(date) = header.creation_date {
@@ -374,6 +367,36 @@ impl Plan {
             out.key(b"private").int(1);
         }
         write_text(out, b"source", &self.header.source);
+        out.end();
+    }
+}
+
+/// A torrent file around the `info` dictionary of `metainfo`, whatever that holds.
+pub(super) fn wrap(metainfo: &Metainfo) -> Vec<u8> {
+    let mut out = Encoder::new();
+    out.begin_dict();
+    write_trackers(&mut out, &metainfo.trackers);
+    write_text(&mut out, b"comment", &metainfo.comment);
+    write_text(&mut out, b"created by", &metainfo.created_by);
+    if let Some(date) = metainfo.creation_date {
+        out.key(b"creation date").int(date);
+    }
+    out.key(b"info").raw(metainfo.raw_info());
+    if !metainfo.web_seeds.is_empty() {
+        out.key(b"url-list");
+        write_strings(&mut out, &metainfo.web_seeds);
+    }
+    out.end();
+    out.finish()
+}
+
+fn write_trackers(out: &mut Encoder, tiers: &[Vec<String>]) {
+    if let Some(first) = tiers.first() {
+        out.key(b"announce").bytes(first[0].as_bytes());
+    }
+    if tiers.iter().flatten().nth(1).is_some() {
+        out.key(b"announce-list").begin_list();
+        tiers.iter().for_each(|tier| write_strings(out, tier));
         out.end();
     }
 }

@@ -18,6 +18,7 @@ mod urls;
 
 pub use display::escape_for_terminal;
 pub use error::{MetainfoError, PathProblem};
+pub(crate) use urls::{is_tracker_url, is_web_seed_url};
 
 use crate::geometry::Geometry;
 use crate::ids::{InfoHash, PieceIndex};
@@ -39,6 +40,8 @@ pub const MAX_PATH_DEPTH: usize = 128;
 pub const MAX_PATH_LEN: usize = 4095;
 /// Most tracker URLs kept, and most web seed URLs.
 pub const MAX_URLS: usize = 1000;
+/// Most DHT nodes kept.
+pub const MAX_NODES: usize = 64;
 /// Longest tracker or web seed URL kept, in bytes.
 pub const MAX_URL_LEN: usize = 2048;
 /// Longest comment, creator or source kept, in bytes; the rest is cut off.
@@ -66,6 +69,8 @@ pub struct Metainfo {
     pub trackers: Vec<Vec<String>>,
     /// `http` and `https` web seed URLs (BEP 19).
     pub web_seeds: Vec<String>,
+    /// Hosts and ports of DHT nodes to begin with (BEP 5), at most [`MAX_NODES`].
+    pub nodes: Vec<(String, u16)>,
     /// Free text of the maker.
     pub comment: Option<String>,
     /// The program that made the torrent.
@@ -132,6 +137,11 @@ impl Metainfo {
     /// The `info` dictionary exactly as it was received; its SHA-1 is the info-hash.
     pub fn raw_info(&self) -> &[u8] {
         &self.info.bytes
+    }
+
+    /// A torrent file that says the same: what a magnet link led to, to be kept.
+    pub fn to_torrent(&self) -> Vec<u8> {
+        build::wrap(self)
     }
 
     /// The same bytes as [`Metainfo::raw_info`], to be shared with other threads (BEP 9 serves them to peers).

@@ -28,6 +28,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Metainfo, MetainfoError> {
     Ok(Metainfo {
         trackers: urls::trackers(root.dict),
         web_seeds: urls::web_seeds(root.dict),
+        nodes: urls::nodes(root.dict),
         comment: root.text("comment")?,
         created_by: root.text("created by")?,
         creation_date: root.int("creation date")?,
@@ -71,6 +72,7 @@ fn info_part(node: Node<'_, '_>) -> Result<Metainfo, MetainfoError> {
         is_hybrid: has_v2,
         trackers: Vec::new(),
         web_seeds: Vec::new(),
+        nodes: Vec::new(),
         comment: None,
         created_by: None,
         creation_date: None,

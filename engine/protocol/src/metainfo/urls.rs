@@ -1,9 +1,9 @@
-//! Tracker tiers (BEP 3, BEP 12) and web seeds (BEP 19).
+//! Tracker tiers (BEP 3, BEP 12), web seeds (BEP 19) and DHT nodes (BEP 5).
 //!
 //! Old torrents carry dead and exotic URLs in many shapes, so what cannot be used is dropped rather than refused.
 //! Invariant: what is kept is bounded by [`MAX_URLS`] and [`MAX_URL_LEN`] and never there twice.
 
-use super::{MAX_URL_LEN, MAX_URLS};
+use super::{MAX_NODES, MAX_URL_LEN, MAX_URLS};
 use crate::bencode::{Dict, Node};
 use std::collections::HashSet;
 
@@ -11,12 +11,12 @@ const TRACKER_SCHEMES: &[&str] = &["http://", "https://", "udp://"];
 const WEB_SEED_SCHEMES: &[&str] = &["http://", "https://"];
 
 /// Whether `url` is one that a tracker tier keeps.
-pub(super) fn is_tracker_url(url: &str) -> bool {
+pub(crate) fn is_tracker_url(url: &str) -> bool {
     is_url(url, TRACKER_SCHEMES)
 }
 
 /// Whether `url` is one that the web seed list keeps.
-pub(super) fn is_web_seed_url(url: &str) -> bool {
+pub(crate) fn is_web_seed_url(url: &str) -> bool {
     is_url(url, WEB_SEED_SCHEMES)
 }
 
@@ -79,4 +79,21 @@ pub(super) fn web_seeds(root: Dict<'_, '_>) -> Vec<String> {
             None => sieve.take(node).into_iter().collect(),
         },
     }
+}
+
+/// Hosts and ports under `nodes` that can be used.
+pub(super) fn nodes(root: Dict<'_, '_>) -> Vec<(String, u16)> {
+    let mut nodes = Vec::new();
+    for node in root.get_list(b"nodes").into_iter().flatten().take(MAX_NODES) {
+        let mut parts = node.as_list().into_iter().flatten();
+        let host = parts.next().and_then(|host| host.as_str());
+        let port = parts.next().and_then(|port| u16::try_from(port.as_int()?).ok());
+        let is_host = |host: &&str| {
+            (1..=253).contains(&host.len()) && !host.chars().any(|c| c.is_whitespace() || c.is_control())
+        };
+        if let (Some(host), Some(port)) = (host.filter(is_host), port.filter(|port| *port != 0)) {
+            nodes.push((host.to_owned(), port));
+        }
+    }
+    nodes
 }

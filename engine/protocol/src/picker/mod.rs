@@ -21,8 +21,9 @@
 //! unless memory for a wanted piece is lacking; then finishing it is a way to get some. The caller may
 //! [`Picker::abandon`] it.
 //!
-//! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched,
-//! `reserved` those that one peer alone is asked for, `urgent` those that are played, `choose` and `endgame` pick.
+//! Parts: `rarity` orders the pieces that may be begun, `begun` and `active` hold those being fetched, `partial` begins
+//! one with blocks of an earlier run, `reserved` those that one peer alone is asked for, `urgent` those that are played,
+//! `choose` and `endgame` pick.
 
 mod active;
 mod begun;
@@ -31,6 +32,7 @@ mod check;
 mod choose;
 mod endgame;
 mod lend;
+mod partial;
 mod peers;
 mod rarity;
 mod reserved;
@@ -42,6 +44,7 @@ use std::collections::BTreeSet;
 
 use begun::{Begun, Mode};
 use bits::Bits;
+pub use partial::{FROM_DISK, PartialPiece};
 use peers::Peers;
 use rarity::Rarity;
 use reserved::Reserved;

@@ -528,3 +528,43 @@ fn skipped_pieces_stay_skipped_however_urgent() {
     s.picker.set_urgent([2, 1].map(PieceIndex).to_vec());
     assert_eq!(pieces_of(&s.pick(0, 9)), [1, 0]);
 }
+
+#[test]
+fn a_piece_goes_on_with_blocks_of_an_earlier_run() {
+    let mut setup = Setup::new(4, 8, no_random(Strategy::Sequential));
+    let mut blocks = Bitfield::empty(8);
+    for nth in [0, 2, 3, 7] {
+        blocks.insert(PieceIndex(nth));
+    }
+    let partial = PartialPiece { piece: PieceIndex(2), blocks };
+    assert!(setup.picker.take_back(&partial));
+    setup.picker.check_invariants();
+    assert!(!setup.picker.take_back(&partial), "it is begun");
+    assert_eq!(setup.picker.partial(PieceIndex(2)), Some(partial.clone()));
+    // First of all, and only what is missing.
+    let asked: Vec<_> =
+        setup.pick(1, 5).iter().map(|block| (block.piece.0, block.begin / BLOCK_LEN)).collect();
+    assert_eq!(asked, [(2, 1), (2, 4), (2, 5), (2, 6), (0, 0)]);
+    let geometry = setup.picker.geometry;
+    for nth in [1, 4, 5] {
+        let block = geometry.block(PieceIndex(2), nth);
+        let received = setup.picker.block_received(PeerKey(1), block, &mut Vec::new());
+        assert_eq!(received, Received::Accepted);
+    }
+    let last = geometry.block(PieceIndex(2), 6);
+    assert_eq!(setup.picker.block_received(PeerKey(1), last, &mut Vec::new()), Received::PieceComplete);
+    let own = setup.picker.senders(PieceIndex(2)).filter(|(_, sender)| *sender == FROM_DISK).count();
+    assert_eq!(own, 4);
+    // Neither what is all there nor what is not wanted, and not what is of another torrent.
+    let whole = PartialPiece { piece: PieceIndex(1), blocks: Bitfield::full(8) };
+    let other = PartialPiece { piece: PieceIndex(1), blocks: partial.blocks.clone() };
+    let longer = PartialPiece { piece: PieceIndex(1), blocks: field(9, [0]) };
+    setup.picker.set_priority(PieceIndex(3), Priority::Skip);
+    let skipped = PartialPiece { piece: PieceIndex(3), ..other.clone() };
+    for bad in [whole, longer, skipped] {
+        assert!(!setup.picker.take_back(&bad), "{bad:?}");
+    }
+    assert!(setup.picker.take_back(&other));
+    assert!(setup.picker.abandon(PieceIndex(1)) && setup.picker.partial(PieceIndex(1)).is_none());
+    setup.picker.check_invariants();
+}

@@ -39,6 +39,12 @@ impl Quota {
         if self.is_unlimited() { u64::MAX } else { self.tokens.max(0) as u64 }
     }
 
+    /// Tokens at hand; less than 0 while in debt.
+    #[cfg(test)]
+    pub(super) fn tokens(&self) -> i64 {
+        self.tokens
+    }
+
     /// Counts bytes that pass; may go into debt.
     pub fn consume(&mut self, bytes: u64) {
         if !self.is_unlimited() {

@@ -1,15 +1,15 @@
 //! What peers say, PIECE apart.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::tick::CHOKE_ROUND;
-use super::{Torrent, key_index, peer_of};
+use super::{Torrent, TorrentEvent, key_index, peer_of};
 use crate::bitfield::Bitfield;
 use crate::geometry::Block;
 use crate::ids::PieceIndex;
 use crate::peer::{Has, Peer, PeerFault};
 use crate::picker::PeerKey;
-use crate::wire::extension::ExtensionHandshake;
 use crate::wire::message::Message;
 
 impl Torrent {
@@ -33,7 +33,8 @@ impl Torrent {
             _ => None,
         };
         let result = match message {
-            Message::KeepAlive | Message::Port(_) => Ok(()),
+            Message::KeepAlive => Ok(()),
+            Message::Port(port) => self.on_port(key, port),
             Message::HaveNone if first => Ok(()),
             Message::HaveNone => Err(PeerFault::LateBitfield),
             Message::Choke => self.on_choke(key),
@@ -80,14 +81,28 @@ impl Torrent {
                 self.mark(key);
                 Ok(())
             }
-            Message::Extended { id: 0, payload } => self.on_extended_handshake(key, payload),
-            Message::Extended { .. } | Message::Unknown { .. } => peer.strike(),
+            Message::Extended { id: 0, payload } => self.on_extended_handshake(now, key, payload),
+            Message::Extended { id, payload } => self.on_extension(now, key, id, payload),
+            Message::Unknown { .. } => peer.strike(),
             Message::Piece { .. } => unreachable!("blocks come through begin_block"),
         };
         if let (Ok(()), Some(piece)) = (&result, heard) {
             self.super_seed_heard(key, piece);
         }
         result
+    }
+
+    /// Heard where we have a node of our own, and once: the port of a node does not change.
+    fn on_port(&mut self, key: PeerKey, port: u16) -> Result<(), PeerFault> {
+        let peer = peer_of(&mut self.slots, key);
+        if std::mem::replace(&mut peer.told_port, true) {
+            return peer.strike();
+        }
+        if self.config.dht_port != 0 && port != 0 {
+            let addr = SocketAddr::new(peer.info.addr.ip(), port);
+            self.events.push_back(TorrentEvent::DhtNode(addr));
+        }
+        Ok(())
     }
 
     fn on_choke(&mut self, key: PeerKey) -> Result<(), PeerFault> {
@@ -237,17 +252,6 @@ impl Torrent {
         peer.allowed_in.retain(|piece| *piece != block.piece);
         self.picker.request_failed(key, block);
         self.wake_idle();
-        Ok(())
-    }
-
-    fn on_extended_handshake(&mut self, key: PeerKey, payload: &[u8]) -> Result<(), PeerFault> {
-        let peer = peer_of(&mut self.slots, key);
-        let Ok(hello) = ExtensionHandshake::parse(payload) else { return peer.strike() };
-        if let Some(reqq) = hello.reqq {
-            peer.window.set_peer_limit(reqq as usize);
-        }
-        peer.upload_only = hello.upload_only;
-        peer.extension = Some(hello);
         Ok(())
     }
 }

@@ -15,6 +15,7 @@
 //! meet it there.
 
 mod blocks;
+mod extensions;
 mod messages;
 mod pieces;
 mod spread;
@@ -25,10 +26,12 @@ mod urgency;
 mod wishes;
 
 pub use blocks::BlockPlace;
+pub(crate) use extensions::Gossip;
 pub use stats::Stats;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::bitfield::Bitfield;
@@ -38,6 +41,7 @@ use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
 use crate::ids::{InfoHash, PeerId, PieceIndex};
 use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
+use crate::pex::Book;
 use crate::picker::{PeerKey, Picker, PickerConfig};
 use crate::rate::RateMeter;
 use crate::request_window::{RequestWindow, WindowConfig};
@@ -62,8 +66,12 @@ pub struct TorrentConfig {
     pub choker: ChokerConfig,
     /// Our listening port, told in the extended handshake; 0 = not listening.
     pub listen_port: u16,
-    /// Bytes of the `info` dictionary, told as `metadata_size` (BEP 9).
-    pub metadata_size: u32,
+    /// The `info` dictionary, which peers may fetch (BEP 9).
+    pub metadata: Option<Arc<[u8]>>,
+    /// Tell peers of each other, and listen to what they tell (BEP 11); never for a private torrent (BEP 27).
+    pub pex: bool,
+    /// UDP port of our DHT node, told to peers that have one too (BEP 5); 0 = none, or none for this torrent (BEP 27).
+    pub dht_port: u16,
     /// Show each peer single pieces instead of all we have (BEP 16), if we have everything when it starts.
     pub super_seeding: bool,
 }
@@ -87,6 +95,12 @@ pub enum TorrentEvent {
     Close(PeerKey, PeerFault),
     /// Avoid this address: it sent corrupt data.
     Ban(IpAddr),
+    /// A peer told of others (BEP 11).
+    Peers(Vec<SocketAddr>),
+    /// The peer at the first address says that ours is the second one.
+    OwnAddress(IpAddr, IpAddr),
+    /// A peer says that there is a DHT node; told once for each connection.
+    DhtNode(SocketAddr),
     /// Every wanted piece is verified and written.
     Finished,
 }
@@ -130,6 +144,8 @@ pub struct Torrent {
     picked: Vec<Block>,
     news: spread::News,
     super_seed: Option<SuperSeed>,
+    /// Who is connected, to be told to others, where that is done.
+    pex: Option<Book>,
     /// Somebody may be shown a piece.
     reveal_due: bool,
 }
@@ -184,6 +200,7 @@ impl Torrent {
             news: spread::News::default(),
             super_seed: super_seeds.then(|| SuperSeed::new(geometry.piece_count())),
             reveal_due: false,
+            pex: config.pex.then(Book::default),
             config,
         };
         this.check_finished();
@@ -322,9 +339,19 @@ impl Torrent {
     /// A connection is through its handshake; our first messages (bitfield, extended handshake, allowed-fast) are
     /// queued. The caller has refused our own id and a second connection of one id ([`Torrent::has_id`]).
     pub fn connected(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
+        self.join(now, info, false)
+    }
+
+    /// As [`Torrent::connected`] for a connection over which metadata was fetched ([`crate::fetching`]): its bitfield's turn
+    /// is over, so each piece that we have is told by itself.
+    pub fn adopted(&mut self, now: Instant, info: PeerInfo) -> PeerKey {
+        self.join(now, info, true)
+    }
+
+    fn join(&mut self, now: Instant, info: PeerInfo, adopted: bool) -> PeerKey {
         let window = RequestWindow::new(self.config.window.clone());
         let mut peer = Box::new(Peer::new(now, info, self.geometry.piece_count(), window));
-        self.greet(&mut peer);
+        self.greet(&mut peer, adopted);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
@@ -337,19 +364,25 @@ impl Torrent {
         let key = PeerKey(slot.generation << KEY_INDEX_BITS | index);
         self.due.set(index as usize, Some(now));
         self.mark(key);
+        self.list(now, key, None);
         key
     }
 
-    fn greet(&self, peer: &mut Peer) {
+    fn greet(&self, peer: &mut Peer, adopted: bool) {
         let have = self.picker.have();
         let shown = if self.super_seed.is_some() { 0 } else { have.count() };
         match (shown, peer.fast()) {
+            _ if adopted && shown == 0 => {}
+            _ if adopted => have.iter().for_each(|piece| peer.push(&Message::Have(piece))),
             (0, false) => {}
             (0, true) => peer.push(&Message::HaveNone),
             (_, true) if have.is_full() => peer.push(&Message::HaveAll),
             _ => peer.push(&Message::Bitfield(have.as_wire())),
         }
         self.say_hello(peer);
+        if self.config.dht_port != 0 && peer.info.reserved.dht() {
+            peer.push(&Message::Port(self.config.dht_port));
+        }
         if let (true, IpAddr::V4(ip)) = (peer.fast() && shown > 0, peer.info.addr.ip()) {
             let pieces = self.geometry.piece_count();
             let mut allowed = allowed_fast_set(ip, self.info_hash, pieces, ALLOWED_FAST);
@@ -367,6 +400,7 @@ impl Torrent {
     /// The connection is over and nothing of it is in flight: its requests go back, its pieces are uncounted. Returns
     /// whether payload went over it, in either direction.
     pub fn gone(&mut self, key: PeerKey) -> bool {
+        self.unlist(key);
         let slot = &mut self.slots[key_index(key)];
         assert_eq!(slot.generation, key.0 >> KEY_INDEX_BITS, "a peer that is gone");
         let peer = slot.peer.take().expect("a peer that is gone");
@@ -413,7 +447,12 @@ impl Torrent {
 
     /// Bytes waiting to be sent to `key`; the caller takes them all. Counts as activity for keep-alives.
     pub fn out(&mut self, now: Instant, key: PeerKey) -> &mut Vec<u8> {
-        let peer = self.peer_mut(key);
+        let peer = peer_of(&mut self.slots, key);
+        if let (true, Some(gossip), Some(info)) =
+            (peer.out.is_empty(), &mut peer.gossip, &self.config.metadata)
+        {
+            gossip.serve_metadata(info, &mut peer.out);
+        }
         if !peer.out.is_empty() {
             peer.last_sent = now;
         }
@@ -429,17 +468,6 @@ impl Torrent {
             self.finished_told = true;
             self.events.push_back(TorrentEvent::Finished);
         }
-    }
-
-    /// Gives up `block` of `key` although its answer may be arriving. See [`TorrentEvent::Retract`].
-    fn retract(&mut self, key: PeerKey, block: Block, release: bool) {
-        self.events.push_back(TorrentEvent::Retract { peer: key, block, release });
-    }
-
-    /// A retracted block can no longer be written by `key`: others may ask for it.
-    pub fn released(&mut self, key: PeerKey, block: Block) {
-        self.picker.request_failed(key, block);
-        self.wake_idle();
     }
 }
 

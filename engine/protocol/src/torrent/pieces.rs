@@ -2,11 +2,23 @@
 
 use super::{MAX_PAST, Torrent, TorrentEvent};
 use crate::blame::PeerIdent;
+use crate::geometry::Block;
 use crate::ids::PieceIndex;
 use crate::peer::PeerFault;
 use crate::picker::PeerKey;
 
 impl Torrent {
+    /// Gives up `block` of `key` although its answer may be arriving. See [`TorrentEvent::Retract`].
+    pub(super) fn retract(&mut self, key: PeerKey, block: Block, release: bool) {
+        self.events.push_back(TorrentEvent::Retract { peer: key, block, release });
+    }
+
+    /// A retracted block can no longer be written by `key`: others may ask for it.
+    pub fn released(&mut self, key: PeerKey, block: Block) {
+        self.picker.request_failed(key, block);
+        self.wake_idle();
+    }
+
     /// The hash pool has looked at `piece`. `digests` makes the SHA-1 of every block, in order; it is called only when
     /// the piece is or was corrupt. Returns whether the piece goes to disk; otherwise its memory is free.
     pub fn verdict(&mut self, piece: PieceIndex, ok: bool, digests: impl FnOnce() -> Vec<[u8; 20]>) -> bool {

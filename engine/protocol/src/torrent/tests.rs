@@ -1,5 +1,6 @@
 //! Torrents against each other over virtual wires ([`swarm`]), and one torrent against scripted peers.
 
+mod extensions;
 mod streams;
 mod superseed;
 pub(crate) mod swarm;
@@ -11,7 +12,7 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus as TestRng;
 
 use super::*;
-use crate::picker::Slots;
+use crate::picker::{PartialPiece, Slots};
 use swarm::{FAST, Manner, Swarm, config};
 
 const MS: Duration = Duration::from_millis(1);
@@ -95,6 +96,45 @@ fn liars_that_leave_are_banned_too() {
     assert!(swarm.run(10 * MS, 3000, |swarm| swarm.nodes[to].finished));
     swarm.assert_complete(to);
     assert_eq!(swarm.nodes[to].bans, [Swarm::ip(liar)]);
+}
+
+/// Blocks that an earlier run left were never verified: when they are wrong, nobody of now sent them.
+#[test]
+fn nobody_is_blamed_for_blocks_of_an_earlier_run() {
+    for (seed, seeds, liar) in [(20, 1, None), (21, 3, None), (22, 3, Some(1))] {
+        let mut swarm = Swarm::new(seed, 6);
+        for node in 0..seeds {
+            swarm.seed(if liar == Some(node) { Manner::Liar } else { Manner::Honest });
+        }
+        let to = swarm.leech();
+        for (piece, good) in [(0, true), (2, false), (4, true)].map(|(piece, good)| (PieceIndex(piece), good))
+        {
+            let mut blocks = Bitfield::empty(swarm.geometry.block_count(piece));
+            let mut memory = vec![0; swarm.geometry.piece_size(piece) as usize];
+            for nth in [1, 3] {
+                blocks.insert(PieceIndex(nth));
+                let block = swarm.geometry.block(piece, nth);
+                let start = swarm.geometry.piece_start(piece) + u64::from(block.begin);
+                for at in 0..block.len {
+                    memory[(block.begin + at) as usize] =
+                        swarm::byte_at(start + u64::from(at)) ^ u8::from(!good);
+                }
+            }
+            assert!(swarm.nodes[to].torrent.picker_mut().take_back(&PartialPiece { piece, blocks }));
+            swarm.nodes[to].memory.insert(piece, memory);
+        }
+        (0..seeds).for_each(|node| _ = swarm.connect(to, node, FAST));
+        assert!(swarm.run(10 * MS, 3000, |swarm| swarm.nodes[to].finished), "seed {seed}");
+        swarm.assert_complete(to);
+        let stats = swarm.nodes[to].torrent.stats();
+        assert_eq!(swarm.nodes[to].bans, liar.map(Swarm::ip).into_iter().collect::<Vec<_>>(), "seed {seed}");
+        if liar.is_none() {
+            assert_eq!(stats.hash_failures, 1, "the bad one was noticed, once");
+            // Of three pieces two blocks were here; one of the pieces was fetched again as a whole.
+            let fetched = swarm.geometry.total_len() - 6 * 16_384 + 4 * 16_384;
+            assert_eq!(stats.downloaded, fetched, "good blocks are not fetched");
+        }
+    }
 }
 
 #[test]

@@ -71,7 +71,8 @@ impl Torrent {
         if offences || in_use {
             return Some(now + LOOK);
         }
-        Some((peer.last_received + SILENCE).min(peer.last_sent + KEEP_ALIVE).max(now + LOOK))
+        let quiet = (peer.last_received + SILENCE).min(peer.last_sent + KEEP_ALIVE);
+        Some(self.next_telling(now, peer).map_or(quiet, |at| at.min(quiet)).max(now + LOOK))
     }
 
     /// Something happened with a peer: the next tick looks at it.
@@ -134,6 +135,8 @@ impl Torrent {
             return self.fault(key, PeerFault::Silent);
         }
         peer.forgive(now);
+        self.tell_peers(now, key);
+        let peer = peer_of(&mut self.slots, key);
         // Not while something waits to be sent anyway, or a socket that is stuck would collect them.
         if peer.out.is_empty() && now.saturating_duration_since(peer.last_sent) >= KEEP_ALIVE {
             peer.push(&Message::KeepAlive);

@@ -34,10 +34,10 @@ impl Torrent {
             client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
             port: (self.config.listen_port != 0).then_some(self.config.listen_port),
             reqq: Some(crate::peer::MAX_UPLOAD_QUEUE as u32),
-            metadata_size: Some(self.config.metadata_size),
+            metadata_size: self.config.metadata.as_ref().map(|info| info.len() as u32),
             your_ip: Some(peer.info.addr.ip()),
             upload_only: self.picker.is_finished() && self.super_seed.is_none(),
-            ..ExtensionHandshake::default()
+            messages: self.extensions(),
         };
         peer.push(&Message::Extended { id: 0, payload: &hello.encode() });
     }

@@ -16,6 +16,10 @@ pub const MAX_CLIENT_CHARS: usize = 64;
 pub const MAX_MESSAGES: usize = 64;
 /// Longest name of an extension message that is kept, in bytes.
 pub const MAX_MESSAGE_NAME_LEN: usize = 64;
+/// Our id of ut_pex messages (BEP 11).
+pub const UT_PEX: u8 = 1;
+/// Our id of ut_metadata messages (BEP 9).
+pub const UT_METADATA: u8 = 2;
 /// Bencode values in a payload: a dictionary this large is no handshake.
 const MAX_TOKENS: usize = 4096;
 
@@ -45,6 +49,12 @@ pub struct ExtensionHandshake {
 pub struct ExtensionError;
 
 impl ExtensionHandshake {
+    /// The id under which the sender understands the messages of `name`.
+    pub fn id_of(&self, name: &str) -> Option<u8> {
+        let at = self.messages.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()?;
+        Some(self.messages[at].1)
+    }
+
     /// The payload to send as [`super::Message::Extended`] with id 0.
     pub fn encode(&self) -> Vec<u8> {
         let mut messages: Vec<_> = self.messages.iter().collect();

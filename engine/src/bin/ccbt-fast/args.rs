@@ -53,8 +53,10 @@ Exit codes:
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Download a torrent; ends when everything is verified and on disk
+    /// Download a torrent, by its file or a magnet link; ends when everything is verified and on disk
     Download(DownloadArgs),
+    /// Download a torrent by its magnet link, as `download` does
+    Magnet(DownloadArgs),
     /// Download a file and serve it over HTTP while it comes, for mpv, VLC and others
     Stream(StreamArgs),
     /// Go on with a torrent: one of the daemon if a daemon has it, else a download that has a checkpoint
@@ -80,7 +82,7 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run many torrents until stopped; the commands below control it
     Daemon(DaemonArgs),
-    /// Add torrent files to the daemon
+    /// Add torrent files or magnet links to the daemon
     Add(AddArgs),
     /// List the daemon's torrents
     List(ListArgs),
@@ -106,11 +108,11 @@ impl Command {
     /// Whether the command's events are JSON lines.
     pub fn tells_json(&self) -> bool {
         match self {
-            Self::Download(args) => args.transfer.json,
+            Self::Download(args) | Self::Magnet(args) => args.transfer.json,
             Self::Stream(args) => args.download.transfer.json,
             Self::Resume(args) => args.download.transfer.json,
             Self::Seed(args) => args.transfer.json,
-            Self::Move(args) => args.json,
+            Self::Move(args) => args.control.json,
             Self::Daemon(args) => args.json,
             _ => false,
         }
@@ -120,7 +122,7 @@ impl Command {
 /// Options of `download` and `seed`, besides those of the configuration.
 #[derive(Args, Clone, Debug)]
 pub struct TransferArgs {
-    /// Torrent file
+    /// Torrent file; for `download`, `magnet` and `stream` a magnet link as well
     #[arg(value_name = "TORRENT")]
     pub torrent: PathBuf,
     /// Peer to connect to; can be repeated

@@ -159,6 +159,10 @@ fn show(store: &Store, prefix: &HashPrefix, is_json: bool) -> Result<(), Failure
             "bytes",
             format!("{} of {}", units::bytes(checkpoint.bytes_done()), units::bytes(checkpoint.total_len)),
         ),
+        (
+            "begun",
+            format!("{} of {} pieces", units::bytes(checkpoint.bytes_partial()), checkpoint.partial.len()),
+        ),
         ("files", format!("{} ({marked} with length and time)", checkpoint.files.len())),
         ("renamed", checkpoint.renames.len().to_string()),
         ("received", units::bytes(checkpoint.totals.downloaded)),

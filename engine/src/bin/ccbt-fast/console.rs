@@ -66,6 +66,15 @@ impl Console {
                 let text = format!("moving  {} of {}", units::bytes(*done), units::bytes(*total));
                 self.gauge((*done, *total), "moving", &text);
             }
+            (_, Line::Fetching { received, total, peers, candidates }) => {
+                let of = if *total == 0 { "?".to_owned() } else { units::bytes(u64::from(*total)) };
+                let received_words = units::bytes(u64::from(*received));
+                let text = format!(
+                    "fetching metadata  {received_words} of {of}  {peers} peers, {candidates} addresses known"
+                );
+                let done = (u64::from(*received), u64::from((*total).max(1)));
+                self.gauge(done, "fetching metadata", &text);
+            }
             (_, line) => {
                 if let Some(words) = line.words() {
                     self.words(&words);

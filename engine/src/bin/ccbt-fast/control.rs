@@ -8,10 +8,10 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ccbt_fast::TorrentSource;
 use ccbt_fast::config::Value;
 use ccbt_fast::daemon::api::{self, GoalValue};
 use ccbt_fast::daemon::{Client, ClientError, Place};
+use ccbt_fast::{Priority, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ use crate::args::{
 };
 use crate::console::print_line;
 use crate::failure::Failure;
-use crate::{json, table};
+use crate::{json, magnet, table};
 
 const NO_BODY: Option<&()> = None;
 
@@ -77,16 +77,28 @@ fn each<B: Serialize>(pick: &PickArgs, verb: &str, body: Option<&B>, done: &str)
 pub fn add(args: &AddArgs) -> Result<(), Failure> {
     let client = client(&args.control)?;
     let output = args.output.as_deref().map(absolute).transpose()?;
+    let priority = |(files, priority): &(String, Priority)| format!("{files}={}", priority.name());
+    let priorities: Vec<String> = args.files.priorities.iter().map(priority).collect();
     for path in &args.torrents {
-        // Here it is known which file is wrong.
-        TorrentSource::from(path.as_path()).load()?;
-        let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
+        let link = magnet::given(path)?;
+        let torrent = match link {
+            Some(_) => String::new(),
+            None => {
+                // Here it is known which file is wrong.
+                args.files.priorities(&*TorrentSource::from(path.as_path()).load()?)?;
+                let bytes = std::fs::read(path).map_err(Failure::system(format!("read {}", shown(path))))?;
+                STANDARD.encode(bytes)
+            }
+        };
         let how = api::Add {
-            torrent: STANDARD.encode(bytes),
+            torrent,
+            magnet: link.map(|link| link.to_string()),
             output: output.clone(),
             paused: args.paused,
             top: args.top,
             peers: args.peers.clone(),
+            files: args.files.only.clone(),
+            file_priorities: priorities.clone(),
             change: change(&args.change),
         };
         let torrent: api::Torrent = client.call("POST", "/v1/torrents", Some(&how))?;
@@ -188,9 +200,11 @@ pub fn move_files(args: &MoveArgs) -> Result<(), Failure> {
         ));
     }
     let how = api::Move { to: absolute(&args.to)?, overwrite: args.overwrite };
-    let control = ControlArgs { place: args.place.clone(), sources: args.sources.clone(), json: args.json };
-    let torrent: api::Torrent = client(&control)?.call("POST", &path_of(&prefix, "/move"), Some(&how))?;
-    tell(args.json, &torrent, || format!("is being moved to {}: {}", shown(&how.to), named(&torrent)));
+    let client = client(&args.control)?;
+    let torrent: api::Torrent = client.call("POST", &path_of(&prefix, "/move"), Some(&how))?;
+    tell(args.control.json, &torrent, || {
+        format!("is being moved to {}: {}", shown(&how.to), named(&torrent))
+    });
     Ok(())
 }
 

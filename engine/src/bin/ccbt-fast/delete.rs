@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use ccbt_fast::TorrentSource;
+use ccbt_fast::checkpoints::Store;
 use ccbt_protocol::metainfo::escape_for_terminal;
 use ccbt_storage::relocate::delete;
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::args::DeleteArgs;
 use crate::console::{Console, print_line};
 use crate::failure::Failure;
 use crate::relocate::layout;
+use crate::resume::{checkpoint_of, renames_of};
 use crate::{json, units};
 
 /// The object of `--json`.
@@ -26,7 +28,13 @@ struct Report {
 /// Asks unless told not to, and removes.
 pub fn run(args: &DeleteArgs) -> Result<(), Failure> {
     let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
-    let spec = layout(&metainfo, &args.dir, &args.rename.renames)?;
+    let renames = if args.rename.renames.is_empty() {
+        let store = args.checkpoints.dir()?.map(Store::new);
+        checkpoint_of(store.as_ref(), &metainfo, &args.dir).as_ref().map(renames_of).unwrap_or_default()
+    } else {
+        args.rename.renames.clone()
+    };
+    let spec = layout(&metainfo, &args.dir, &renames)?;
     let shown = escape_for_terminal(&args.dir.to_string_lossy()).into_owned();
     if !args.dir.is_dir() {
         return Err(Failure::Usage(format!("--dir {shown}: it is not a folder")));

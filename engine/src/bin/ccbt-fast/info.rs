@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ccbt_fast::{Metainfo, TorrentSource};
+use ccbt_fast::{Magnet, Metainfo, TorrentSource};
 use ccbt_protocol::metainfo::{FileEntry, escape_for_terminal};
 use serde::Serialize;
 
@@ -89,32 +89,9 @@ impl<'a> Info<'a> {
             created_by: metainfo.created_by.as_deref(),
             creation_date: metainfo.creation_date,
             source: metainfo.source.as_deref(),
-            magnet: magnet(metainfo),
+            magnet: Magnet::of(metainfo).to_string(),
         }
     }
-}
-
-/// The link by which the torrent can be named (BEP 9), with its trackers and web seeds.
-fn magnet(metainfo: &Metainfo) -> String {
-    let mut link = format!("magnet:?xt=urn:btih:{}&dn={}", metainfo.info_hash, encoded(&metainfo.name));
-    let trackers = metainfo.trackers.iter().flatten().map(|url| ("tr", url));
-    for (key, url) in trackers.chain(metainfo.web_seeds.iter().map(|url| ("ws", url))) {
-        write!(link, "&{key}={}", encoded(url)).expect("a String takes every write");
-    }
-    link
-}
-
-/// Percent-encoding of all but RFC 3986's unreserved characters.
-fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "%{byte:02X}").expect("a String takes every write");
-        }
-    }
-    out
 }
 
 fn text(metainfo: &Metainfo) -> String {
@@ -147,7 +124,7 @@ fn text(metainfo: &Metainfo) -> String {
     for url in &metainfo.web_seeds {
         page.row("Web seed", url);
     }
-    page.row("Magnet", &magnet(metainfo));
+    page.row("Magnet", &Magnet::of(metainfo).to_string());
     page.files(&metainfo.files);
     page.text
 }
@@ -252,10 +229,10 @@ mod tests {
 
     #[test]
     fn the_magnet_link_is_encoded() {
-        let link = magnet(&metainfo());
-        assert!(link.starts_with("magnet:?xt=urn:btih:"));
+        let link = Magnet::of(&metainfo()).to_string();
+        assert!(link.starts_with("magnet:?xt=urn:btih:") && link.contains("&dn=a%20b&xl="));
         assert!(link.ends_with(
-            "&dn=a%20b&tr=http%3A%2F%2Ft.example%2Fa%3Fx%3D1&tr=udp%3A%2F%2Fu.example%3A1\
+            "&tr=http%3A%2F%2Ft.example%2Fa%3Fx%3D1&tr=udp%3A%2F%2Fu.example%3A1\
              &ws=http%3A%2F%2Fw.example%2F"
         ));
     }

@@ -20,6 +20,7 @@ mod limits;
 mod lines;
 mod link;
 mod logging;
+mod magnet;
 mod reload;
 mod relocate;
 mod resume;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_default_command(std::env::args_os().collect()));
     let outcome = match &cli.command {
         Command::Download(args) => download::run(args),
+        Command::Magnet(args) => magnet::run(args),
         Command::Stream(args) => stream::run(args),
         Command::Resume(args) => resume::run(args),
         Command::Checkpoints(args) => checkpoints::run(args),

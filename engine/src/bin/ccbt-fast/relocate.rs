@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ccbt_fast::checkpoints::{Checkpoint, Format, Store};
 use ccbt_fast::{Metainfo, MoveOptions, TorrentSource};
 use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::relocate::{MoveProgress, MoveReport, RelocateError, relocate};
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::args::MoveArgs;
 use crate::console::{Console, print_line};
 use crate::failure::Failure;
+use crate::resume::{checkpoint_of, renames_of};
 use crate::signals::Signals;
 use crate::{control, gauge, json, units};
 
@@ -30,10 +32,20 @@ struct Report {
 pub fn run(args: &MoveArgs) -> Result<(), Failure> {
     let Some(folder) = &args.from else { return control::move_files(args) };
     let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
-    let from = layout(&metainfo, folder, &args.rename.renames)?;
+    let dir = match &args.checkpoint_dir {
+        Some(dir) => Some(dir.clone()),
+        None => args.control.sources.sources(&[]).load()?.effect(None).checkpoint_folder(),
+    };
+    let store = dir.map(Store::new);
+    let checkpoint = checkpoint_of(store.as_ref(), &metainfo, folder);
+    let renames = match &checkpoint {
+        Some(checkpoint) if args.rename.renames.is_empty() => renames_of(checkpoint),
+        _ => args.rename.renames.clone(),
+    };
+    let from = layout(&metainfo, folder, &renames)?;
     let to = from.with_root(args.to.clone());
     let signals = Signals::install().map_err(Failure::system("handle signals"))?;
-    let mut console = Console::new(args.json);
+    let mut console = Console::new(args.control.json);
     let options = MoveOptions { overwrite: args.overwrite };
     let report = watched(&from, &to, options, &signals, &mut console)?;
     if report.renamed + report.copied + report.adopted + report.done_before == 0 {
@@ -42,8 +54,20 @@ pub fn run(args: &MoveArgs) -> Result<(), Failure> {
         });
         return Err(Failure::Usage(problem));
     }
-    tell(report, args.json, &console);
+    if let (Some(store), Some(checkpoint)) = (store, checkpoint) {
+        follow(&store, checkpoint, &args.to, &console);
+    }
+    tell(report, args.control.json, &console);
     Ok(())
+}
+
+/// The checkpoint's files are in another folder now. Without it they would be hashed again.
+fn follow(store: &Store, checkpoint: Checkpoint, to: &Path, console: &Console) {
+    let moved = std::path::absolute(to)
+        .and_then(|output| store.save(&Checkpoint { output, ..checkpoint }, Format::default()));
+    if let Err(error) = moved {
+        console.words(&format!("its checkpoint still names the old folder: {error}"));
+    }
 }
 
 /// The files of `metainfo` in the folder `dir`.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ccbt_fast::checkpoints::{Checkpoint, LoadError, Store, now};
 use ccbt_fast::config::AutoResume;
-use ccbt_fast::{InfoHash, TorrentSource};
+use ccbt_fast::{InfoHash, Metainfo, TorrentSource};
 use ccbt_protocol::metainfo::escape_for_terminal;
 
 use crate::args::{ControlArgs, DownloadArgs, HashPrefix, PickArgs, ResumeArgs};
@@ -30,6 +30,13 @@ pub struct Found {
 /// Other paths of files that a checkpoint remembers.
 pub fn renames_of(checkpoint: &Checkpoint) -> Vec<(u32, PathBuf)> {
     checkpoint.renames.iter().map(|rename| (rename.file, rename.path.clone())).collect()
+}
+
+/// The torrent's checkpoint, if there is one whose files are in the folder `dir`.
+pub fn checkpoint_of(store: Option<&Store>, metainfo: &Metainfo, dir: &Path) -> Option<Checkpoint> {
+    let checkpoint = store?.load(metainfo.info_hash).ok()?.checkpoint;
+    let is_it = checkpoint.fits(metainfo).is_ok() && same_folder(dir, &checkpoint.output);
+    is_it.then_some(checkpoint)
 }
 
 /// Looks for a checkpoint of the torrent. Asks on a terminal unless options say what to do; elsewhere a good one is

@@ -14,6 +14,7 @@ const DIGITS: usize = 8;
 
 fn state(state: Activity) -> &'static str {
     match state {
+        Activity::FetchingMetadata => "fetching metadata",
         Activity::Opening => "opening",
         Activity::Checking => "checking",
         Activity::Downloading => "downloading",
@@ -123,9 +124,10 @@ pub fn detail(detail: &TorrentDetail) -> String {
     );
     rows.extend(torrent.error.as_ref().map(|error| ("error", error.clone())));
     rows.extend(detail.trackers.iter().flatten().map(|url| ("tracker", url.clone())));
-    rows.extend(
-        detail.files.iter().map(|file| ("file", format!("{}  {}", units::bytes(file.len), file.path))),
-    );
+    rows.extend(detail.files.iter().map(|file| {
+        let priority = if file.priority == "normal" { String::new() } else { format!(", {}", file.priority) };
+        ("file", format!("{}  {}{priority}", units::bytes(file.len), file.path))
+    }));
     rows.extend(detail.connections.iter().map(|peer| {
         let seed = if peer.seed { ", has all" } else { "" };
         let (down, up) = (units::rate(peer.down_rate), units::rate(peer.up_rate));
@@ -148,7 +150,8 @@ pub fn stats(stats: &Stats) -> String {
         "ccbt-fast {} (process {}), up for {}, port {}\n\
          {} torrents: {} downloading, {} seeding, {} queued, {} paused, {} failed\n\
          {} peers, receiving {}, sending {}\n\
-         received {}, sent {}\n{}",
+         received {}, sent {}\n\
+         DHT: {} nodes, {} look-ups, {} announced\n{}",
         escape_for_terminal(&stats.version),
         stats.pid,
         units::duration(Duration::from_secs(stats.uptime_seconds)),
@@ -164,6 +167,9 @@ pub fn stats(stats: &Stats) -> String {
         units::rate(stats.up_rate),
         units::bytes(stats.downloaded),
         units::bytes(stats.uploaded),
+        stats.dht_nodes,
+        stats.dht_lookups,
+        stats.dht_announced,
         limits(stats.down_limit, stats.up_limit)
     )
 }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ccbt_fast::config::{Config, Effect, Limits, Setting, Sources, Watcher};
+use ccbt_fast::config::{Config, Effect, Reload, Setting, Sources, Watcher};
 use ccbt_fast::streaming::StreamServer;
 use ccbt_fast::{
-    AddOptions, CacheStats, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings, TorrentEvent,
-    TorrentHandle, TorrentSource, TorrentStatus,
+    AddOptions, CacheStats, InfoHash, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings,
+    TorrentEvent, TorrentHandle, TorrentSource, TorrentStatus,
 };
 
 use crate::args::TransferArgs;
@@ -20,7 +20,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::lines::{Disk, Line, Progress};
 use crate::logging::Log;
-use crate::reload::{Reloader, limits_now};
+use crate::reload::Reloader;
 use crate::signals::Signals;
 use crate::units;
 use crate::{limits, link, logging, relocate};
@@ -47,13 +47,53 @@ pub enum Kind {
     },
 }
 
-/// The torrent and the configuration, read. Nothing is started or created yet.
-pub struct Plan {
-    pub metainfo: Arc<Metainfo>,
+/// The configuration, read.
+pub struct Configuration {
     sources: Sources,
     /// Since before the files were read: no change is missed.
     watcher: io::Result<Watcher>,
     config: Config,
+}
+
+impl Configuration {
+    /// Reads what `args` name; `settings` are options that set keys.
+    pub fn read(args: &TransferArgs, settings: &[Setting]) -> Result<Self, Failure> {
+        let sources = args.sources.sources(settings);
+        let watcher = Watcher::new(sources.files());
+        let config = sources.load()?;
+        Ok(Self { sources, watcher, config })
+    }
+
+    /// What it leads to for a torrent.
+    pub fn effect(&self, info_hash: &InfoHash, name: &str) -> Effect {
+        self.config.effect(Some((info_hash, name)))
+    }
+}
+
+/// Output, signals and settings of one run, and the engine once it is started.
+pub struct Stage {
+    pub console: Console,
+    pub signals: Signals,
+    pub settings: Settings,
+    pub session: Option<Session>,
+    log: Log,
+}
+
+impl Stage {
+    /// Begins to log and to take signals.
+    pub fn new(args: &TransferArgs, effect: &Effect, configuration: &Configuration) -> Result<Self, Failure> {
+        let console = Console::new(args.json);
+        let log = logging::start(effect.log_level, effect.log_file.as_deref(), console.bar())?;
+        let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
+        let settings = settings(effect, &configuration.config, limits::raise())?;
+        Ok(Self { console, signals, settings, session: None, log })
+    }
+}
+
+/// The torrent and the configuration, read. Nothing is started or created yet, but for a magnet link's engine.
+pub struct Plan {
+    pub metainfo: Arc<Metainfo>,
+    configuration: Configuration,
     /// What they lead to. Options that are no keys are in it too.
     pub effect: Effect,
     /// Told first.
@@ -64,13 +104,15 @@ impl Plan {
     /// Reads what `args` name; `settings` are options that set keys.
     pub fn new(args: &TransferArgs, settings: &[Setting]) -> Result<Self, Failure> {
         let metainfo = TorrentSource::from(args.torrent.as_path()).load()?;
-        let sources = args.sources.sources(settings);
-        let watcher = Watcher::new(sources.files());
-        let config = sources.load()?;
-        let mut effect = config.effect(Some((&metainfo.info_hash, &metainfo.name)));
+        Ok(Self::of(metainfo, args, Configuration::read(args, settings)?))
+    }
+
+    /// For a torrent that is known.
+    pub fn of(metainfo: Arc<Metainfo>, args: &TransferArgs, configuration: Configuration) -> Self {
+        let mut effect = configuration.effect(&metainfo.info_hash, &metainfo.name);
         effect.torrent.peers.clone_from(&args.peers);
         effect.torrent.renames.clone_from(&args.rename.renames);
-        Ok(Self { metainfo, sources, watcher, config, effect, notes: Vec::new() })
+        Self { metainfo, configuration, effect, notes: Vec::new() }
     }
 
     fn goal(&self) -> Goal {
@@ -82,7 +124,7 @@ impl Plan {
 pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<Settings, Failure> {
     let mut settings = effect.settings.clone();
     settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
-    let limits = limits_now(config);
+    let limits = config.limits_now();
     (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
     if let Some(path) = &effect.tracker_ca_file {
         let pem = std::fs::read(path).map_err(|error| {
@@ -95,19 +137,24 @@ pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<
 }
 
 /// Runs one torrent to its end.
-pub fn run(kind: Kind, args: &TransferArgs, mut plan: Plan) -> Result<(), Failure> {
-    let mut console = Console::new(args.json);
-    let log = logging::start(plan.effect.log_level, plan.effect.log_file.as_deref(), console.bar())?;
-    let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
-    let settings = settings(&plan.effect, &plan.config, limits::raise())?;
+pub fn run(kind: Kind, args: &TransferArgs, plan: Plan) -> Result<(), Failure> {
+    let stage = Stage::new(args, &plan.effect, &plan.configuration)?;
+    run_on(stage, kind, args, plan)
+}
+
+/// As [`run`], where the engine may run already.
+pub fn run_on(mut stage: Stage, kind: Kind, args: &TransferArgs, mut plan: Plan) -> Result<(), Failure> {
+    let Stage { console, signals, .. } = &mut stage;
     for message in &plan.notes {
         console.line(&Line::Note { message });
     }
     let options = &mut plan.effect.torrent;
-    let prepared = prepare(&kind, args, &plan.metainfo, options, &signals, &mut console);
-    let outcome = prepared.and_then(|()| run_session(kind, plan, &settings, log, &signals, &mut console));
-    console.finish();
-    outcome
+    let prepared = prepare(&kind, args, &plan.metainfo, options, signals, console);
+    if let Err(failure) = prepared {
+        console.finish();
+        return Err(failure);
+    }
+    run_session(kind, plan, stage)
 }
 
 /// What is done with files before the engine starts.
@@ -150,20 +197,32 @@ fn complete_move(
     Ok(())
 }
 
-fn run_session(
+fn run_session(kind: Kind, plan: Plan, stage: Stage) -> Result<(), Failure> {
+    let Stage { mut console, signals, settings, session, log } = stage;
+    let outcome = match session.map_or_else(|| Session::start(&settings), Ok) {
+        Ok(session) => run_in(kind, plan, session, log, &signals, &mut console),
+        Err(error) => Err(error.into()),
+    };
+    console.finish();
+    outcome
+}
+
+fn run_in(
     kind: Kind,
     plan: Plan,
-    settings: &Settings,
+    session: Session,
     log: Log,
     signals: &Signals,
     console: &mut Console,
 ) -> Result<(), Failure> {
     let goal = plan.goal();
-    let Plan { metainfo, sources, watcher, config, effect: Effect { torrent: options, .. }, .. } = plan;
-    let limits = Limits { down: settings.down_limit, up: settings.up_limit };
-    let session = Session::start(settings)?;
-    let info_hash = metainfo.info_hash.to_string();
-    console.line(&Line::Listening { port: session.port(), info_hash, name: &metainfo.name });
+    let Plan { metainfo, configuration, effect: Effect { torrent: options, .. }, .. } = plan;
+    let Configuration { sources, watcher, config } = configuration;
+    let limits = config.limits_now();
+    if options.magnet.is_none() {
+        let info_hash = metainfo.info_hash.to_string();
+        console.line(&Line::Listening { port: session.port(), info_hash, name: &metainfo.name });
+    }
     let events = session.events();
     let mut course = Course::new(kind, goal, Instant::now());
     course.complete = options.known.as_ref().is_some_and(|known| known.have.is_full());
@@ -185,7 +244,8 @@ fn run_session(
     if let Some(server) = &server {
         console.line(&Line::Streaming { url: server.url() });
     }
-    let mut reloader = Reloader::new(sources, watcher, config, (torrent.clone(), limits), log);
+    let reload = Reload::new(sources, watcher);
+    let mut reloader = Reloader::new(reload, config, (torrent.clone(), limits), log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
             // A shard that is gone is noticed below.

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::gauge;
 use crate::json;
 use crate::limits;
-use crate::resume::{renames_of, same_folder};
+use crate::resume::{checkpoint_of, renames_of};
 use crate::signals::Signals;
 
 /// The object of `--json` for one torrent. Lengths in bytes.
@@ -122,11 +122,9 @@ fn renames(args: &VerifyArgs, torrents: &[Arc<Metainfo>]) -> Result<Vec<Vec<(u32
     }
     let store = args.checkpoints.dir()?.map(Store::new);
     let of = |metainfo: &Arc<Metainfo>| {
-        let checkpoint = store.as_ref()?.load(metainfo.info_hash).ok()?.checkpoint;
-        let is_it = checkpoint.fits(metainfo).is_ok() && same_folder(&args.output, &checkpoint.output);
-        is_it.then(|| renames_of(&checkpoint))
+        checkpoint_of(store.as_ref(), metainfo, &args.output).as_ref().map(renames_of).unwrap_or_default()
     };
-    Ok(torrents.iter().map(|metainfo| of(metainfo).unwrap_or_default()).collect())
+    Ok(torrents.iter().map(of).collect())
 }
 
 fn print_json(args: &VerifyArgs, torrents: &[Arc<Metainfo>], reports: &[Report]) {

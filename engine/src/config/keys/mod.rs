@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod daemon;
+mod discovery;
 mod disk;
 mod limits;
 mod network;
@@ -42,8 +43,16 @@ pub const SECTIONS: [(&str, &str); 9] = [
     ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
 ];
 
-const PARTS: [&[Key]; 7] =
-    [network::KEYS, disk::KEYS, checkpoints::KEYS, strategy::KEYS, limits::KEYS, system::KEYS, daemon::KEYS];
+const PARTS: [&[Key]; 8] = [
+    network::KEYS,
+    disk::KEYS,
+    checkpoints::KEYS,
+    strategy::KEYS,
+    discovery::KEYS,
+    limits::KEYS,
+    system::KEYS,
+    daemon::KEYS,
+];
 
 const COUNT: usize = {
     let (mut count, mut part) = (0, 0);

@@ -48,6 +48,27 @@ pub(super) const KEYS: &[Key] = &[
     .per_torrent(),
     key(
         "strategy",
+        "files",
+        Kind::Files,
+        "all",
+        "Fetch only these files, by number as `info` prints them or by name with * and ?. What names no file of a torrent \
+         says nothing of it; --files says more.",
+        |effect, value| effect.files.only = value.files(),
+    )
+    .or("all")
+    .per_torrent(),
+    key(
+        "strategy",
+        "file_priority",
+        Kind::FilePriorities,
+        "none",
+        "How much files are wanted; the last one that names a file counts. --file-priority says more.",
+        |effect, value| effect.files.priorities = value.file_priorities(),
+    )
+    .or("none")
+    .per_torrent(),
+    key(
+        "strategy",
         "streaming_mode",
         Kind::Bool,
         "false",
@@ -120,4 +141,14 @@ pub(super) const KEYS: &[Key] = &[
         |effect, value| effect.torrent.tracker_schemes.udp = *value == Value::Bool(true),
     )
     .per_torrent(),
+    key(
+        "discovery",
+        "enable_pex",
+        Kind::Bool,
+        "true",
+        "Tell peers of each other, and take addresses from them (BEP 11). Never for private torrents.",
+        |effect, value| effect.torrent.use_pex = *value == Value::Bool(true),
+    )
+    .per_torrent()
+    .switch("no-pex", false),
 ];

@@ -36,7 +36,7 @@ use super::start::Tcp;
 use guard::Guard;
 
 /// Connections of each listener at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 64;
+pub(super) const CONNECTIONS_MAX: usize = 64;
 /// For the head of a request.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// For a request and its answer, and for what is left of a stream that has ended.

@@ -100,7 +100,7 @@ fn row() -> api::Torrent {
 
 #[test]
 fn answers_and_questions_are_described_field_by_field() {
-    let file = api::FileDetail { path: String::new(), len: 0 };
+    let file = api::FileDetail { path: String::new(), len: 0, priority: String::new() };
     let connection = api::Connection {
         addr: "127.0.0.1:1".parse().expect("an address"),
         down_rate: 0,
@@ -157,6 +157,12 @@ fn answers_and_questions_are_described_field_by_field() {
         uploaded: 0,
         down_limit: 0,
         up_limit: 0,
+        dht_port: 0,
+        dht_nodes: 0,
+        dht_lookups: 0,
+        dht_announced: 0,
+        dht_stored: 0,
+        lsd_heard: 0,
     };
     assert_described("Torrent", &row());
     assert_described("TorrentDetail", &detail);
@@ -173,7 +179,7 @@ fn answers_and_questions_are_described_field_by_field() {
     assert_described("Error", &ApiError::new(400, "code", "message"));
     let states = openapi()["components"]["schemas"]["Torrent"]["properties"]["state"]["enum"].clone();
     let states: Vec<api::Activity> = serde_json::from_value(states).expect("all are states");
-    assert_eq!(states.len(), 9);
+    assert_eq!(states.len(), 10);
 }
 
 #[test]

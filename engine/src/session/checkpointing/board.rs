@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +12,13 @@ use ccbt_protocol::ids::TorrentKey;
 use ccbt_shards::messages::{Event, Snapshot};
 use ccbt_storage::layout::LayoutSpec;
 
-use crate::checkpoints::{CheckpointSettings, Totals};
+use crate::checkpoints::{CheckpointSettings, Source, Totals};
 use crate::session::torrent::Shared;
 
 /// Where a torrent comes from, and what it was before this run.
 #[derive(Debug)]
 pub(super) struct Origin {
-    pub source: Option<PathBuf>,
+    pub source: Source,
     pub added_at: i64,
     pub totals: Totals,
     pub peers: Vec<SocketAddr>,

@@ -27,6 +27,7 @@ fn checkpoint(info_hash: InfoHash, have: Bitfield) -> Checkpoint {
         piece_len: 16_384,
         total_len: 163_840,
         looked: have.clone(),
+        partial: Vec::new(),
         have,
         files: vec![None],
         totals: Totals::default(),
@@ -42,7 +43,7 @@ fn writer(settings: CheckpointSettings) -> (tempfile::TempDir, Writer, InfoHash)
     let shared = Arc::new(Shared::new(TorrentKey(0), Arc::new(testing::metainfo("t", 10 * 16_384, 16_384))));
     let info_hash = shared.info_hash();
     let origin = Origin {
-        source: None,
+        source: crate::checkpoints::Source::default(),
         added_at: 1,
         totals: Totals::default(),
         peers: Vec::new(),

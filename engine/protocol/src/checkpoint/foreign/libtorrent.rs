@@ -5,12 +5,12 @@
 //! time of each file; later versions keep neither, so there the files must not be younger than the resume data.
 
 use super::{Condition, Foreign, ForeignError, compact_peers, count, folder, inner_path, per_file, rename};
-use crate::bencode::Dict;
+use crate::bencode::{Dict, Node};
 use crate::bitfield::Bitfield;
-use crate::checkpoint::Totals;
+use crate::checkpoint::{PARTIAL_MAX, Totals};
 use crate::ids::{InfoHash, PieceIndex};
 use crate::metainfo::Metainfo;
-use crate::picker::Priority;
+use crate::picker::{PartialPiece, Priority};
 
 /// A byte of `pieces`.
 const HAVE: u8 = 1;
@@ -35,11 +35,13 @@ pub(super) fn read(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Foreign, F
             }
         }
     }
+    let have = pieces(root, metainfo)?;
     let output = folder(root.get_bytes(b"save_path")).or_else(|| folder(root.get_bytes(b"qBt-savePath")));
     Ok(Foreign {
         output,
         renames,
-        have: pieces(root, metainfo)?,
+        partial: unfinished(root, &have, metainfo),
+        have,
         conditions: conditions(root, metainfo)?,
         file_priorities: priorities(root, metainfo),
         totals: Totals {
@@ -80,12 +82,34 @@ fn pieces(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Bitfield, ForeignEr
     Ok(have)
 }
 
+/// `unfinished` has the blocks that were written of pieces under way: the first one is the high bit, and spare bits are 0.
+/// Up to 1.1 the order was another one; those are fetched again.
+fn unfinished(root: Dict<'_, '_>, have: &Bitfield, metainfo: &Metainfo) -> Vec<PartialPiece> {
+    let old = root.get(b"file sizes").is_some();
+    let entries = root.get_list(b"unfinished").filter(|_| !old).into_iter().flat_map(|list| list.iter());
+    let geometry = metainfo.geometry;
+    let partial = |entry: Node<'_, '_>| {
+        let entry = entry.as_dict()?;
+        let piece = PieceIndex(entry.get_int(b"piece")?.try_into().ok()?);
+        if !geometry.contains(piece) || have.has(piece) {
+            return None;
+        }
+        let blocks = geometry.block_count(piece);
+        let bytes = entry.get_bytes(b"bitmask")?.get(..(blocks as usize).div_ceil(8))?;
+        Some(PartialPiece { piece, blocks: Bitfield::from_wire(bytes, blocks).ok()? })
+    };
+    let mut partial: Vec<PartialPiece> = entries.filter_map(partial).take(PARTIAL_MAX).collect();
+    partial.sort_by_key(|partial| partial.piece);
+    partial.dedup_by_key(|partial| partial.piece);
+    partial
+}
+
 fn conditions(root: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Vec<Condition>, ForeignError> {
     let Some(sizes) = root.get_list(b"file sizes") else {
         return Ok(vec![Condition::NotAfterSave; metainfo.files.len()]);
     };
     let sizes = per_file(Some(sizes), metainfo).ok_or(ForeignError::Field("file sizes"))?;
-    let condition = |entry: crate::bencode::Node<'_, '_>| {
+    let condition = |entry: Node<'_, '_>| {
         let mut numbers = entry.as_list()?.iter();
         let (len, mtime) = (numbers.next()?.as_int()?, numbers.next()?.as_int()?);
         // libtorrent writes 0 for a file that is not there.

@@ -20,7 +20,7 @@ use crate::bencode::{Dict, List};
 use crate::bitfield::Bitfield;
 use crate::ids::{InfoHash, PieceIndex};
 use crate::metainfo::Metainfo;
-use crate::picker::Priority;
+use crate::picker::{PartialPiece, Priority};
 
 /// What a client keeps, read for one torrent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Foreign {
     pub renames: Vec<Rename>,
     /// Pieces that it has verified.
     pub have: Bitfield,
+    /// Blocks that it has written of other pieces, by rising piece.
+    pub partial: Vec<PartialPiece>,
     /// For each file of the torrent, when its pieces may be claimed.
     pub conditions: Vec<Condition>,
     /// How much each file is wanted, by index; empty: all alike.
@@ -157,6 +159,7 @@ impl Foreign {
             piece_len: geometry.piece_len(),
             total_len: geometry.total_len(),
             looked: have.clone(),
+            partial: self.partial,
             have,
             files,
             totals: self.totals,

@@ -1,16 +1,17 @@
 //! rtorrent's session folder: `HASH.torrent.libtorrent_resume` and `HASH.torrent.rtorrent`.
 //!
 //! Source: `resume_save_progress` of libtorrent (rakshasa). `bitfield` is the set of pieces, or their number when all or
-//! none are there. `files` has the time of each file in seconds, or one of four marks in the place of it;
+//! none are there. `files` has the priority of each file and its time in seconds, or one of four marks in the place of it;
 //! `uncertain_pieces` are big-endian indices of pieces that may not have reached the disk. Files are of full length from
 //! the start. `directory` of the other file is, for a torrent of several files, the torrent's own folder.
 
 use super::{Condition, Foreign, ForeignError, folder, per_file, rename};
-use crate::bencode::Dict;
+use crate::bencode::{Dict, Node};
 use crate::bitfield::Bitfield;
 use crate::checkpoint::Totals;
 use crate::ids::PieceIndex;
 use crate::metainfo::Metainfo;
+use crate::picker::Priority;
 
 /// In the place of a time: the torrent was being downloaded (`~3`).
 const WAS_DOWNLOADING: i64 = !3;
@@ -39,10 +40,11 @@ pub(super) fn read(
         output: None,
         renames: Vec::new(),
         have,
+        partial: Vec::new(),
         conditions: conditions.collect(),
         totals: Totals::default(),
         added_at: None,
-        file_priorities: Vec::new(),
+        file_priorities: files.iter().map(priority).collect(),
         peers: peers(resume),
     };
     if let Some(companion) = companion {
@@ -52,6 +54,15 @@ pub(super) fn read(
         place(&mut foreign, companion, metainfo);
     }
     Ok(foreign)
+}
+
+/// 0: not wanted, 1: normal, 2: high.
+fn priority(file: Node<'_, '_>) -> Priority {
+    match file.as_dict().and_then(|file| file.get_int(b"priority")) {
+        Some(0) => Priority::Skip,
+        Some(2) => Priority::High,
+        _ => Priority::Normal,
+    }
 }
 
 fn pieces(resume: Dict<'_, '_>, metainfo: &Metainfo) -> Result<Bitfield, ForeignError> {

@@ -73,6 +73,49 @@ fn libtorrent_without_times_is_believed_while_files_are_older() {
 }
 
 #[test]
+fn libtorrents_unfinished_pieces_are_gone_on_with() {
+    let entry = |e: &mut Encoder, piece: i64, mask: &[u8]| {
+        e.begin_dict();
+        e.key(b"bitmask").bytes(mask);
+        e.key(b"piece").int(piece);
+        e.end();
+    };
+    let make = |old: bool| {
+        dict(|e| {
+            if old {
+                e.key(b"file sizes").begin_list();
+                for len in [3 * P + 10, 2 * P] {
+                    e.begin_list();
+                    e.int(len as i64).int(100);
+                    e.end();
+                }
+                e.end();
+            }
+            e.key(b"file-format").bytes(b"libtorrent resume file");
+            e.key(b"info-hash").bytes(&metainfo().info_hash.0);
+            e.key(b"pieces").bytes(b"\x01\0\0\0\0\0");
+            e.key(b"unfinished").begin_list();
+            // Out of order, one too many bytes, one that is there, spare bits set, one that is no piece, one twice.
+            entry(e, 4, b"\x80\0");
+            entry(e, 1, b"\x40");
+            entry(e, 0, b"\x80");
+            entry(e, 2, b"\xff");
+            entry(e, 6, b"\x80");
+            entry(e, -1, b"\x80");
+            entry(e, 3, b"");
+            entry(e, 1, b"\x80");
+            e.end();
+        })
+    };
+    let foreign = read(&make(false), None, &metainfo()).expect("it is one");
+    let partial: Vec<_> = foreign.partial.iter().map(|partial| (partial.piece.0, partial.has(0))).collect();
+    assert_eq!(partial, [(1, false), (4, true)]);
+    assert_eq!(claimed(foreign, &found(SAVED - 9, SAVED - 1)), [0]);
+    let foreign = read(&make(true), None, &metainfo()).expect("it is one");
+    assert_eq!(foreign.partial, [], "the order of its bits is another one");
+}
+
+#[test]
 fn libtorrent_with_sizes_and_times_is_compared_with_them() {
     let sizes = |e: &mut Encoder| {
         e.key(b"file sizes").begin_list();
@@ -151,10 +194,11 @@ fn rtorrent(times: [i64; 2], field: Option<&[u8]>, uncertain: &[u8]) -> Vec<u8> 
             None => e.key(b"bitfield").int(6),
         };
         e.key(b"files").begin_list();
-        for time in times {
+        for (time, priority) in times.into_iter().zip([2, 0]) {
             e.begin_dict();
             e.key(b"completed").int(3);
             e.key(b"mtime").int(time);
+            e.key(b"priority").int(priority);
             e.end();
         }
         e.end();
@@ -174,6 +218,7 @@ fn rtorrent_is_believed_by_its_times_and_marks() {
     assert_eq!(all.output.as_deref(), Some(Path::new("/srv")));
     assert_eq!(all.paths(&metainfo()), [PathBuf::from("other name/a"), "other name/b".into()]);
     assert_eq!((all.totals.uploaded, all.added_at), (11, Some(9)));
+    assert_eq!(all.file_priorities, [Priority::High, Priority::Skip]);
     assert_eq!(claimed(all.clone(), &found(100, 200)), [0, 1, 2, 3, 4, 5]);
     assert_eq!(claimed(all, &found(100, 201)), [0, 1, 2]);
     let some = read(&rtorrent([!3, !3], Some(&[0b1011_0100]), &[0, 0, 0, 2, 9, 9, 9, 9, 1]));

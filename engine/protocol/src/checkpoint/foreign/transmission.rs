@@ -55,6 +55,7 @@ pub(super) fn read(
         output: incomplete.or_else(|| folder(root.get_bytes(b"destination"))),
         renames,
         have,
+        partial: Vec::new(),
         conditions,
         totals: Totals { downloaded: count(root, b"downloaded"), uploaded: count(root, b"uploaded") },
         added_at: root.get_int(b"added-date").filter(|time| *time > 0),

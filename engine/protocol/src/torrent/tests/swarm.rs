@@ -31,7 +31,9 @@ pub fn config() -> TorrentConfig {
         window: Default::default(),
         choker: Default::default(),
         listen_port: 6881,
-        metadata_size: 1234,
+        metadata: None,
+        pex: true,
+        dht_port: 0,
         super_seeding: false,
     }
 }
@@ -322,12 +324,15 @@ impl Swarm {
                         self.nodes[node].torrent.released(peer, block);
                     }
                 }
+                TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
                 TorrentEvent::Close(key, fault) => {
                     if let Some(end) = self.find(node, key) {
                         end.closing.get_or_insert(fault);
                     }
                 }
                 TorrentEvent::Ban(ip) => self.nodes[node].bans.push(ip),
+                // Nodes know each other, and have no addresses of their own.
+                TorrentEvent::Peers(_) | TorrentEvent::OwnAddress(..) => {}
                 TorrentEvent::Finished => {
                     assert!(!std::mem::replace(&mut self.nodes[node].finished, true), "finished twice");
                 }

@@ -7,7 +7,7 @@ use ccbt_fast::config::{Setting, Value, find_path, keys::KEYS};
 use ccbt_fast::daemon::{SeedAction, Step};
 use clap::{Args, ValueEnum};
 
-use super::{HashPrefix, SettingArgs, SourceArgs, peer_address};
+use super::{FilesArgs, HashPrefix, SettingArgs, SourceArgs, peer_address};
 
 /// Options of `daemon`.
 #[derive(Args, Clone, Debug)]
@@ -100,7 +100,7 @@ pub struct ListArgs {
 /// Options of `add`.
 #[derive(Args, Clone, Debug)]
 pub struct AddArgs {
-    /// Torrent files
+    /// Torrent files or magnet links
     #[arg(value_name = "TORRENT", required = true)]
     pub torrents: Vec<PathBuf>,
     /// Folder for their files [default: the daemon's disk.output]
@@ -115,6 +115,8 @@ pub struct AddArgs {
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub files: FilesArgs,
     #[command(flatten)]
     pub change: ChangeArgs,
     #[command(flatten)]

@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use ccbt_fast::choosing::{ChooseError, choose};
+use ccbt_fast::choosing::{Choice, read_priority};
 use ccbt_fast::linking::{LinkMode, LinkOptions};
 use ccbt_fast::{Metainfo, Priority};
-use ccbt_protocol::metainfo::FileEntry;
 use clap::{Args, ValueEnum};
 
-use super::{PlaceArgs, SourceArgs};
+use super::{CheckpointDirArgs, ControlArgs};
 use crate::failure::Failure;
 
 /// Options for taking over files of other folders.
@@ -42,45 +41,21 @@ pub struct FilesArgs {
     #[arg(long = "files", value_name = "LIST|GLOB")]
     pub only: Vec<String>,
     /// How much files are wanted: LIST|GLOB=skip, low, normal or high; can be repeated, the last one counts
-    #[arg(long = "file-priority", value_name = "FILES=PRIORITY", value_parser = file_priority)]
+    #[arg(long = "file-priority", value_name = "FILES=PRIORITY", value_parser = read_priority)]
     pub priorities: Vec<(String, Priority)>,
 }
 
 impl FilesArgs {
+    /// What was said.
+    pub fn choice(&self) -> Choice {
+        Choice { only: self.only.clone(), priorities: self.priorities.clone() }
+    }
+
     /// The priority of each file; `None`: nothing was said.
     pub fn priorities(&self, metainfo: &Metainfo) -> Result<Option<Vec<Priority>>, Failure> {
-        if self.only.is_empty() && self.priorities.is_empty() {
-            return Ok(None);
-        }
-        let failed = |error: ChooseError| {
+        self.choice().priorities_in(metainfo).map_err(|error| {
             Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&error.to_string()).into_owned())
-        };
-        let all = if self.only.is_empty() { Priority::Normal } else { Priority::Skip };
-        let mut priorities = vec![all; metainfo.files.len()];
-        let only = self.only.iter().map(|files| (files, Priority::Normal));
-        for (files, priority) in
-            only.chain(self.priorities.iter().map(|(files, priority)| (files, *priority)))
-        {
-            for file in choose(metainfo, files).map_err(failed)? {
-                priorities[file as usize] = priority;
-            }
-        }
-        let is_wanted = |(file, priority): (&FileEntry, &Priority)| !file.pad && *priority != Priority::Skip;
-        if !metainfo.files.iter().zip(&priorities).any(is_wanted) {
-            return Err(Failure::Usage(
-                "--file-priority skips every file: nothing is left to fetch".to_owned(),
-            ));
-        }
-        Ok(Some(priorities))
-    }
-}
-
-fn file_priority(text: &str) -> Result<(String, Priority), String> {
-    let problem = || "must be FILES=PRIORITY, such as 0-3=high or *.nfo=skip".to_owned();
-    let (files, name) = text.rsplit_once('=').filter(|(files, _)| !files.is_empty()).ok_or_else(problem)?;
-    match Priority::from_name(name) {
-        Some(priority) => Ok((files.to_owned(), priority)),
-        None => Err(format!("{name:?} is no priority; there are skip, low, normal and high")),
+        })
     }
 }
 
@@ -109,13 +84,11 @@ pub struct MoveArgs {
     pub overwrite: bool,
     #[command(flatten)]
     pub rename: RenameArgs,
+    /// Folder of checkpoints, which know other names of files [default: that of the configuration]
+    #[arg(long, value_name = "DIR", requires = "from")]
+    pub checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
-    pub place: PlaceArgs,
-    #[command(flatten)]
-    pub sources: SourceArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    pub control: ControlArgs,
 }
 
 /// Options of `delete`.
@@ -132,6 +105,8 @@ pub struct DeleteArgs {
     pub yes: bool,
     #[command(flatten)]
     pub rename: RenameArgs,
+    #[command(flatten)]
+    pub checkpoints: CheckpointDirArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -1,0 +1,236 @@
+//! Finding peers without trackers: one DHT node (BEP 5, 32) and local discovery (BEP 14) for all torrents of all shards.
+//!
+//! Role: [`Discovery`] is what shards and the session say to the discovery thread ([`thread`]); what it finds goes to the
+//! torrent's home as [`crate::messages::ToShard::AddPeers`]. Owner: [`crate::service::Service`] starts and ends the thread;
+//! everybody else has a clone of the handle. Invariants: commands are bounded and never waited for; private torrents
+//! (BEP 27) are never told to it, and refused if they are.
+
+mod files;
+mod lsd;
+mod names;
+mod sockets;
+mod swarms;
+mod thread;
+
+pub use names::parse_host;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use ccbt_protocol::dht::DhtStats;
+use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_storage::doorbell::Doorbell;
+use crossbeam_channel::{Sender, bounded};
+
+use crate::inbox::Inbox;
+
+/// Commands that wait at most. A shard that finds no room comes again a second later.
+const COMMANDS_MAX: usize = 8192;
+
+/// What the discovery thread is started with.
+#[derive(Clone, Debug, Default)]
+pub struct DiscoveryConfig {
+    /// The DHT; `None`: none.
+    pub dht: Option<DhtSettings>,
+    /// Local discovery.
+    pub lsd: bool,
+    /// Where peers reach us; the port is that of TCP, 0 = none.
+    pub listen: Vec<SocketAddr>,
+    /// Packets leave from here. A loopback address: nothing leaves this machine, and no name is looked up.
+    pub bind: Option<IpAddr>,
+}
+
+/// How the DHT is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DhtSettings {
+    /// UDP port; `None`: the same number as that of TCP.
+    pub port: Option<u16>,
+    /// `HOST:PORT` of nodes to begin with when no other is known.
+    pub bootstrap: Vec<String>,
+    /// Ask and do not answer (BEP 43): for a machine that cannot be reached.
+    pub read_only: bool,
+    /// Where nodes are kept between runs; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
+}
+
+impl Default for DhtSettings {
+    fn default() -> Self {
+        let hosts = [
+            "router.bittorrent.com:6881",
+            "dht.transmissionbt.com:6881",
+            "dht.libtorrent.org:25401",
+            "router.utorrent.com:6881",
+        ];
+        let bootstrap = hosts.map(str::to_owned).to_vec();
+        Self { port: None, bootstrap, read_only: false, state_file: None }
+    }
+}
+
+/// A torrent for which peers are wanted.
+#[derive(Clone, Debug)]
+pub struct Interest {
+    /// Its name in the network.
+    pub info_hash: InfoHash,
+    /// Its name here: found peers are told with it.
+    pub key: TorrentKey,
+    /// The shard to tell.
+    pub home: Inbox,
+    /// BEP 27 forbids to look: nothing is done then.
+    pub private: bool,
+    /// Whether we have all of it (BEP 33).
+    pub seed: bool,
+    /// Look in the DHT.
+    pub dht: bool,
+    /// Look in the local network.
+    pub lsd: bool,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Add(Interest),
+    Remove(TorrentKey),
+    Node(SocketAddr),
+    Hosts(Vec<(String, u16)>),
+    External(IpAddr),
+    Stop,
+}
+
+/// A datagram of the listening port that is not of the DHT.
+#[derive(Clone, Copy, Debug)]
+pub struct Stray<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// The address of ours that the socket is bound to.
+    pub to: SocketAddr,
+}
+
+/// Takes datagrams that the DHT has no use for (uTP). Called on the discovery thread: it must not wait.
+pub trait Strays: Send {
+    /// Takes one.
+    fn take(&mut self, stray: Stray<'_>);
+}
+
+/// How discovery does. Counts since the start, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryStats {
+    /// Of the DHT node.
+    pub dht: DhtStats,
+    /// Torrents that peers are looked for now.
+    pub torrents: usize,
+    /// Look-ups of torrents that have ended.
+    pub lookups: u64,
+    /// Of these, the ones in which a node stored our announce.
+    pub announced: u64,
+    /// Addresses that the DHT told, each time counted.
+    pub dht_peers: u64,
+    /// Announces of local discovery that were sent, and received from others.
+    pub lsd_out: u64,
+    /// As `lsd_out`, received from others.
+    pub lsd_in: u64,
+    /// Datagrams of the listening port that were not of the DHT.
+    pub strays: u64,
+    /// Commands and results that found no room.
+    pub dropped: u64,
+}
+
+/// The way to the discovery thread; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    commands: Sender<Command>,
+    bell: Arc<Doorbell>,
+    dht_port: u16,
+    stats: Arc<Mutex<DiscoveryStats>>,
+}
+
+impl Discovery {
+    /// Peers are wanted for a torrent, or what was said of it has changed. `false`: there is no room now, come again.
+    pub fn add(&self, interest: Interest) -> bool {
+        interest.private || self.send(Command::Add(interest))
+    }
+
+    /// No more peers for this torrent. `false` as with [`Self::add`].
+    pub fn remove(&self, key: TorrentKey) -> bool {
+        self.send(Command::Remove(key))
+    }
+
+    /// A peer says that it runs a DHT node (PORT). Lost when there is no room.
+    pub fn node(&self, addr: SocketAddr) {
+        self.send(Command::Node(addr));
+    }
+
+    /// Nodes that a torrent names. Lost when there is no room.
+    pub fn hosts(&self, hosts: Vec<(String, u16)>) {
+        if !hosts.is_empty() {
+            self.send(Command::Hosts(hosts));
+        }
+    }
+
+    /// Our address as a tracker or router sees it (BEP 24). Lost when there is no room.
+    pub fn external(&self, ip: IpAddr) {
+        self.send(Command::External(ip));
+    }
+
+    /// UDP port of the DHT, to be told to peers; 0 = there is no DHT, or it does not answer.
+    pub fn dht_port(&self) -> u16 {
+        self.dht_port
+    }
+
+    /// How it does, as of a moment ago.
+    pub fn stats(&self) -> DiscoveryStats {
+        *self.stats.lock().expect("no holder panics")
+    }
+
+    fn send(&self, command: Command) -> bool {
+        let sent = self.commands.try_send(command).is_ok();
+        self.bell.ring();
+        sent
+    }
+}
+
+/// The running thread.
+pub struct DiscoveryThread {
+    handle: Discovery,
+    thread: JoinHandle<()>,
+}
+
+impl DiscoveryThread {
+    /// Starts it. What cannot be had (a port that is taken, an interface without multicast) is done without, with a
+    /// warning. Errors: no thread or descriptor is to be had.
+    pub fn start(config: DiscoveryConfig, strays: Option<Box<dyn Strays>>) -> io::Result<Self> {
+        let (commands, receiver) = bounded(COMMANDS_MAX);
+        let bell = Doorbell::new()?;
+        let stats = Arc::<Mutex<DiscoveryStats>>::default();
+        let udp = sockets::open(&config);
+        let is_silent = config.dht.as_ref().is_none_or(|dht| dht.read_only);
+        let dht_port = if is_silent { 0 } else { udp.first().map_or(0, |socket| socket.local.port()) };
+        let worker =
+            thread::Worker::new(config, udp, receiver, Arc::clone(&bell), Arc::clone(&stats), strays);
+        let thread =
+            std::thread::Builder::new().name("ccbt-discovery".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { handle: Discovery { commands, bell, dht_port, stats }, thread })
+    }
+
+    /// For others.
+    pub fn handle(&self) -> &Discovery {
+        &self.handle
+    }
+
+    /// Ends it: nodes are saved.
+    pub fn stop(self) {
+        // Waits for room: the thread empties the queue.
+        let _ = self.handle.commands.send(Command::Stop);
+        self.handle.bell.ring();
+        if self.thread.join().is_err() {
+            tracing::error!("the discovery thread panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

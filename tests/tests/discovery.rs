@@ -1,0 +1,166 @@
+//! Torrents without a tracker and without an address: found through the DHT alone, and through the local network alone,
+//! by us and by libtorrent. Private ones are not.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ccbt_tests::PATIENCE;
+use ccbt_tests::binary::ccbt_fast;
+use ccbt_tests::ccbt::CcbtCommand;
+use ccbt_tests::daemon::{Daemon, DaemonCommand};
+use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::libtorrent::{LibtorrentPeer, python};
+use ccbt_tests::payload::Payload;
+use ccbt_tests::process::wait_until;
+use ccbt_tests::raw_peer::{RawPeer, id};
+use ccbt_tests::torrent::TorrentSpec;
+use ccbt_tests::veth::{FAR, NEAR, Veth};
+use serde_json::json;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+fn publish(lab: &Lab) -> Published {
+    lab.publish(Payload::single("file", 2 * MIB + 1), TorrentSpec::pieces_of(64 * KIB))
+}
+
+/// A node of ours without torrents.
+fn our_hub(lab: &Lab) -> Daemon {
+    DaemonCommand::new(lab).dht("none").start()
+}
+
+#[test]
+fn libtorrent_announces_to_our_node_and_we_find_it() {
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let hub = our_hub(&lab);
+    assert_eq!(hub.stat("dht_port"), u64::from(hub.address().port()), "the number of the TCP port");
+    let settings = LibtorrentPeer::dht_settings(Some(hub.address()));
+    let _seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, settings);
+    wait_until(PATIENCE, "an announce of libtorrent's", || (hub.stat("dht_stored") > 0).then_some(()));
+    let copy = lab.dir("ours");
+    CcbtCommand::download(&made.torrent_path, &copy).dht(hub.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    // By its name alone.
+    let (copy, link) = (lab.dir("magnet"), format!("magnet:?xt=urn:btih:{}", made.torrent.info_hash_hex()));
+    CcbtCommand::magnet(&link, &copy).dht(hub.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    hub.stop();
+}
+
+#[test]
+fn we_announce_to_libtorrents_node_and_both_find_us() {
+    let (lab, other) = (Lab::open(), tempfile::tempdir().expect("a folder"));
+    let made = publish(&lab);
+    let unrelated = Payload::single("unrelated", 64 * KIB);
+    unrelated.write_to(other.path());
+    let torrent = ccbt_tests::torrent::Torrent::of(&unrelated, &TorrentSpec::pieces_of(16 * KIB));
+    let path = other.path().join("unrelated.torrent");
+    std::fs::write(&path, torrent.bytes()).expect("written");
+    let hub = LibtorrentPeer::start_with(&path, other.path(), LibtorrentPeer::dht_settings(None));
+    let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).dht(hub.address()).start();
+    seed.wait_ready();
+    let copy = lab.dir("ours");
+    CcbtCommand::download(&made.torrent_path, &copy).dht(hub.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    let copy = lab.dir("theirs");
+    let settings = LibtorrentPeer::dht_settings(Some(hub.address()));
+    let mut leech = LibtorrentPeer::start_with(&made.torrent_path, &copy, settings);
+    leech.wait_finished();
+    made.payload.assert_equal_in(&copy);
+    seed.stop();
+}
+
+/// Whether `part` is in `bytes`.
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// The bits of the handshake that a daemon answers a peer with a DHT node, and the port that it then tells.
+fn meet(daemon: &Daemon, made: &Published) -> (u8, Option<u16>) {
+    let mut peer = RawPeer::connect(daemon.address());
+    peer.send_handshake_with(made.torrent.info_hash(), [0, 0, 0, 0, 0, 0, 0, 1]);
+    let theirs = peer.read_handshake().expect("an answer");
+    peer.send(id::PORT, &99u16.to_be_bytes());
+    // What it says unasked comes before what it answers.
+    peer.send(id::INTERESTED, &[]);
+    let mut port = None;
+    loop {
+        let message = peer.recv().expect("it goes on");
+        match message.id {
+            id::PORT => port = Some(u16::from_be_bytes([message.payload[0], message.payload[1]])),
+            id::UNCHOKE => return (theirs[27] & 1, port),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn private_torrents_are_neither_looked_for_nor_told_of_and_public_ones_are() {
+    let (lab, other) = (Lab::open(), Lab::open());
+    let public = publish(&lab);
+    let payload = Payload::single("secret", MIB);
+    let private = other.publish(payload, TorrentSpec::pieces_of(64 * KIB).private());
+    // Everything that the daemon's node says goes here.
+    let node = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
+    node.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+    let at: SocketAddr = node.local_addr().expect("bound");
+    let daemon = DaemonCommand::new(&lab).dht(&at.to_string()).start();
+    for made in [&private, &public] {
+        let path = made.torrent_path.to_str().expect("labs have plain names");
+        daemon.ask(&["add", path, "--output", made.data.to_str().expect("labs have plain names")]);
+        daemon.wait_for(made, "state", "seeding");
+    }
+    let (mut said, mut bytes) = (Vec::new(), [0; 2048]);
+    let end = Instant::now() + PATIENCE;
+    while !holds(&said, &public.torrent.info_hash()) {
+        assert!(Instant::now() < end, "the public one is not looked for");
+        if let Ok(len) = node.recv(&mut bytes) {
+            said.extend_from_slice(&bytes[..len]);
+        }
+    }
+    assert_eq!(meet(&daemon, &public), (1, Some(daemon.address().port())));
+    assert_eq!(meet(&daemon, &private), (0, None));
+    while let Ok(len) = node.recv(&mut bytes) {
+        said.extend_from_slice(&bytes[..len]);
+    }
+    assert!(!holds(&said, &private.torrent.info_hash()));
+    // A peer of a public torrent has told of a node: port 99 of 127.0.0.1, where nobody answers.
+    daemon.stop();
+}
+
+#[test]
+fn found_in_the_local_network_alone_by_us_and_by_libtorrent() {
+    let veth = match Veth::new() {
+        Ok(veth) => veth,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let program = ccbt_fast().to_str().expect("a path of ours");
+    let seed = |bind| CcbtCommand::seed(&made.torrent_path, &made.data).bind(bind).start();
+    // Ours from ours, over there.
+    let mut ours = seed(NEAR);
+    ours.wait_ready();
+    let copy = lab.dir("ours");
+    let far = CcbtCommand::build(veth.over_there(program), "download", &made.torrent_path, &copy);
+    far.bind(FAR).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    // libtorrent from ours.
+    let lsd = json!({ "enable_lsd": true, "local_service_announce_interval": 5 });
+    let python = python().to_str().expect("a path of ours").to_owned();
+    let copy = lab.dir("theirs");
+    let by = |python: &str| veth.over_there(python);
+    let mut leech = LibtorrentPeer::start_by(by(&python), FAR, &made.torrent_path, &copy, lsd.clone());
+    leech.wait_finished();
+    made.payload.assert_equal_in(&copy);
+    ours.stop();
+    drop(leech);
+    // Ours from libtorrent.
+    let _seed = LibtorrentPeer::start_by(Command::new(&python), NEAR, &made.torrent_path, &made.data, lsd);
+    let copy = lab.dir("ours again");
+    let far = CcbtCommand::build(veth.over_there(program), "download", &made.torrent_path, &copy);
+    far.bind(FAR).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+}
