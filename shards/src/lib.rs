@@ -17,6 +17,7 @@ pub mod encryption;
 pub mod executor;
 mod faults;
 mod fetching;
+mod hand_off;
 mod home;
 pub mod inbox;
 pub mod known;

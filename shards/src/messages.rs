@@ -22,11 +22,10 @@ use crossbeam_channel::Sender;
 
 pub use crate::counters::ShardStats;
 pub use crate::fetching::AddMagnet;
+pub use crate::hand_off::{Arrival, HandOff};
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
-use crate::encryption::Encrypted;
-use crate::ring::Stream;
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
 
@@ -71,30 +70,6 @@ pub struct AddTorrent {
     pub pex: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
-}
-
-/// An accepted connection on its way to its torrent's home, or from there to the part that is to have it.
-#[derive(Debug)]
-pub struct HandOff {
-    /// The connection.
-    pub stream: Stream,
-    /// The other end.
-    pub addr: SocketAddr,
-    /// It has come through a handshake of MSE.
-    pub encrypted: Option<Encrypted>,
-    /// What has been received of its handshake and behind it, decrypted.
-    pub bytes: Vec<u8>,
-    /// The home of this torrent has chosen the shard: it is not handed on.
-    pub placed: Option<TorrentKey>,
-}
-
-/// A uTP connection that somebody has opened, not yet on any shard.
-#[derive(Debug)]
-pub struct Arrival {
-    /// The connection.
-    pub stream: Stream,
-    /// The other end.
-    pub addr: SocketAddr,
 }
 
 /// To a shard.
