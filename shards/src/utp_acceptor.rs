@@ -1,9 +1,10 @@
 //! Incoming uTP connections, up to the socket that is theirs.
 //!
-//! Role: reads the UDP socket of the listening port, which gets the datagrams of all who have no connection yet, answers
-//! each valid SYN with a connected socket, and gives that to a shard. Owner: a thread of its own, which sleeps unless
-//! strangers call; or the discovery thread, where the DHT has the same port. Invariants: nothing is kept of a datagram that is no SYN; how many SYNs are answered is bounded
-//! ([`Admission`]), and how many connections there are by the session's limit.
+//! Role: takes in what comes to the UDP socket of the listening port, which gets the datagrams of all who have no
+//! connection yet, answers each valid SYN with a connected socket, and gives that to a shard. Owner: a thread of its own,
+//! which sleeps unless strangers call; or the discovery thread, where the DHT has the same port. Invariants: nothing is
+//! kept of a datagram that is no SYN; how many SYNs are answered is bounded ([`Admission`]), and how many connections
+//! there are by the session's limit.
 //!
 //! All sockets of the port have SO_REUSEPORT. The kernel prefers a connected socket for its peer's datagrams (found by a
 //! hash of both addresses since Linux 6.13; before, it walks all sockets of the port). Between `bind` and `connect` a new
