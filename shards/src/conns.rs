@@ -68,12 +68,12 @@ impl Shard {
             return;
         }
         self.stats.accepted += 1;
-        let key = self.adopt(stream);
+        let key = self.take_in(stream);
         self.insert_conn(key, addr, true, Stage::Handshake(HandshakeReader::default()), None);
         self.ring.recv_plain(key);
     }
 
-    fn adopt(&mut self, stream: Stream) -> SocketKey {
+    fn take_in(&mut self, stream: Stream) -> SocketKey {
         if let Stream::Tcp(fd) = &stream {
             let _ = socket2::SockRef::from(fd).set_tcp_nodelay(true);
         }
@@ -118,7 +118,7 @@ impl Shard {
             }
             return;
         }
-        let key = self.adopt(hand_off.stream);
+        let key = self.take_in(hand_off.stream);
         self.insert_conn(key, hand_off.addr, true, Stage::Handshake(HandshakeReader::default()), None);
         let conn = self.conn(key).expect("just inserted");
         conn.placed = hand_off.placed.is_some();
