@@ -95,6 +95,12 @@ impl PeerId {
     }
 }
 
+/// CRC-32C (Castagnoli, reflected) of `bytes`, which BEP 40 and BEP 42 make of addresses. Bit by bit: 32 bytes at most.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

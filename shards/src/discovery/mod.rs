@@ -58,12 +58,7 @@ pub struct DhtSettings {
 
 impl Default for DhtSettings {
     fn default() -> Self {
-        let hosts = [
-            "router.bittorrent.com:6881",
-            "dht.transmissionbt.com:6881",
-            "dht.libtorrent.org:25401",
-            "router.utorrent.com:6881",
-        ];
+        let hosts = ["router.bittorrent.com:6881", "dht.transmissionbt.com:6881", "dht.libtorrent.org:25401"];
         let bootstrap = hosts.map(str::to_owned).to_vec();
         Self { port: None, bootstrap, read_only: false, state_file: None }
     }

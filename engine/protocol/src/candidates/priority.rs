@@ -6,11 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// CRC-32C (Castagnoli, reflected) of `bytes`. Bit by bit: it sees 32 bytes at most, once per address.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
-    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
-}
+use crate::ids::crc32c;
 
 /// The priority of a connection between `ours` and `theirs`, the same from both ends; higher is better. `None` when
 /// they are of different families.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use rand::Rng;
 
-use crate::ids::InfoHash;
+use crate::ids::{InfoHash, crc32c};
 
 /// The name of a node, or a place in the same space: an info-hash, the target of a look-up (BEP 5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,18 +110,6 @@ fn prefix(ip: IpAddr, last: u8) -> [u8; 4] {
     };
     bytes[0] |= (last & 0x07) << 5;
     crc32c(&bytes).to_be_bytes()
-}
-
-/// CRC-32C (Castagnoli), bit by bit: eight bytes at most.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = !0u32;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
-        }
-    }
-    !crc
 }
 
 /// Whether BEP 42 asks nothing of this address, since others see it as another one or not at all.

@@ -30,8 +30,7 @@ pub(super) const KEYS: &[Key] = &[
         "discovery",
         "dht_bootstrap",
         Kind::Hosts,
-        "[\"router.bittorrent.com:6881\",\"dht.transmissionbt.com:6881\",\"dht.libtorrent.org:25401\",\
-         \"router.utorrent.com:6881\"]",
+        "[\"router.bittorrent.com:6881\",\"dht.transmissionbt.com:6881\",\"dht.libtorrent.org:25401\"]",
         "Nodes of the DHT to begin with while no others are known; none: only those that peers and torrents tell of.",
         |effect, value| effect.settings.dht.bootstrap = value.hosts(),
     )
