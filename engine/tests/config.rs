@@ -108,7 +108,7 @@ fn the_values_of_one_torrent_are_shown() {
     );
     let (code, text, error) = run(dir, "config show --torrent t --origin", &[]);
     assert!(code == 0 && text.contains("endgame_duplicates = 7  # ./ccbt.toml:2"), "{text}{error}");
-    assert!(text.contains("seed_ratio = \"off\"") && !text.contains("torrent."), "{text}");
+    assert!(text.contains("seed_ratio = \"off\"") && !text.contains("[torrent."), "{text}");
 }
 
 #[test]

@@ -49,12 +49,14 @@ fn a_stopped_download_goes_on_without_hashing() {
     let place = Place::announced(Payload::single("a.bin", 8 * MIB), 64 * KIB);
     let seeder = slow(1, &place.made);
     place.download_some(&seeder, 2 << 20);
+    let begun = partial_pieces(&place) * 64 * KIB as u64;
     let mut ours = place.download(&seeder).start();
     let resumed = ours.wait_event("resumed");
     let pieces = resumed["pieces"].as_u64().expect("a count");
     assert!(pieces >= 32, "2 MiB were there: {resumed}");
     ours.wait_done();
-    assert_eq!((ours.events("checked").len(), read_bytes(&ours)), (0, 0), "nothing was looked at");
+    assert_eq!(ours.events("checked").len(), 0, "nothing was looked at");
+    assert!(read_bytes(&ours) <= begun, "begun pieces are read back, and no others");
     place.made.payload.assert_equal_in(&place.copy);
     let wasted = seeder.blocks() - place.made.payload.len() / BLOCK;
     assert!(wasted <= 64, "{wasted} blocks were fetched twice: more than pieces under way");
@@ -65,11 +67,20 @@ fn a_stopped_download_goes_on_without_hashing() {
     assert_eq!((read_bytes(&again), seeder.blocks()), (0, blocks));
 }
 
-/// Blocks of begun pieces that the checkpoint names.
-fn partial_blocks(place: &Place) -> u64 {
+/// Begun pieces that the checkpoint names.
+fn partials(place: &Place) -> Vec<Value> {
     let hash = place.made.torrent.info_hash_hex();
     let (_, shown) = place.checkpoints(&["show", &hash]);
-    let partial = shown["partial"].as_array().cloned().unwrap_or_default();
+    shown["partial"].as_array().cloned().unwrap_or_default()
+}
+
+fn partial_pieces(place: &Place) -> u64 {
+    partials(place).len() as u64
+}
+
+/// Blocks of begun pieces that the checkpoint names.
+fn partial_blocks(place: &Place) -> u64 {
+    let partial = partials(place);
     let ones = |blocks: &str| {
         let (_, hex) = blocks.split_once(':').expect("length and digits");
         hex.chars().map(|digit| u64::from(digit.to_digit(16).expect("hexadecimal").count_ones())).sum::<u64>()
@@ -89,7 +100,9 @@ fn stop_within_a_piece(place: &Place, seeder: &RawSeeder, bytes: u64) -> u64 {
 #[test]
 fn blocks_of_begun_pieces_are_not_fetched_twice() {
     let place = Place::announced(Payload::straddling("tree", 7 * MIB), 4 * MIB);
-    let seeder = slow(16, &place.made);
+    // So slow that nothing is complete before the kill, however busy the machine is.
+    let address = Ipv4Addr::new(127, 0, 31, 16);
+    let seeder = RawSeeder::start(address, &place.made, Manner::slow(Duration::from_millis(10)));
     let kept = stop_within_a_piece(&place, &seeder, 1 << 20);
     assert!(kept >= 64, "1 MiB came: {kept} blocks are kept");
     // Killed within the same piece: nothing has been written since, so the same blocks are there.
@@ -150,12 +163,13 @@ fn resume_needs_an_info_hash_and_nothing_else() {
     let mut first = place.download(&seeder).option("--rename", "0=elsewhere/first.bin").start();
     first.wait_progress("bytes_done", 1 << 20);
     first.stop();
+    let begun = partial_pieces(&place) * 64 * KIB as u64;
     fs::remove_file(&place.made.torrent_path).expect("it is there");
     let hash = place.made.torrent.info_hash_hex();
     let mut ours = CcbtCommand::resume(&hash[..8], &place.store).peer(seeder.address()).start();
     ours.wait_event("resumed");
     ours.wait_done();
-    assert_eq!(read_bytes(&ours), 0, "nothing was looked at");
+    assert!(read_bytes(&ours) <= begun, "begun pieces are read back, and no others");
     let moved = place.copy.join("elsewhere/first.bin");
     assert_eq!(fs::read(&moved).expect("it has its other name still").len(), 300_001);
     fs::rename(moved, place.made.payload.path_of(0, &place.copy)).expect("both are in the copy");
@@ -178,11 +192,16 @@ fn only_what_has_changed_is_hashed() {
     first.wait_progress("bytes_done", 4 << 20);
     first.stop();
     let before = seeder.blocks();
+    let begun = partial_pieces(&place) * 64 * KIB as u64;
     damage(&place.copy.join("t/b"), 70_000);
     let mut ours = place.download(&seeder).start();
     ours.wait_event("resumed");
     ours.wait_done();
-    assert_eq!(read_bytes(&ours), MIB as u64, "the changed file is read, and no other");
+    let read = read_bytes(&ours);
+    assert!(
+        (MIB as u64..=MIB as u64 + begun).contains(&read),
+        "{read}: the changed file is read, and begun pieces"
+    );
     place.made.payload.assert_equal_in(&place.copy);
     let sent = seeder.blocks() - before;
     assert!(sent <= (5 * MIB + 64 * KIB) / BLOCK + 64, "one piece more than what was missing: {sent}");

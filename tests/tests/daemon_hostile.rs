@@ -27,7 +27,7 @@ fn wrong_requests_are_told_what_is_wrong() {
         ("GET", "/", "", 404, "no_such_path", "openapi.json"),
         ("PUT", "/v1/torrents", "", 405, "wrong_method", "openapi.json"),
         ("POST", "/v1/torrents", "{", 400, "bad_json", "line 1 column 1"),
-        ("POST", "/v1/torrents", "{}", 400, "bad_json", "missing field `torrent`"),
+        ("POST", "/v1/torrents", "{}", 400, "bad_torrent", "`magnet`"),
         ("POST", "/v1/torrents", r#"{"torrent":"","outptu":""}"#, 400, "bad_json", "unknown field `outptu`"),
         ("POST", "/v1/torrents", r#"{"torrent":"%"}"#, 400, "bad_base64", "torrent: "),
         ("POST", "/v1/torrents", r#"{"torrent":"ZGVhZA=="}"#, 400, "bad_torrent", "not a usable torrent"),

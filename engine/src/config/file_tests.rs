@@ -147,15 +147,15 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
 
 #[test]
 fn keys_of_the_python_client_say_what_became_of_them() {
-    let text = "[network]\npipeline_depth = 16\nblock_size_kib = 16\n[disk]\nuse_mmap = true\n\
-                [discovery]\nenable_pex = true\n[observability]\nmetrics_port = 9090\n";
+    let text = "[network]\npipeline_depth = 16\nblock_size_kib = 16\nenable_encryption = true\n[disk]\nuse_mmap = true\n\
+                [observability]\nmetrics_port = 9090\n";
     let told = told(text, Trust::Full);
     for (line, part) in [
         (2, "pipeline_depth_min"),
         (3, "16 KiB"),
-        (5, "O_DIRECT"),
-        (7, "not there yet"),
-        (9, "not there yet"),
+        (4, "encryption_out"),
+        (6, "O_DIRECT"),
+        (8, "not there yet"),
     ] {
         assert!(
             told.iter().any(|text| text.starts_with(&format!("f:{line}: ")) && text.contains(part)),

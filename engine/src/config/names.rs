@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 13] = [
+pub const ELSEWHERE: [(&str, &str); 11] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
@@ -21,9 +21,7 @@ pub const ELSEWHERE: [(&str, &str); 13] = [
         "binary checkpoints are always packed, JSON never is: see checkpoint_format",
     ),
     ("disk.resume_save_interval", "its name is checkpoint_interval"),
-    ("discovery.enable_pex", NOT_YET),
-    ("network.enable_utp", NOT_YET),
-    ("network.enable_encryption", NOT_YET),
+    ("network.enable_encryption", "one key for each way: encryption_in and encryption_out"),
     ("observability.enable_metrics", NOT_YET),
     ("observability.metrics_port", NOT_YET),
     ("observability.enable_peer_tracing", NOT_YET),

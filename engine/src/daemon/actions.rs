@@ -55,6 +55,12 @@ pub(super) fn absolute(dir: &Path, what: &str) -> Result<(), ApiError> {
 impl Core {
     /// Adds the torrent file `bytes`.
     pub fn add(&mut self, bytes: &[u8], how: &api::Add) -> Result<InfoHash, ApiError> {
+        if bytes.is_empty() {
+            return Err(refused(
+                "bad_torrent",
+                "give a torrent file in `torrent`, or a link in `magnet`".to_owned(),
+            ));
+        }
         let metainfo = TorrentSource::Bytes(bytes.to_vec())
             .load()
             .map_err(|error| refused("bad_torrent", error.to_string()))?;

@@ -332,6 +332,9 @@ impl Fetch {
 
     /// Begins with sizes that wait, the one that most peers name first, as far as there is room or room can be made.
     fn choose_sizes(&mut self, now: Instant) {
+        if self.done {
+            return;
+        }
         let is_active = |attempts: &[Attempt], size| attempts.iter().any(|attempt| attempt.size == size);
         let mut waiting: Vec<u32> = self.peers.values().map(|source| source.size).collect();
         waiting.retain(|size| !is_active(&self.attempts, *size));
