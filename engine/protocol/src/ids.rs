@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// SHA-1 of a torrent's raw `info` dictionary: the name of a v1 swarm (BEP 3).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Default, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InfoHash(pub [u8; 20]);
 
 /// The 20 bytes a client names itself with in handshakes and announces (BEP 3, BEP 20).

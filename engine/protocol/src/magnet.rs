@@ -71,12 +71,6 @@ pub enum MagnetError {
     BadSelection,
 }
 
-impl Default for InfoHash {
-    fn default() -> Self {
-        Self([0; 20])
-    }
-}
-
 impl Magnet {
     /// Whether `text` means to be a magnet link.
     pub fn is_magnet(text: &str) -> bool {

@@ -46,7 +46,7 @@ impl Served {
     }
 
     /// The piece to send next.
-    pub fn next(&mut self) -> Option<u32> {
+    pub fn pop(&mut self) -> Option<u32> {
         self.queue.pop_front()
     }
 
@@ -65,7 +65,7 @@ mod tests {
         let now = Instant::now();
         let mut served = Served::new(now, 10);
         let take = |served: &mut Served, now, pieces: u32| {
-            (0..pieces).filter(|piece| served.request(now, *piece) && served.next().is_some()).count()
+            (0..pieces).filter(|piece| served.request(now, *piece) && served.pop().is_some()).count()
         };
         assert_eq!(take(&mut served, now, 1000), 52);
         assert_eq!(take(&mut served, now + Duration::from_secs(3), 1000), 3);
@@ -78,6 +78,6 @@ mod tests {
         let mut served = Served::new(Instant::now(), 2000);
         let taken = (0..2000).filter(|piece| served.request(Instant::now(), *piece)).count();
         assert_eq!(taken, MAX_QUEUE);
-        assert_eq!(served.next(), Some(0));
+        assert_eq!(served.pop(), Some(0));
     }
 }

@@ -30,7 +30,7 @@ impl Gossip {
     /// Appends the next piece of metadata that the peer asked for.
     pub(super) fn serve_metadata(&mut self, info: &[u8], out: &mut Vec<u8>) {
         let (Some(id), Some(served)) = (self.metadata_id, &mut self.served) else { return };
-        let Some(piece) = served.next() else { return };
+        let Some(piece) = served.pop() else { return };
         let start = piece as usize * PIECE_LEN as usize;
         let bytes = &info[start..info.len().min(start + PIECE_LEN as usize)];
         let data = MetadataMessage::Data { piece, total_size: Some(info.len() as u32), bytes };

@@ -7,6 +7,7 @@ use super::{
 use crate::ids::InfoHash;
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, in a box, until the handshake is over")]
 enum State {
     /// For Ya.
     Key,
@@ -22,6 +23,7 @@ enum State {
 
 /// How far a handshake is.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "returned and taken apart at once")]
 pub enum Progress {
     /// More bytes must come.
     More,
