@@ -139,10 +139,10 @@ fn only_the_files_that_were_asked_for_are_fetched() {
     assert_eq!(complete(&daemon)["bytes_done"], json!(MIB));
     let copy = lab.dir("copy");
     let own = CcbtCommand::download(&made.torrent_path, &copy).peer(seeder.address());
-    own.option("--config", &config[1]).start().wait_done();
+    own.option("--config", config[1]).start().wait_done();
     assert!(copy.join("tree/a.bin").exists() && !copy.join("tree/c.bin").exists());
     let other = lab.dir("other");
     let own = CcbtCommand::download(&made.torrent_path, &other).peer(seeder.address());
-    own.option("--config", &config[1]).option("--files", "c.bin").start().wait_done();
+    own.option("--config", config[1]).option("--files", "c.bin").start().wait_done();
     assert!(!other.join("tree/a.bin").exists() && other.join("tree/c.bin").exists(), "an option says more");
 }

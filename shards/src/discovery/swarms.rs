@@ -106,7 +106,7 @@ impl Swarms {
         let (at, key) = *self.due.first()?;
         let interest = &self.swarms[&key].interest;
         let announce = (port != 0).then_some(Announce { port: Some(port), seed: interest.seed });
-        (at <= now).then(|| (key, Goal::Peers { info_hash: interest.info_hash, announce }))
+        (at <= now).then_some((key, Goal::Peers { info_hash: interest.info_hash, announce }))
     }
 
     /// A look-up of this torrent has begun.

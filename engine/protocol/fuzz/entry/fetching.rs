@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
     let info_hash: InfoHash = HASH.parse().expect("an info-hash");
     let mut world = World {
         now: Instant::now(),
-        fetching: Fetching::new(info_hash, PeerId([9; 20]), 6881, data.len() % 2 == 0),
+        fetching: Fetching::new(info_hash, PeerId([9; 20]), 6881, data.len().is_multiple_of(2)),
         peers: BTreeMap::new(),
         done: false,
     };

@@ -159,10 +159,10 @@ proptest! {
         prop_assert!(initiator.push(&answer, &mut request).unwrap().is_none());
         let at = at % request.len();
         request[at] ^= 1 << bit;
-        if let Ok(Progress::Torrent(name)) = responder.push(&request, &[], &mut out) {
-            if name == torrent_hash(HASH) {
-                let _ = responder.torrent(HASH, &mut out);
-            }
+        if let Ok(Progress::Torrent(name)) = responder.push(&request, &[], &mut out)
+            && name == torrent_hash(HASH)
+        {
+            let _ = responder.torrent(HASH, &mut out);
         }
     }
 }
