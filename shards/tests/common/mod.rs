@@ -111,7 +111,8 @@ pub fn add_with(
         selection: Selection::default(),
         streaming: false,
         super_seeding: false,
-        pex: true,
+        // Peers know whom a test names, and nobody else.
+        pex: false,
         known: None,
         renames: Vec::new(),
         paused: false,
