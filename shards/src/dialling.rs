@@ -133,7 +133,9 @@ impl Shard {
     fn start_attempt(&mut self, what: For, addr: SocketAddr, transport: Transport) -> Option<SocketKey> {
         let started = match transport {
             Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
-            Transport::Utp => self.utp_ends.dial(addr).map(|socket| self.ring.connect_utp(socket, rand::random())),
+            Transport::Utp => {
+                self.utp_ends.dial(addr).map(|socket| self.ring.connect_utp(socket, rand::random()))
+            }
         };
         let key = match started {
             Ok(key) => key,
@@ -163,11 +165,7 @@ impl Shard {
 
     /// Another attempt beside one that is under way or has just failed; `None` when the torrent wants no more, or it
     /// cannot be.
-    pub(crate) fn start_another(
-        &mut self,
-        of: SocketKey,
-        transport: Transport,
-    ) -> Option<SocketKey> {
+    pub(crate) fn start_another(&mut self, of: SocketKey, transport: Transport) -> Option<SocketKey> {
         let conn = self.conn(of)?;
         let (addr, what) = (conn.addr, conn.what()?);
         let wanted = match what {

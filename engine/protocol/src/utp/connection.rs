@@ -420,7 +420,10 @@ impl Connection {
             return None;
         }
         let challenge = self.challenge.and_then(|challenge| challenge.at);
-        [self.retransmit_at, self.ack_at, self.probe_window_at, challenge, keep_alive].into_iter().flatten().min()
+        [self.retransmit_at, self.ack_at, self.probe_window_at, challenge, keep_alive]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what time brings.

@@ -135,7 +135,8 @@ fn two_that_dial_each_other_share_one_connection() {
                 }
                 while ends[at].poll_transmit(now, &mut out) {
                     let mut bytes = std::mem::take(&mut out.heads);
-                    let payload: usize = out.packets.iter().map(|p| (p.payload.end - p.payload.start) as usize).sum();
+                    let payload: usize =
+                        out.packets.iter().map(|p| (p.payload.end - p.payload.start) as usize).sum();
                     bytes.resize(bytes.len() + payload, 7);
                     sent[at].push(bytes);
                 }

@@ -127,7 +127,8 @@ impl Connection {
     /// A packet of payload that the peer has: it is acknowledged once more and not delivered.
     fn send_challenge(&mut self, now: Micros, out: &mut Transmit) {
         let start = out.heads.len();
-        self.packet(now, Kind::Data, self.send_id, self.outbound.oldest().minus(1), None).encode_head(&mut out.heads);
+        self.packet(now, Kind::Data, self.send_id, self.outbound.oldest().minus(1), None)
+            .encode_head(&mut out.heads);
         out.heads.push(0);
         out.push(start, 0..0);
         let wait = self.rtt.timeout();
