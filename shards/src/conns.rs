@@ -313,6 +313,9 @@ impl Shard {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
+        if self.ring.is_utp(key) {
+            torrent.over_utp(peer);
+        }
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
@@ -390,6 +393,8 @@ impl Shard {
             home.candidates.gone(now, conn.addr, useful);
             if conn.again {
                 home.candidates.retry_now(conn.addr);
+            } else if !conn.incoming && id.is_none() {
+                self.seek_relay(index, conn.addr);
             }
         }
         // What its batch referred to is free.

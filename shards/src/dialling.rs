@@ -130,7 +130,12 @@ impl Shard {
         true
     }
 
-    fn start_attempt(&mut self, what: For, addr: SocketAddr, transport: Transport) -> Option<SocketKey> {
+    pub(crate) fn start_attempt(
+        &mut self,
+        what: For,
+        addr: SocketAddr,
+        transport: Transport,
+    ) -> Option<SocketKey> {
         let started = match transport {
             Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
             Transport::Utp => {

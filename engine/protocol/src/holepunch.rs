@@ -178,7 +178,12 @@ mod tests {
         assert_eq!(error.encode().len(), 24);
         assert_eq!(HolepunchMessage::parse(&error.encode()), Ok(error));
         for len in 0..12 {
-            assert_eq!(HolepunchMessage::parse(&HolepunchMessage::Error(four, HolepunchError::NoSuchPeer).encode()[..len]), Err(Malformed));
+            assert_eq!(
+                HolepunchMessage::parse(
+                    &HolepunchMessage::Error(four, HolepunchError::NoSuchPeer).encode()[..len]
+                ),
+                Err(Malformed)
+            );
         }
         assert_eq!(HolepunchMessage::parse(&[3, 0, 1, 2, 3, 4, 1, 2]), Err(Malformed), "kind");
         assert_eq!(HolepunchMessage::parse(&[0, 2, 1, 2, 3, 4, 1, 2]), Err(Malformed), "family");

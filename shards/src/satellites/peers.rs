@@ -61,6 +61,9 @@ impl Shard {
         {
             guests.remove(&id);
         }
+        if !back.incoming && back.id.is_none() && !back.useful {
+            self.seek_relay(index, back.addr);
+        }
         self.note_change(index);
         self.touch(index);
     }

@@ -61,6 +61,11 @@ impl UtpEnds {
         Self { bind, port, peers: Arc::default() }
     }
 
+    /// Whether there is a UDP port that we listen on.
+    pub fn is_listening(&self) -> bool {
+        self.port != 0
+    }
+
     fn claim(&self, peer: SocketAddr) -> Option<Claim> {
         let is_new = self.port != 0 && self.peers.lock().expect("no holder panics").insert(peer);
         is_new.then(|| Claim { peer, peers: Arc::clone(&self.peers) })

@@ -99,6 +99,8 @@ struct Utp {
     cancelled: bool,
     /// The shard waits for [`Event::Connected`].
     dialling: bool,
+    /// It dials on when it hears that nobody listens.
+    persists: bool,
     polling: bool,
     is_dirty: bool,
     is_listed: bool,
@@ -243,6 +245,7 @@ impl SocketRing {
             at_once: false,
             cancelled: false,
             dialling: false,
+            persists: false,
             polling: false,
             is_dirty: false,
             is_listed: false,
@@ -403,7 +406,7 @@ impl Utp {
 
     /// The other host says that nobody listens. Who dials believes it; later it may be anybody's word.
     fn unreachable(&mut self) {
-        if !self.conn.is_open() {
+        if !self.conn.is_open() && !self.persists {
             self.conn.abort();
         }
     }

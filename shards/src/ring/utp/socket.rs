@@ -68,6 +68,17 @@ impl SocketRing {
         Some(Event::Received(key, socket.recv_done(result, 0)))
     }
 
+    /// Whether `key` is a uTP connection.
+    pub fn is_utp(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| socket.utp.is_some())
+    }
+
+    /// Goes on dialling when the other host says that nobody listens there: its NAT says so until it dials as well.
+    pub fn persist_utp(&mut self, key: SocketKey) {
+        let index = self.utp_of(key);
+        self.utp.slab[index as usize].persists = true;
+    }
+
     /// Whether the peer of a uTP connection that we have dialled is the one that dials: both did at the same time.
     pub fn was_accepted(&self, key: SocketKey) -> bool {
         let utp = self.get(key).and_then(|socket| socket.utp);
