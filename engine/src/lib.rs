@@ -54,7 +54,10 @@ pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
+pub use ccbt_protocol::tracker::udp::ScrapeEntry;
+pub use ccbt_shards::control::TrackerError;
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;

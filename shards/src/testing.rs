@@ -22,7 +22,7 @@ use ccbt_storage::messages::Preallocate;
 use ccbt_storage::{StorageConfig, StorageService};
 use crossbeam_channel::{Receiver, unbounded};
 
-use crate::control::TrackerClientConfig;
+use crate::trackers::TrackersConfig;
 use crate::dialling::Transports;
 use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
@@ -69,7 +69,7 @@ pub(crate) fn config() -> ShardConfig {
             super_seeding: false,
         },
         count_overhead: false,
-        tracker: TrackerClientConfig::default(),
+        trackers: TrackersConfig::default(),
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::Off,
         transports: Transports::default(),

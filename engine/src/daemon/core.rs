@@ -23,6 +23,7 @@ use super::torrent::Torrent;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
 use crate::config::Config;
+use crate::Scraped;
 use crate::session::{Session, SessionEvent};
 
 /// Messages handled before time is looked at again.
@@ -63,6 +64,7 @@ pub(super) enum Request {
     Queue(String, api::QueueStep),
     Change(String, api::Change),
     Peers(String, api::Peers),
+    Scrape(String),
     Stats,
     Limits(api::LimitChange),
     Subscribe(Streaming),
@@ -86,6 +88,8 @@ pub(super) enum Answer {
     Removed(api::Removed),
     Stats(Box<api::Stats>),
     Limits { down: u64, up: u64 },
+    /// Of the torrent: each tracker's URL, and where its answer will be.
+    Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
     Events(mpsc::Receiver<String>),
 }
 
@@ -180,6 +184,7 @@ impl Core {
             Request::Queue(id, step) => self.step(&id, step),
             Request::Change(id, change) => self.change(&id, &change),
             Request::Peers(id, peers) => self.add_peers(&id, peers),
+            Request::Scrape(id) => self.scrape(&id),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
             Request::Subscribe(streaming) => {

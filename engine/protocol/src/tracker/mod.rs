@@ -5,6 +5,7 @@
 //! Invariant: everything read from a tracker is bounded here ([`PEERS_MAX`], [`TEXT_LEN_MAX`], [`clamp_interval`]), so
 //! that nothing beyond this module sizes an allocation or a timer by what a stranger wrote.
 
+pub mod dispatch;
 pub mod http;
 pub mod schedule;
 pub mod udp;
