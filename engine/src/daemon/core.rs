@@ -21,9 +21,9 @@ use super::state::{Board, Counters, StateDir};
 use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::watch::WatchFolder;
+use crate::Scraped;
 use crate::checkpoints::Store;
 use crate::config::Config;
-use crate::Scraped;
 use crate::session::{Session, SessionEvent};
 
 /// Messages handled before time is looked at again.
@@ -87,7 +87,10 @@ pub(super) enum Answer {
     Detail(Box<api::TorrentDetail>),
     Removed(api::Removed),
     Stats(Box<api::Stats>),
-    Limits { down: u64, up: u64 },
+    Limits {
+        down: u64,
+        up: u64,
+    },
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
     Events(mpsc::Receiver<String>),

@@ -21,13 +21,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ccbt_protocol::ids::PeerId;
+use ccbt_protocol::ids::{InfoHash, PeerId};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_shards::discovery::{Discovery, DiscoveryStats};
-use ccbt_shards::trackers::{Scraped, TrackerStats};
 use ccbt_shards::messages::{CacheStats, ShardStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_shards::sync::SyncPolicy;
+use ccbt_shards::trackers::{Scraped, TrackerStats};
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 
 use crate::checkpoints::{CheckpointSettings, Store};

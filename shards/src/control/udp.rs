@@ -14,8 +14,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::tracker::udp::{
-    AddressFamily, CONNECTION_LIFE, Connection, Exchange, Outcome, Query, RetryPlan, ScrapeEntry, transaction_of,
-    url_data,
+    AddressFamily, CONNECTION_LIFE, Connection, Exchange, Outcome, Query, RetryPlan, ScrapeEntry,
+    transaction_of, url_data,
 };
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use futures_lite::{AsyncRead, future};

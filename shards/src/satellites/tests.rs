@@ -69,7 +69,8 @@ impl Team {
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let (others, control) = (inboxes.clone(), control.clone());
             let (lines, connections) = (Arc::default(), connections.clone());
-            let links = Links { bell, inbox, others, control, lines, connections, discovery: None };
+            let trackers = crate::trackers::Trackers::unheard();
+            let links = Links { bell, inbox, others, control, lines, connections, discovery: None, trackers };
             let mut config = config();
             config.index = index;
             config.listeners =

@@ -110,6 +110,14 @@ impl Trackers {
         receiver
     }
 
+    /// A handle that nobody listens to.
+    #[cfg(test)]
+    pub(crate) fn unheard() -> Self {
+        let (commands, _) = unbounded();
+        let bell = Doorbell::new().expect("a descriptor");
+        Self { commands, bell, jobs: Arc::default(), stats: Arc::default() }
+    }
+
     /// The session ends: what waits and is no `stopped` is not sent any more.
     pub fn closing(&self) {
         self.send(Command::Closing);
@@ -158,9 +166,8 @@ impl TrackersThread {
         let stats = Arc::<Mutex<TrackerStats>>::default();
         let jobs = Arc::<AtomicUsize>::default();
         let handle = Trackers { commands, bell: bell.clone(), jobs: jobs.clone(), stats: stats.clone() };
-        let thread = executor::spawn("ccbt-trackers", None, move || {
-            thread::run(config, receiver, bell, jobs, stats)
-        })?;
+        let thread =
+            executor::spawn("ccbt-trackers", None, move || thread::run(config, receiver, bell, jobs, stats))?;
         Ok(Self { handle, thread })
     }
 

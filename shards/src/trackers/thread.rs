@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ccbt_protocol::tracker::dispatch::{Dispatcher, Step, Urgency};
 use ccbt_protocol::tracker::Event;
+use ccbt_protocol::tracker::dispatch::{Dispatcher, Step, Urgency};
 use ccbt_storage::doorbell::Doorbell;
 use crossbeam_channel::Receiver;
 use glommio::Task;
@@ -66,7 +66,8 @@ pub(super) async fn run(
     jobs: Arc<AtomicUsize>,
     shared: Arc<Mutex<TrackerStats>>,
 ) {
-    let sleeper = Sleeper::new(bell.park_fd()).unwrap_or_else(|error| panic!("tracker thread's eventfd: {error}"));
+    let sleeper =
+        Sleeper::new(bell.park_fd()).unwrap_or_else(|error| panic!("tracker thread's eventfd: {error}"));
     let mut worker = Worker {
         stop_timeout: config.client.stop_timeout,
         client: Rc::new(TrackerClient::new(config.client)),

@@ -35,7 +35,8 @@ impl Home {
         let now = Instant::now();
         Self {
             announces: Announces::new(identity, tiers, now, &mut SmallRng::seed_from_u64(7)),
-            thread: TrackersThread::start(TrackersConfig { client: config, ..TrackersConfig::default() }).unwrap(),
+            thread: TrackersThread::start(TrackersConfig { client: config, ..TrackersConfig::default() })
+                .unwrap(),
             done: DoneQueue::new(bell),
             now,
         }
@@ -234,6 +235,9 @@ fn late_started_is_followed_by_stopped() {
     run(move || async move {
         let mut home = Home::new(&[vec![url]]);
         home.poll(LEFT);
+        while home.thread.handle().stats().running == 0 {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
         home.announces.stop(home.now);
         assert!(!home.announces.is_idle(), "the tracker may know us by now");
         assert_eq!(home.announces.next_wakeup(home.now), Some(home.now + Duration::from_secs(3)));

@@ -66,10 +66,10 @@ struct Torrents {
 }
 
 impl Torrents {
-    fn new(count: u64, tiers: &[Vec<String>], client: TrackerClientConfig) -> Self {
+    fn new(count: u32, tiers: &[Vec<String>], client: TrackerClientConfig) -> Self {
         let now = Instant::now();
         let mut rng = SmallRng::seed_from_u64(1);
-        let torrent = |number: u64| {
+        let torrent = |number: u32| {
             let peer_id = PeerId(*b"-CF0001-abcdefghijkl");
             let info_hash = InfoHash([number as u8; 20]);
             let identity = Identity { torrent: TorrentKey(number), info_hash, peer_id, port: 6881 };
@@ -186,4 +186,26 @@ fn goodbyes_are_bounded_and_nothing_else_is_sent_after_closing() {
     assert_eq!(tracker.answered.load(Ordering::SeqCst), 100);
     assert!(tracker.most.load(Ordering::SeqCst) <= 32);
     torrents.thread.stop();
+}
+
+#[test]
+fn a_stop_takes_back_what_waits() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/announce", listener.local_addr().unwrap());
+    let mut torrents = Torrents::new(2, &[vec![url]], TrackerClientConfig::default());
+    torrents.poll();
+    // A host that has not answered yet is asked by one.
+    let mut first = listener.accept().unwrap().0;
+    let head = read_head(&mut first);
+    let second = usize::from(head.contains("info_hash=%00"));
+    torrents.torrents[second].stop(torrents.now);
+    respond(&mut first, "200 OK", "", COMPACT);
+    for _ in 0..2 {
+        torrents.wait();
+    }
+    assert!(torrents.torrents[second].is_idle());
+    assert_eq!(torrents.torrents[second].statuses()[0].failures, 0);
+    assert_eq!(torrents.thread.handle().stats().unsent, 1);
+    torrents.thread.stop();
+    assert_eq!(read_head(&mut first), "", "nothing more was asked");
 }

@@ -247,7 +247,8 @@ impl<J> Dispatcher<J> {
         }
         let wait = self.plan.backoff_base.saturating_mul(1 << state.downs.min(16)).min(self.plan.backoff_max);
         let wait = wait.mul_f64(rng.random_range(1.0..1.25)).min(self.plan.backoff_max);
-        (state.failures, state.downs, state.down_until) = (0, state.downs.saturating_add(1), Some(now + wait));
+        (state.failures, state.downs, state.down_until) =
+            (0, state.downs.saturating_add(1), Some(now + wait));
         if std::mem::replace(&mut state.proven, false) {
             self.running_unproven += state.running;
         }

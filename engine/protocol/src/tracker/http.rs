@@ -3,11 +3,11 @@
 //! Called by the control plane, which does the transport. Invariant: an answer that is a dictionary is always usable;
 //! a field of the wrong type or with nonsense in it counts as absent, since real trackers send all of that.
 
+use super::udp::ScrapeEntry;
 use super::{
     AnnounceRequest, AnnounceResponse, Event, INTERVAL_MAX, PEERS_MAX, PeerCollector, RetryIn,
     TRACKER_ID_LEN_MAX, TrackerFailure, clamp_interval, clean_text,
 };
-use super::udp::ScrapeEntry;
 use crate::bencode::{self, Dict, Limits, Value};
 use crate::ids::InfoHash;
 use std::fmt::Write;

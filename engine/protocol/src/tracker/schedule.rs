@@ -405,7 +405,12 @@ impl TrackerStatus {
 }
 
 /// Time until the next regular announce, see [`Announcer::on_response`].
-fn spread(interval: Duration, min_interval: Option<Duration>, is_first: bool, rng: &mut impl Rng) -> Duration {
+fn spread(
+    interval: Duration,
+    min_interval: Option<Duration>,
+    is_first: bool,
+    rng: &mut impl Rng,
+) -> Duration {
     match min_interval.filter(|min| *min < interval) {
         Some(min) => {
             let sooner = if is_first { interval / 2 } else { interval / 10 };

@@ -285,8 +285,10 @@ async fn scrapes(
     asked: Vec<(String, crossbeam_channel::Receiver<Scraped>)>,
 ) -> Result<api::Scrapes, ApiError> {
     let until = Instant::now() + SCRAPE_PATIENCE;
-    let wait = move || asked.into_iter().map(|(url, answer)| scraped(url, answer.recv_deadline(until)));
-    let trackers = tokio::task::spawn_blocking(move || wait().collect()).await;
+    let wait = move |(url, answer): (String, crossbeam_channel::Receiver<Scraped>)| {
+        scraped(url, answer.recv_deadline(until))
+    };
+    let trackers = tokio::task::spawn_blocking(move || asked.into_iter().map(wait).collect()).await;
     let trackers = trackers.map_err(|_| ApiError::new(503, "stopping", "the daemon is stopping"))?;
     Ok(api::Scrapes { info_hash: hash.to_string(), trackers })
 }

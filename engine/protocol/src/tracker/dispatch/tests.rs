@@ -17,7 +17,13 @@ fn started<J>(dispatcher: &mut Dispatcher<J>, now: Instant) -> Vec<J> {
     std::iter::from_fn(|| dispatcher.poll(now)).map(start).collect()
 }
 
-fn add(dispatcher: &mut Dispatcher<u32>, now: Instant, host: &str, urgency: Urgency, jobs: std::ops::Range<u32>) {
+fn add(
+    dispatcher: &mut Dispatcher<u32>,
+    now: Instant,
+    host: &str,
+    urgency: Urgency,
+    jobs: std::ops::Range<u32>,
+) {
     for job in jobs {
         dispatcher.submit(now, host, urgency, None, job).unwrap();
     }
@@ -340,7 +346,8 @@ fn ten_thousand_torrents_spread_over_the_interval_behind_a_dead_first_tracker() 
     let begin = swarm.now;
     swarm.run(interval * 4);
     assert!(swarm.most["http://good:1/"] <= 8 && swarm.most["udp://dead:1/"] == 1, "{:?}", swarm.most);
-    let first: HashSet<_> = swarm.sent.iter().filter(|sent| sent.2 == Event::Started).map(|sent| sent.1).collect();
+    let first: HashSet<_> =
+        swarm.sent.iter().filter(|sent| sent.2 == Event::Started).map(|sent| sent.1).collect();
     assert_eq!(first.len(), 10_000);
     let last = swarm.sent.iter().filter(|sent| sent.2 == Event::Started).map(|sent| sent.0).max().unwrap();
     assert!(last - begin < Duration::from_secs(140), "8 at a time and 0.1 s each: {:?}", last - begin);

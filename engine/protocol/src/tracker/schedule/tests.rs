@@ -194,7 +194,12 @@ fn forced_announces_respect_the_min_interval() {
     let mut announcer = announcer(&[2], true, t0);
     let announce = announcer.poll(t0).unwrap();
     let min = Duration::from_secs(300);
-    announcer.on_response(t0, announce.token, &AnnounceResponse { min_interval: Some(min), ..ok() }, &mut TestRng(5));
+    announcer.on_response(
+        t0,
+        announce.token,
+        &AnnounceResponse { min_interval: Some(min), ..ok() },
+        &mut TestRng(5),
+    );
     announcer.announce_now(t0);
     assert_eq!(announcer.poll(t0), None);
     assert_eq!(announcer.next_wakeup(t0), Some(t0 + min));
