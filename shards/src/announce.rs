@@ -133,7 +133,7 @@ pub struct Announces {
     has_completed: bool,
     /// After a stop: when unanswered announces are not waited for any longer.
     give_up_at: Option<Instant>,
-    /// Told to the tracker thread with every announce: those of this session that have not been sent need not be.
+    /// Told to the tracker thread with every announce: what has not been sent is of no use, but for `completed` and `stopped`.
     over: Arc<AtomicBool>,
 }
 

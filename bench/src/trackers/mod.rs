@@ -89,8 +89,7 @@ fn opentracker(scratch: &Path, at: SocketAddrV4, torrents: &Torrents) -> Result<
     std::fs::write(&list, lines).map_err(BenchError::file("write", &list))?;
     let port = at.port().to_string();
     let mut command = Command::new("opentracker");
-    command.args(["-i", "127.0.0.1", "-p", &port, "-P", &port, "-u", "root", "-d"]).arg(scratch);
-    command.arg("-w").arg(&list);
+    command.args(["-i", "127.0.0.1", "-p", &port, "-P", &port, "-w", "hashes", "-d"]).arg(scratch);
     let process = Process::spawn(&mut command, &scratch.join("opentracker.log"))?;
     let start = Instant::now();
     while TcpStream::connect(at).is_err() {

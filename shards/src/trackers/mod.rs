@@ -40,7 +40,7 @@ pub struct AnnounceJob {
     pub url: String,
     /// What to tell it.
     pub request: AnnounceRequest,
-    /// Once set, only `stopped` is worth sending.
+    /// Once set, only `completed` and `stopped` are worth sending.
     pub over: Arc<AtomicBool>,
     /// Where the result goes.
     pub done: DoneSender,
@@ -60,7 +60,7 @@ struct ScrapeJob {
 enum Command {
     Announce(Box<AnnounceJob>),
     Scrape(Box<ScrapeJob>),
-    /// Nothing but `stopped` is of use any more.
+    /// Nothing but `completed` and `stopped` is of use any more.
     Closing,
     Stop,
 }
@@ -118,7 +118,7 @@ impl Trackers {
         Self { commands, bell, jobs: Arc::default(), stats: Arc::default() }
     }
 
-    /// The session ends: what waits and is no `stopped` is not sent any more.
+    /// The session ends: what waits and is no `completed` or `stopped` is not sent any more.
     pub fn closing(&self) {
         self.send(Command::Closing);
     }

@@ -115,7 +115,7 @@ impl Worker {
                 Ok(Command::Scrape(job)) => self.submit(now, Job::Scrape(job)),
                 Ok(Command::Closing) => {
                     self.closing = true;
-                    self.dispatcher.give_up(|(_, job)| !job.is_goodbye());
+                    self.dispatcher.give_up(|(_, job)| !job.outlives());
                 }
                 Ok(Command::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
                 Err(crossbeam_channel::TryRecvError::Empty) => break,
@@ -127,7 +127,7 @@ impl Worker {
         }
         while let Some(step) = self.dispatcher.poll(now) {
             match step {
-                Step::Start((host, job)) if (self.closing && !job.is_goodbye()) || job.is_over() => {
+                Step::Start((host, job)) if self.is_useless(&job) => {
                     self.dispatcher.on_other(&host);
                     self.unsent(job, TrackerError::NotSent);
                 }
@@ -222,6 +222,11 @@ impl Worker {
         }
     }
 
+    /// Whether nobody wants it any more.
+    fn is_useless(&self, job: &Job) -> bool {
+        (self.closing && !job.outlives()) || job.is_over()
+    }
+
     fn publish(&mut self, now: Instant) {
         (self.stats.hosts, self.stats.hosts_down) = self.dispatcher.hosts(now);
         self.stats.waiting = self.dispatcher.waiting();
@@ -272,13 +277,20 @@ impl Job {
 
     /// Whether nobody wants it any more.
     fn is_over(&self) -> bool {
-        matches!(self, Self::Announce(job) if job.over.load(Ordering::Relaxed)) && !self.is_goodbye()
+        matches!(self, Self::Announce(job) if job.over.load(Ordering::Relaxed)) && !self.outlives()
+    }
+
+    /// Whether it is worth sending although its torrent or the session ends.
+    fn outlives(&self) -> bool {
+        matches!(self, Self::Announce(job) if matches!(job.request.event, Event::Stopped | Event::Completed))
     }
 
     fn urgency(&self) -> Urgency {
         match self {
             Self::Announce(job) if job.request.event == Event::Stopped => Urgency::Goodbye,
-            Self::Announce(job) if job.request.left > 0 => Urgency::Download,
+            Self::Announce(job) if job.request.left > 0 || job.request.event == Event::Completed => {
+                Urgency::Download
+            }
             Self::Announce(_) => Urgency::Seed,
             Self::Scrape(_) => Urgency::Download,
         }

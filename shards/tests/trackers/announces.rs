@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use ccbt_protocol::ids::TorrentKey;
 use ccbt_shards::announce::{Announces, DoneQueue, Identity, Outcome, Totals};
-use ccbt_shards::trackers::{TrackersConfig, TrackersThread};
+use ccbt_shards::trackers::{TrackerStats, TrackersConfig, TrackersThread};
 use ccbt_storage::doorbell::Doorbell;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -235,7 +235,8 @@ fn late_started_is_followed_by_stopped() {
     run(move || async move {
         let mut home = Home::new(&[vec![url]]);
         home.poll(LEFT);
-        while home.thread.handle().stats().running == 0 {
+        let begun = |stats: TrackerStats| stats.running > 0 || stats.answered > 0;
+        while !begun(home.thread.handle().stats()) {
             glommio::timer::sleep(Duration::from_millis(1)).await;
         }
         home.announces.stop(home.now);
