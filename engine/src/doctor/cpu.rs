@@ -41,7 +41,7 @@ fn threads(cpus: &[usize]) -> Finding {
 
 fn hashing() -> Finding {
     let backend = Backend::detect();
-    let data = vec![0x5a; 16 * 256 << 10];
+    let data = vec![0x5a; 16 * (256 << 10)];
     let pieces: Vec<&[u8]> = data.chunks(256 << 10).collect();
     let (began, mut bytes) = (Instant::now(), 0);
     while began.elapsed() < HASH_TIME {
@@ -55,7 +55,8 @@ fn hashing() -> Finding {
     if rate >= HASH_RATE {
         Finding::ok("hashing", found)
     } else {
-        let advice = "this CPU hashes slowly; let the virtual machine pass AVX2 or SHA-NI through (CPU type host)";
+        let advice =
+            "this CPU hashes slowly; let the virtual machine pass AVX2 or SHA-NI through (CPU type host)";
         Finding::warn("hashing", found, advice)
     }
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::layout::{Overrides, allowed_cpus, layout};
+
 /// Settings of the kernel that are looked at, by their name for `sysctl`.
 pub(super) const SYSCTLS: [&str; 11] = [
     "kernel.io_uring_disabled",
@@ -30,6 +32,8 @@ pub struct Facts {
     pub sysctls: BTreeMap<String, String>,
     /// Bytes that may be locked; `None`: any number.
     pub memlock: Option<u64>,
+    /// Shards that the engine would have.
+    pub shards: u64,
     /// Descriptors: what counts now, and how far that may be raised. `None`: any number.
     pub descriptors: (Option<u64>, Option<u64>),
     /// Source of the kernel's time, and those it could choose.
@@ -68,6 +72,7 @@ impl Facts {
             release: sysctl(root, "kernel.osrelease"),
             sysctls: SYSCTLS.into_iter().filter_map(known).collect(),
             memlock: getrlimit(Resource::Memlock).current,
+            shards: layout(&allowed_cpus(), &Overrides::default()).shards.len() as u64,
             descriptors: (nofile.current, nofile.maximum),
             clock,
             huge_pages: read(&root.join("sys/kernel/mm/transparent_hugepage/enabled"))

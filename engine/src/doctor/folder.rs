@@ -31,7 +31,11 @@ pub fn examine(folder: &Path, root: &Path) -> Vec<Finding> {
         // No O_TMPFILE here (overlay of old kernels, network file systems): nothing is left behind by not trying.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
             let advice = "ccbt-bench storage measures it with files that have names";
-            findings.push(Finding::warn("folder", format!("{shown} has no files without names: not tried"), advice));
+            findings.push(Finding::warn(
+                "folder",
+                format!("{shown} has no files without names: not tried"),
+                advice,
+            ));
         }
         Err(error) => {
             let advice = "give the user who runs ccbt-fast the right to write there, or name another folder";
@@ -101,18 +105,25 @@ fn device(folder: &File, root: &Path) -> Option<Finding> {
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     let base = root.join(format!("sys/dev/block/{major}:{minor}"));
     let read = |name: &str| {
-        let text = ["queue", "../queue"].iter().find_map(|at| std::fs::read_to_string(base.join(at).join(name)).ok());
+        let text = ["queue", "../queue"]
+            .iter()
+            .find_map(|at| std::fs::read_to_string(base.join(at).join(name)).ok());
         text.map(|text| text.trim().to_owned())
     };
     let kind = if read("rotational")? == "1" { "rotating" } else { "flash" };
     let scheduler = read("scheduler").unwrap_or_default();
-    let chosen = scheduler.split_once('[').and_then(|(_, rest)| Some(rest.split_once(']')?.0)).unwrap_or("none");
-    let found = format!("{kind} device, scheduler {chosen}, {} requests", read("nr_requests").unwrap_or_default());
+    let chosen =
+        scheduler.split_once('[').and_then(|(_, rest)| Some(rest.split_once(']')?.0)).unwrap_or("none");
+    let found =
+        format!("{kind} device, scheduler {chosen}, {} requests", read("nr_requests").unwrap_or_default());
     let is_idle_talk = matches!(chosen, "none" | "mq-deadline" | "kyber");
     Some(if is_idle_talk || kind == "rotating" {
         Finding::ok("device", found)
     } else {
-        let advice = format!("echo none > {}/queue/scheduler (the engine orders its operations itself)", base.display());
+        let advice = format!(
+            "echo none > {}/queue/scheduler (the engine orders its operations itself)",
+            base.display()
+        );
         Finding::warn("device", found, advice)
     })
 }
@@ -123,7 +134,10 @@ mod tests {
     use super::*;
 
     fn of<'a>(findings: &'a [Finding], check: &str) -> &'a Finding {
-        findings.iter().find(|finding| finding.check == check).unwrap_or_else(|| panic!("no {check}: {findings:?}"))
+        findings
+            .iter()
+            .find(|finding| finding.check == check)
+            .unwrap_or_else(|| panic!("no {check}: {findings:?}"))
     }
 
     #[test]
@@ -150,7 +164,8 @@ mod tests {
         let (root, folder) = (tempfile::tempdir().expect("made"), tempfile::tempdir().expect("made"));
         let opened = File::open(folder.path()).expect("opened");
         let number = opened.metadata().expect("known").dev();
-        let queue = format!("sys/dev/block/{}:{}/queue", rustix::fs::major(number), rustix::fs::minor(number));
+        let queue =
+            format!("sys/dev/block/{}:{}/queue", rustix::fs::major(number), rustix::fs::minor(number));
         let queue = root.path().join(queue);
         std::fs::create_dir_all(&queue).expect("made");
         let says = |rotational: &str, scheduler: &str| {

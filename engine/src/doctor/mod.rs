@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub use facts::Facts;
+pub use facts::{Facts, sysctl};
 pub use judge::judge;
 
 /// How something is.

@@ -10,7 +10,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Listens on `port` and connects to it over loopback, by IPv4 and IPv6.
 pub fn examine(port: u16) -> Vec<Finding> {
-    vec![one("port-ipv4", (Ipv4Addr::LOCALHOST, port).into()), one("port-ipv6", (Ipv6Addr::LOCALHOST, port).into())]
+    vec![
+        one("port-ipv4", (Ipv4Addr::LOCALHOST, port).into()),
+        one("port-ipv6", (Ipv6Addr::LOCALHOST, port).into()),
+    ]
 }
 
 fn one(check: &'static str, addr: SocketAddr) -> Finding {
@@ -18,7 +21,11 @@ fn one(check: &'static str, addr: SocketAddr) -> Finding {
         Ok(listener) => Some(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
         Err(error) if addr.is_ipv6() => {
-            return Finding::warn(check, format!("no IPv6 here ({error})"), "peers with IPv6 alone are out of reach");
+            return Finding::warn(
+                check,
+                format!("no IPv6 here ({error})"),
+                "peers with IPv6 alone are out of reach",
+            );
         }
         Err(error) => {
             let advice = "choose another port with --port; those below 1024 need CAP_NET_BIND_SERVICE";
@@ -28,8 +35,12 @@ fn one(check: &'static str, addr: SocketAddr) -> Finding {
     let addr = listener.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(addr);
     let reached = TcpStream::connect_timeout(&addr, PATIENCE);
     match (reached, listener) {
-        (Ok(_), Some(_)) => Finding::ok(check, format!("port {} can be listened on and reached", addr.port())),
-        (Ok(_), None) => Finding::ok(check, format!("somebody listens on port {} and can be reached", addr.port())),
+        (Ok(_), Some(_)) => {
+            Finding::ok(check, format!("port {} can be listened on and reached", addr.port()))
+        }
+        (Ok(_), None) => {
+            Finding::ok(check, format!("somebody listens on port {} and can be reached", addr.port()))
+        }
         (Err(error), _) => Finding::warn(
             check,
             format!("port {} cannot be reached over loopback ({error})", addr.port()),

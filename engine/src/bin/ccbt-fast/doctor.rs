@@ -62,7 +62,10 @@ mod tests {
             advice: Some("install".into()),
         };
         let text = words(&finding);
-        assert!(text.starts_with("warn  kernel") && text.ends_with("\n                      -> install"), "{text}");
+        assert!(
+            text.starts_with("warn  kernel") && text.ends_with("\n                      -> install"),
+            "{text}"
+        );
         assert!(!text.contains('\x1b'), "{text}");
     }
 }

@@ -34,5 +34,5 @@ pub struct TuneArgs {
 }
 
 fn profile(text: &str) -> Result<Profile, String> {
-    text.parse()
+    text.parse().map_err(|error: ccbt_fast::tuning::UnknownProfile| error.to_string())
 }
