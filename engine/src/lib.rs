@@ -38,6 +38,7 @@ mod goal;
 pub mod hashing;
 pub mod layout;
 pub mod linking;
+pub mod metrics;
 mod session;
 pub mod streaming;
 #[cfg(test)]

@@ -30,6 +30,7 @@ use ccbt_storage::messages::Preallocate;
 use super::error::StartError;
 use crate::checkpoints::{self, Checkpoint, CheckpointSettings};
 use crate::layout::{Overrides, allowed_cpus, layout};
+use crate::metrics::MetricsSettings;
 
 /// Ports tried in turn when none is asked for; after them the system chooses.
 const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
@@ -97,6 +98,8 @@ pub struct Settings {
     /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
     /// is bound to a loopback address.
     pub enable_lsd: bool,
+    /// What Prometheus may read.
+    pub metrics: MetricsSettings,
 }
 
 impl Default for Settings {
@@ -126,6 +129,7 @@ impl Default for Settings {
             enable_dht: true,
             dht: DhtSettings::default(),
             enable_lsd: true,
+            metrics: MetricsSettings::default(),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Failure {
             Self::Load(_) | Self::Config(_) | Self::Usage(_) | Self::Add(AddError::Load(_)) => 2,
             Self::Start { source } | Self::Daemon(DaemonError::Start(source)) => match source {
                 StartError::Cpus { .. } | StartError::NoTransport => 2,
-                StartError::Service(ServiceError::Listen { .. }) => 1,
+                StartError::Metrics { .. } | StartError::Service(ServiceError::Listen { .. }) => 1,
                 _ => 3,
             },
             Self::Daemon(DaemonError::Control(ControlError::Io { .. })) => 1,

@@ -37,7 +37,7 @@ pub const SECTIONS: [(&str, &str); 9] = [
     ("strategy", "What is asked of whom, and who is served."),
     ("discovery", "How peers are found."),
     ("limits", "Rates, and when seeding ends."),
-    ("observability", "Logs."),
+    ("observability", "Logs and metrics."),
     ("engine", "Threads, CPUs and memory."),
     ("security", "Whom to trust."),
     ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
