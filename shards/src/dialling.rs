@@ -123,7 +123,10 @@ impl Shard {
         transport: Transport,
     ) -> Option<SocketKey> {
         let started = match transport {
-            Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
+            Transport::Tcp => {
+                let way = self.way_to(addr);
+                outgoing_socket(way, self.config.bind).map(|fd| self.ring.connect(fd, way))
+            }
             Transport::Utp => self.utp_socket(addr).map(|fd| self.ring.connect_utp(fd, rand::random())),
         };
         match started {
@@ -188,8 +191,15 @@ impl Shard {
         }
         self.worked.remember(addr, transport);
         self.timers.races.set(key.index(), None);
-        let conn = self.conn(key).expect("seen just now");
-        conn.stage = Stage::Handshake(HandshakeReader::default());
+        if self.ask_proxy(key) {
+            return;
+        }
+        self.conn(key).expect("seen just now").stage = Stage::Handshake(HandshakeReader::default());
+        self.begin_handshake(key);
+    }
+
+    /// A connection that we have opened leads to the peer: says the first words.
+    pub(crate) fn begin_handshake(&mut self, key: SocketKey) {
         self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
         let info_hash = self.dialled_for(self.conns[key.index()].as_ref().expect("seen just now"));
         self.greet(key, info_hash);

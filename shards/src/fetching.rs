@@ -310,10 +310,12 @@ impl Shard {
                 return;
             }
             let Some(addr) = fetcher.candidates.next(self.now, &mut self.rng) else { return };
-            match outgoing_socket(addr, self.config.bind) {
+            let way = self.way_to(addr);
+            let fetcher = &mut self.fetchers[at];
+            match outgoing_socket(way, self.config.bind) {
                 Ok(fd) => {
                     fetcher.conns += 1;
-                    let key = self.ring.connect(fd, addr);
+                    let key = self.ring.connect(fd, way);
                     self.insert_conn(key, addr, false, Stage::Connecting, None);
                     self.conn(key).expect("just inserted").fetch = Some(at);
                 }

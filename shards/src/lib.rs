@@ -27,6 +27,7 @@ mod pacing;
 mod partial;
 mod pieces;
 pub mod playing;
+pub mod proxying;
 mod relocating;
 pub mod ring;
 pub mod satellites;

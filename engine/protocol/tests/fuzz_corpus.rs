@@ -19,6 +19,8 @@ mod metainfo;
 mod mse;
 #[path = "../fuzz/entry/pex.rs"]
 mod pex;
+#[path = "../fuzz/entry/proxy.rs"]
+mod proxy;
 #[path = "../fuzz/entry/torrent.rs"]
 mod torrent;
 #[path = "../fuzz/entry/tracker_http.rs"]
@@ -68,6 +70,11 @@ fn metainfo_corpus() {
 #[test]
 fn wire_corpus() {
     run_corpus("wire", wire::run);
+}
+
+#[test]
+fn proxy_corpus() {
+    run_corpus("proxy", proxy::run);
 }
 
 #[test]
@@ -124,6 +131,7 @@ fn random_inputs() {
         ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
+        ("proxy", proxy::run),
         ("tracker_http", tracker_http::run),
         ("tracker_udp", tracker_udp::run),
         ("torrent", torrent::run),
