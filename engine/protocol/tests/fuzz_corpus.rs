@@ -127,7 +127,7 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 10] = [
+    let targets: [Target; 11] = [
         ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
