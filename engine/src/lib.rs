@@ -33,6 +33,7 @@ pub mod checkpoints;
 pub mod choosing;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 mod goal;
 pub mod hashing;
 pub mod layout;
@@ -41,6 +42,7 @@ mod session;
 pub mod streaming;
 #[cfg(test)]
 mod testing;
+pub mod tuning;
 
 pub use ccbt_protocol::dht::DhtStats;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};

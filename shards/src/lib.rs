@@ -28,6 +28,7 @@ mod partial;
 mod pieces;
 pub mod playing;
 pub mod proxying;
+mod punching;
 mod relocating;
 pub mod ring;
 pub mod satellites;

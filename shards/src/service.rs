@@ -28,6 +28,7 @@ use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::proxying::{Proxy, for_peers};
+use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::trackers::{Trackers, TrackersConfig, TrackersThread};
@@ -163,8 +164,10 @@ impl Service {
         let lines = Arc::new(DeviceLines::default());
         let connections = Arc::new(AtomicUsize::new(0));
         let connections_max = config.max_connections.max(1);
+        let accepts = shares || !utp_sockets.is_empty();
+        let utp_ends = UtpEnds::new(config.bind, if accepts { port } else { 0 });
         let strangers =
-            Strangers::new((config.bind, port), inboxes.clone(), connections.clone(), connections_max);
+            Strangers::new(utp_ends.clone(), inboxes.clone(), connections.clone(), connections_max);
         let (to_discovery, to_acceptor) =
             if shares { (Some(strangers), None) } else { (None, Some(strangers)) };
         let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
@@ -179,6 +182,7 @@ impl Service {
                 lines: lines.clone(),
                 connections: connections.clone(),
                 discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
+                utp_ends: utp_ends.clone(),
                 trackers: trackers.handle().clone(),
             };
             let mut own = Vec::new();

@@ -42,6 +42,7 @@ use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::pacing::Gathering;
 use crate::proxying::Proxy;
+use crate::ring::utp::UtpEnds;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
@@ -116,6 +117,8 @@ pub struct Links {
     pub connections: Arc<AtomicUsize>,
     /// Where peers are found without trackers; `None`: nowhere.
     pub discovery: Option<Discovery>,
+    /// Who has a uTP socket of the listening port.
+    pub utp_ends: UtpEnds,
     /// Where announces go.
     pub trackers: Trackers,
 }
@@ -173,6 +176,8 @@ pub(crate) struct Conn {
     pub hostile: bool,
     /// Its torrent's home has given it to this shard.
     pub placed: bool,
+    /// We have opened it, and yet the peer speaks first.
+    pub answers: bool,
     /// Of a connection that we have opened: how.
     pub transport: Transport,
     /// The attempt at the same address over the other transport.
@@ -213,6 +218,7 @@ impl Conn {
             hungry: false,
             hostile: false,
             placed: false,
+            answers: false,
             transport: Transport::Tcp,
             rival: None,
             superseded: false,
@@ -248,6 +254,7 @@ pub struct Shard {
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
+    pub(crate) utp_ends: UtpEnds,
     /// Transports that have worked.
     pub(crate) worked: Worked,
     /// Peers that do not take encrypted connections.
@@ -332,6 +339,7 @@ impl Shard {
             conns: Vec::new(),
             connections: links.connections,
             discovery: links.discovery,
+            utp_ends: links.utp_ends,
             rng: rand::make_rng(),
             worked: Worked::default(),
             plain_only: PlainOnly::default(),

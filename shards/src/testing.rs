@@ -141,6 +141,7 @@ impl Rig {
             lines: Arc::default(),
             connections: Arc::default(),
             discovery: None,
+            utp_ends: crate::ring::utp::UtpEnds::default(),
             trackers: Trackers::unheard(),
         };
         let mut config = config();

@@ -112,7 +112,10 @@ fn everything_goes_through_the_proxy_and_nothing_else_leaves() {
         client.wait_exit(PATIENCE);
         made.payload.assert_equal_in(&lab.dir(kind));
         let asked = proxy.asked();
-        assert!(asked.iter().any(|to| to == PEER) && asked.iter().any(|to| to == "tracker.example:8000"), "{asked:?}");
+        assert!(
+            asked.iter().any(|to| to == PEER) && asked.iter().any(|to| to == "tracker.example:8000"),
+            "{asked:?}"
+        );
         let (stdout, stderr) = (client.stdout(), client.stderr());
         assert!(!stdout.contains(CREDENTIALS.1) && !stderr.contains(CREDENTIALS.1), "the password is told");
     }
