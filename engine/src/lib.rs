@@ -50,6 +50,7 @@ pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
+pub use ccbt_protocol::proxy::{Credentials as ProxyCredentials, ProxyKind};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_protocol::tracker::udp::ScrapeEntry;
 pub use ccbt_shards::control::TrackerError;
@@ -59,6 +60,7 @@ pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
+pub use ccbt_shards::proxying::Proxy;
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;
