@@ -32,6 +32,7 @@ use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::trackers::{Trackers, TrackersConfig, TrackersThread};
 use crate::utp_acceptor::{self, Strangers, UtpAcceptor};
+use crate::webseeds::{WebSeedConfig, WebSeedThread};
 use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
 
@@ -86,6 +87,8 @@ pub struct ServiceConfig {
     pub transports: Transports,
     /// Which connections are encrypted.
     pub encryption: EncryptionPolicy,
+    /// Torrents' web seeds may be at local addresses.
+    pub web_seed_local: bool,
 }
 
 /// Why the engine does not start.
@@ -127,6 +130,7 @@ pub struct Service {
     /// `None`: neither DHT nor local discovery is wanted.
     discovery: Option<DiscoveryThread>,
     trackers: TrackersThread,
+    webseeds: WebSeedThread,
 }
 
 struct Running {
@@ -166,6 +170,7 @@ impl Service {
         let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
         let discovery = start_discovery(&config, &listeners, strays)?;
         let trackers = TrackersThread::start(config.trackers.clone()).map_err(StartError::Resources)?;
+        let webseeds = start_webseeds(&config)?;
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let links = Links {
                 bell,
@@ -177,6 +182,7 @@ impl Service {
                 discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
                 utp_ends: utp_ends.clone(),
                 trackers: trackers.handle().clone(),
+                webseeds: Some(webseeds.handle().clone()),
             };
             let mut own = Vec::new();
             for listener in listeners.iter().filter(|_| config.transports.tcp) {
@@ -206,6 +212,7 @@ impl Service {
             port,
             discovery,
             trackers,
+            webseeds,
         };
         this.set_limits(config.down_limit, config.up_limit);
         Ok(this)
@@ -328,6 +335,7 @@ impl Service {
             }
         }
         self.trackers.stop();
+        self.webseeds.stop();
         if let Some(discovery) = self.discovery {
             discovery.stop();
         }
@@ -373,6 +381,17 @@ fn shard_config(
         transports: config.transports,
         encryption: config.encryption,
     }
+}
+
+fn start_webseeds(config: &ServiceConfig) -> Result<WebSeedThread, StartError> {
+    let client = &config.trackers.client;
+    let config = WebSeedConfig {
+        allow_local: config.web_seed_local,
+        bind: config.bind,
+        extra_roots_pem: client.extra_roots_pem.clone(),
+        user_agent: client.user_agent.clone(),
+    };
+    WebSeedThread::start(config).map_err(StartError::Resources)
 }
 
 /// Starts the discovery thread where it is wanted.

@@ -1,9 +1,9 @@
 //! A torrent's web seeds at its home: what they are asked for, and what becomes of what they bring.
 //!
-//! Role: takes runs of pieces from the picker, lends their memory to the web seed thread ([`crate::webseeds`]), and hands what
-//! comes back to the hash pool, as pieces of peers are. Owner: the torrent's home shard. Invariants: a lent piece is Elsewhere
-//! in the picker and counted in `busy` until it comes back, so nothing ends, moves or is looked at before; web seeds hold
-//! half of the shard's piece memory at most.
+//! Role: takes runs of pieces from the picker, lends their memory to the web seed thread ([`crate::webseeds`]), and
+//! hands what comes back to the hash pool, as pieces of peers are. Owner: the torrent's home shard. Invariants: a lent
+//! piece is Elsewhere in the picker and counted in `busy` until it comes back, so nothing ends, moves or is looked at
+//! before; web seeds hold half of the shard's piece memory at most.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use ccbt_storage::messages::HashJob;
 
 use crate::messages::{Event, FromShard};
 use crate::shard::{PIECES_MAX, Shard};
-use crate::webseeds::{Command, Fetch, FromWeb, Site};
+use crate::webseeds::{Command, Fetch, FromWeb, Site, WebCounts};
 
 /// Web seeds of a torrent that are used.
 pub const SITES_MAX: usize = 32;
@@ -45,10 +45,7 @@ pub(crate) struct WebSources {
     /// Who brought the pieces that wait for their verdict.
     brought: HashMap<PieceIndex, SeedId>,
     /// Bytes that the thread may receive and has not, where a limit applies.
-    pub(crate) allowed: Option<u64>,
-    /// It waits for tokens.
-    pub(crate) held: bool,
-    pub(crate) turn: Option<Option<usize>>,
+    allowed: Option<u64>,
 }
 
 impl WebSources {
@@ -63,15 +60,14 @@ impl WebSources {
                 next: 0,
                 brought: HashMap::new(),
                 allowed: None,
-                held: false,
-                turn: None,
             })
         })
     }
 
-    /// Seeds in all, those asked now, those banned (counts).
-    pub fn counts(&self) -> (usize, usize, usize) {
-        self.seeds.counts()
+    /// For the status.
+    pub fn counts(&self) -> WebCounts {
+        let (known, active, banned) = self.seeds.counts();
+        WebCounts { known, active, banned }
     }
 
     /// Whether anything is asked for.
@@ -188,7 +184,9 @@ impl Shard {
                 let expected = home.meta.piece_hash(piece);
                 self.gather(index, HashJob { torrent: key, piece, expected, buf });
             }
-            FromWeb::Ended { job, first, left, outcome } => self.end_request(index, job, first, left, &outcome),
+            FromWeb::Ended { job, first, left, outcome } => {
+                self.end_request(index, job, first, left, &outcome)
+            }
         }
         self.touch(index);
     }
@@ -263,7 +261,7 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         let (Some(web), Some(torrent)) = (&home.web, &mut home.torrent) else { return };
-        if !home.phase_is_running() || torrent.is_finished() || torrent.picker().startable() > 0 {
+        if !home.is_running() || torrent.is_finished() || torrent.picker().startable() > 0 {
             return;
         }
         if torrent.has_idle_peer(now) {
@@ -291,7 +289,6 @@ impl Shard {
         let (key, Some(web)) = (home.key, &mut home.web) else { return };
         if !limited {
             if web.allowed.take().is_some() {
-                web.held = false;
                 thread.send(Command::Allow(key, None));
             }
             return;

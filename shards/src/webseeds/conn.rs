@@ -1,7 +1,7 @@
 //! One connection to an HTTP server, plain or TLS, never waiting.
 //!
-//! Owner: a job, or the list of idle connections. Invariant: bytes that were read ahead ([`Conn::ahead`]) come before what
-//! the socket has.
+//! Owner: a job, or the list of idle connections. Invariant: bytes that were read ahead ([`Conn::ahead`]) come before
+//! what the socket has.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};

@@ -1,8 +1,8 @@
 //! One request of a torrent on its way: from a run of pieces to their bytes.
 //!
-//! Owner: the web seed thread. Stages: queued until its server has room, then name, connection, TLS, request and head for
-//! each file of the run, and its data straight into the pieces. Invariant: `at` is how much of the first piece is there, and
-//! complete pieces leave at once.
+//! Owner: the web seed thread. Stages: queued until its server has room, then name, connection, TLS, request and head
+//! for each file of the run, and its data straight into the pieces. Invariant: `at` is how much of the first piece is
+//! there, and complete pieces leave at once.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -191,7 +191,8 @@ impl Job {
             if segment.source != Source::Zeroes {
                 return false;
             }
-            let place = &mut self.fetch.pieces.front_mut().expect("padding has a place").as_mut_slice()[self.at..];
+            let place =
+                &mut self.fetch.pieces.front_mut().expect("padding has a place").as_mut_slice()[self.at..];
             let len = (place.len() as u64).min(segment.len);
             place[..len as usize].fill(0);
             segment.len -= len;

@@ -1,11 +1,11 @@
 //! The web seed thread (BEP 19): HTTP for all torrents of all shards, off the hot path.
 //!
-//! Role: a torrent's home lends it the memory of a run of pieces ([`Fetch`]); it receives the ranges of files that they are
-//! made of straight into that memory and sends each piece back when it is complete ([`FromWeb`]). Hashing, writing, blame
-//! and choice stay at home ([`crate::websources`]). Owner: [`crate::service::Service`] starts and ends the thread; shards have
-//! a clone of the handle. Invariants: every buffer that was lent comes back once, in [`FromWeb::Piece`] or
-//! [`FromWeb::Ended`]; the thread waits for nothing but its sockets, its bell and the clock; commands are bounded by what is
-//! lent.
+//! Role: a torrent's home lends it the memory of a run of pieces ([`Fetch`]); it receives the ranges of files that they
+//! are made of straight into that memory and sends each piece back when it is complete ([`FromWeb`]). Hashing, writing,
+//! blame and choice stay at home ([`crate::websources`]). Owner: [`crate::service::Service`] starts and ends the
+//! thread; shards have a clone of the handle. Invariants: every buffer that was lent comes back once, in
+//! [`FromWeb::Piece`] or [`FromWeb::Ended`]; the thread waits for nothing but its sockets, its bell and the clock;
+//! commands are bounded by what is lent.
 
 mod conn;
 mod job;
@@ -74,6 +74,17 @@ pub struct Fetch {
     pub segments: VecDeque<Segment>,
     /// Bytes come only as far as [`Command::Allow`] says.
     pub limited: bool,
+}
+
+/// A torrent's web seeds (counts).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WebCounts {
+    /// In all.
+    pub known: usize,
+    /// Asked for something now.
+    pub active: usize,
+    /// Not asked any more: they sent wrong pieces.
+    pub banned: usize,
 }
 
 /// What the thread is told.

@@ -1,7 +1,7 @@
 //! The web seed thread: one loop over its sockets, its commands and the clock.
 //!
-//! Owner of all requests, idle connections and allowances. Invariant: a turn does a bounded amount for each request; what a
-//! home has no room for waits here, in order.
+//! Owner of all requests, idle connections and allowances. Invariant: a turn does a bounded amount for each request;
+//! what a home has no room for waits here, in order.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -175,13 +175,18 @@ impl Worker {
     fn finish(&mut self, now: Instant, at: usize, result: Result<(), Failure>) {
         self.tell_progress(at);
         let mut job = self.jobs.swap_remove(at);
-        if let (Ok(()), Stage::Between(Some(conn))) = (&result, std::mem::replace(&mut job.stage, Stage::Queued)) {
+        if let (Ok(()), Stage::Between(Some(conn))) =
+            (&result, std::mem::replace(&mut job.stage, Stage::Queued))
+        {
             self.keep(now, job.host.clone(), conn);
         }
         let took = now.saturating_duration_since(job.begun);
         self.tell_end(job.fetch, outcome(job.bytes, took, job.ranged, result));
         // Somebody may have waited for this place.
-        self.jobs.iter_mut().filter(|job| matches!(job.stage, Stage::Queued)).for_each(|job| job.ready = true);
+        self.jobs
+            .iter_mut()
+            .filter(|job| matches!(job.stage, Stage::Queued))
+            .for_each(|job| job.ready = true);
     }
 
     fn keep(&mut self, now: Instant, host: Host, conn: Conn) {
@@ -270,7 +275,12 @@ impl Worker {
     }
 
     /// Asks for the next file, over `conn` if that leads there.
-    fn next_file(&mut self, now: Instant, at: usize, conn: Option<Conn>) -> Result<bool, Result<(), Failure>> {
+    fn next_file(
+        &mut self,
+        now: Instant,
+        at: usize,
+        conn: Option<Conn>,
+    ) -> Result<bool, Result<(), Failure>> {
         let before = self.jobs[at].host.clone();
         let job = &mut self.jobs[at];
         if job.is_piece_complete() || job.make_zeroes() {
@@ -432,7 +442,8 @@ impl Worker {
     /// Waits for sockets, the bell or the clock.
     fn sleep(&mut self) {
         let mut wait = None;
-        let mut at_most = |time: Duration| wait = Some(wait.map_or(time, |before: Duration| before.min(time)));
+        let mut at_most =
+            |time: Duration| wait = Some(wait.map_or(time, |before: Duration| before.min(time)));
         if !self.outbox.is_empty() {
             at_most(LOOK);
         }
@@ -463,7 +474,9 @@ impl Worker {
         if self.commands.is_empty() {
             let limit = wait.map(|wait| Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() });
             let limit = limit.map(|limit| match wait {
-                Some(wait) if wait >= Duration::from_secs(1) => Timespec { tv_sec: wait.as_secs() as i64, ..limit },
+                Some(wait) if wait >= Duration::from_secs(1) => {
+                    Timespec { tv_sec: wait.as_secs() as i64, ..limit }
+                }
                 _ => limit,
             });
             // Interrupted is as good as woken.

@@ -51,6 +51,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         zero_copy_send: ZeroCopySend::default(),
         transports: Default::default(),
         encryption: Default::default(),
+        web_seed_local: false,
     };
     change(&mut config);
     Service::start(config).unwrap()
@@ -103,6 +104,7 @@ pub fn add_with(
         picker: PickerConfig::default(),
         peers,
         trackers: Vec::new(),
+        web_seeds: Vec::new(),
         use_dht: true,
         use_lsd: true,
         seed_only: false,

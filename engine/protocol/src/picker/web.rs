@@ -5,8 +5,8 @@
 //! [`FROM_WEB`], so the torrent's peers are not blamed for it.
 //!
 //! Which run: what is urgent first; else the highest priority, and there the longest gap near where the last run
-//! ended, so that few requests fetch much and gaps between what peers bring are closed. With an order of its own the torrent
-//! keeps that.
+//! ended, so that few requests fetch much and gaps between what peers bring are closed. With an order of its own the
+//! torrent keeps that.
 
 use rand::Rng;
 
@@ -20,10 +20,10 @@ pub const FROM_WEB: PeerKey = PeerKey(u32::MAX - 1);
 const LOOK: u32 = 4096;
 
 impl Picker {
-    /// Gives up to `max` contiguous pieces away that were not begun, that `usable` accepts and for which `acquire` finds
-    /// memory, in rising order. `lowest`: the first of the torrent that are missing, for a server that cannot begin in
-    /// the middle. They are Elsewhere until [`Picker::arrived`] or [`Picker::admit`]. Costs [`LOOK`] steps at most, unless
-    /// `usable` refuses much.
+    /// Gives up to `max` contiguous pieces away that were not begun, that `usable` accepts and for which `acquire`
+    /// finds memory, in rising order. `lowest`: the first of the torrent that are missing, for a server that cannot
+    /// begin in the middle. They are Elsewhere until [`Picker::arrived`] or [`Picker::admit`]. Costs [`LOOK`] steps at
+    /// most, unless `usable` refuses much.
     pub fn lend_run(
         &mut self,
         max: u32,
@@ -61,8 +61,7 @@ impl Picker {
         if let Some(urgent) = self.urgent.first(fits) {
             return Some(urgent);
         }
-        let view =
-            PeerView { key: FROM_WEB, has: PeerHas::All, only: None, suggested: &[], slow: false };
+        let view = PeerView { key: FROM_WEB, has: PeerHas::All, only: None, suggested: &[], slow: false };
         let best = self.choose_new(&view, rng)?;
         let priority = self.priority(best);
         let fits = |piece: &PieceIndex| fits(piece) && self.priority(*piece) == priority;
@@ -78,8 +77,8 @@ impl Picker {
         })
     }
 
-    /// Where the longest of the gaps begins that are near the end of the last run. That run is gone on with while it can
-    /// be.
+    /// Where the longest of the gaps begins that are near the end of the last run. That run is gone on with while it
+    /// can be.
     fn longest_gap(&self, fits: impl Fn(&PieceIndex) -> bool) -> Option<PieceIndex> {
         let count = self.geometry.piece_count();
         let from = if self.run_end < count { self.run_end } else { 0 };

@@ -1,9 +1,9 @@
 //! What an HTTP server answers to a request for a range of a file (RFC 9110, 9112).
 //!
 //! Role: [`Head::parse`] reads the head of an answer, [`Head::judge`] compares it with what was asked for, and [`Body`]
-//! finds the data in what follows, chunked or not. Owner: the web seed thread, one [`Body`] per request under way. Invariant:
-//! a body that is taken has exactly the bytes that were asked for at a known place: whoever answers with another range,
-//! another length or an encoding is at fault.
+//! finds the data in what follows, chunked or not. Owner: the web seed thread, one [`Body`] per request under way.
+//! Invariant: a body that is taken has exactly the bytes that were asked for at a known place: whoever answers with
+//! another range, another length or an encoding is at fault.
 
 use std::time::{Duration, SystemTime};
 
@@ -181,9 +181,7 @@ impl Head {
                 Some(told) if told != wanted.file_len => Err(HttpFault::WrongLength),
                 _ => Ok(Verdict::Data(Body::new(&self, wanted.start, wanted.file_len - wanted.start))),
             },
-            301 | 302 | 303 | 307 | 308 => {
-                self.location.map(Verdict::Redirect).ok_or(HttpFault::BadRedirect)
-            }
+            301 | 302 | 303 | 307 | 308 => self.location.map(Verdict::Redirect).ok_or(HttpFault::BadRedirect),
             status => {
                 let wait = self.retry_after.map(|retry| match retry {
                     RetryAfter::In(wait) => wait,
@@ -227,8 +225,8 @@ enum Framing {
 
 /// The data of an answer within the bytes that follow its head.
 ///
-/// Call order: while [`Body::left`] is not 0, read up to [`Body::data_ahead`] bytes of data and say [`Body::took`]; when that
-/// is 0, hand what comes to [`Body::control`].
+/// Call order: while [`Body::left`] is not 0, read up to [`Body::data_ahead`] bytes of data and say [`Body::took`];
+/// when that is 0, hand what comes to [`Body::control`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
     framing: Framing,
@@ -300,8 +298,8 @@ impl Body {
         }
     }
 
-    /// Takes control bytes off the front of `bytes`; returns how many. To be called while [`Body::data_ahead`] is 0, also
-    /// when all data is here, until [`Body::is_over`]: then the connection is free.
+    /// Takes control bytes off the front of `bytes`; returns how many. To be called while [`Body::data_ahead`] is 0,
+    /// also when all data is here, until [`Body::is_over`]: then the connection is free.
     pub fn control(&mut self, bytes: &[u8]) -> Result<usize, HttpFault> {
         let mut used = 0;
         while let Framing::Size { .. } | Framing::Trailers = self.framing

@@ -1,8 +1,8 @@
 //! Whom to ask next, for how much, and whom not to ask.
 //!
 //! Role: what a torrent knows of its web seeds. Owner: the torrent's home shard. Invariants: a seed has at most
-//! [`REQUESTS_MAX`] requests under way; one that sent a wrong piece is asked for nothing more; one that fails rests, longer
-//! each time, as long as it says itself if it does.
+//! [`REQUESTS_MAX`] requests under way; one that sent a wrong piece is asked for nothing more; one that fails rests,
+//! longer each time, as long as it says itself if it does.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -229,7 +229,10 @@ mod tests {
     #[test]
     fn requests_are_shared_and_grow_with_success() {
         let (mut seeds, now) = (Seeds::new(2), Instant::now());
-        assert_eq!([ask(&mut seeds, now), ask(&mut seeds, now), ask(&mut seeds, now)], [Some(0), Some(1), None]);
+        assert_eq!(
+            [ask(&mut seeds, now), ask(&mut seeds, now), ask(&mut seeds, now)],
+            [Some(0), Some(1), None]
+        );
         assert_eq!(seeds.run_bytes(0), 1 << 20);
         for _ in 0..9 {
             seeds.ended(now, 0, &outcome(10 << 20, Ok(())));

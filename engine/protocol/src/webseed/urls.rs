@@ -9,8 +9,8 @@ use std::fmt::Write;
 use crate::bencode::{Limits, List, decode_with};
 use crate::metainfo::Metainfo;
 
-/// The URL below a web seed's, percent-encoded, of each file in torrent order. Empty for a torrent whose `info` cannot be
-/// read again, which [`Metainfo`] excludes.
+/// The URL below a web seed's, percent-encoded, of each file in torrent order. Empty for a torrent whose `info` cannot
+/// be read again, which [`Metainfo`] excludes.
 pub fn paths(metainfo: &Metainfo) -> Vec<String> {
     let limits = Limits { tokens: usize::MAX };
     // It was read before, within the limits of that.
