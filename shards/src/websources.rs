@@ -260,8 +260,9 @@ impl Shard {
     pub(crate) fn tick_web(&mut self, index: usize) {
         let now = self.now;
         let home = &mut self.homes[index];
+        let is_running = home.is_running();
         let (Some(web), Some(torrent)) = (&home.web, &mut home.torrent) else { return };
-        if !home.is_running() || torrent.is_finished() || torrent.picker().startable() > 0 {
+        if !is_running || torrent.is_finished() || torrent.picker().startable() > 0 {
             return;
         }
         if torrent.has_idle_peer(now) {

@@ -97,7 +97,7 @@ fn broken_chunks_are_refused() {
         (b"x\r\n".as_slice(), HttpFault::BadChunk),
         (b"\r\n", HttpFault::BadChunk),
         (b"2\nab", HttpFault::BadChunk),
-        (b"2\r\nabc", HttpFault::BadChunk),
+        (b"2\r\nabc\r\n", HttpFault::BadChunk),
         (b"-2\r\n", HttpFault::BadChunk),
         (b"ffffffffffffffffff\r\n", HttpFault::BadChunk),
         (b"6\r\n", HttpFault::WrongLength),
