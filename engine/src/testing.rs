@@ -33,5 +33,6 @@ pub(crate) fn status(key: TorrentKey, pieces_done: u32) -> TorrentStatus {
         peer_count: 0,
         peers: Vec::new(),
         candidates: 0,
+        web: Default::default(),
     }
 }

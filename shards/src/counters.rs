@@ -20,3 +20,54 @@ pub struct ShardStats {
     /// Of these, the ones about pieces: leases, requests for them, and news of what was fetched or lost (a count).
     pub lease_messages: u64,
 }
+
+/// How a shard's read cache does. Counts since the start, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Extents that a peer came to and found in memory.
+    pub hits: u64,
+    /// Extents that a peer came to while they were being read for somebody else, or on suspicion.
+    pub shared: u64,
+    /// Extents that a peer came to and that had to be read for it.
+    pub misses: u64,
+    /// Extents read from disk.
+    pub reads: u64,
+    /// Bytes read from disk.
+    pub read_bytes: u64,
+    /// Extents that went to make room.
+    pub evictions: u64,
+    /// Extents read before anybody asked, because a peer's course was foreseen.
+    pub ahead_reads: u64,
+    /// Of these, the ones that somebody used.
+    pub ahead_used: u64,
+    /// Of these, the ones that went unused.
+    pub ahead_wasted: u64,
+    /// Extents kept from pieces just written.
+    pub admitted: u64,
+    /// Bytes in memory now.
+    pub resident: u64,
+    /// Bytes of memory.
+    pub capacity: u64,
+}
+
+impl std::ops::Add for CacheStats {
+    type Output = Self;
+
+    /// Of two shards together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            hits: self.hits + other.hits,
+            shared: self.shared + other.shared,
+            misses: self.misses + other.misses,
+            reads: self.reads + other.reads,
+            read_bytes: self.read_bytes + other.read_bytes,
+            evictions: self.evictions + other.evictions,
+            ahead_reads: self.ahead_reads + other.ahead_reads,
+            ahead_used: self.ahead_used + other.ahead_used,
+            ahead_wasted: self.ahead_wasted + other.ahead_wasted,
+            admitted: self.admitted + other.admitted,
+            resident: self.resident + other.resident,
+            capacity: self.capacity + other.capacity,
+        }
+    }
+}

@@ -34,6 +34,7 @@ use crate::ring::SocketKey;
 use crate::satellites::Part;
 use crate::slots::LivePieces;
 use crate::sync::Durability;
+use crate::websources::WebSources;
 
 /// What a torrent waits for.
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub(crate) struct Home {
     /// What peers said to its magnet, until they are taken over.
     pub fetching: Option<Box<Fetching>>,
     pub announces: Option<Announces>,
+    /// Its web seeds, if it has any.
+    pub web: Option<Box<WebSources>>,
     /// Where peers are looked for without trackers.
     pub finding: Finding,
     pub max_peers: usize,
@@ -180,6 +183,7 @@ impl Home {
             candidates: Candidates::default(),
             fetching: None,
             announces: None,
+            web: None,
             finding: Finding::default(),
             max_peers,
             limits: None,

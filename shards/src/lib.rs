@@ -46,4 +46,6 @@ mod transfer;
 mod turns;
 mod uploads;
 mod utp_acceptor;
+pub mod webseeds;
+mod websources;
 pub mod zero_copy;

@@ -65,6 +65,7 @@ pub(crate) struct ShardLimits {
     timed: BinaryHeap<Reverse<Timed>>,
     /// When the next one may go on if nothing arrives before.
     pub due: Option<Instant>,
+    webs: web::Waiting,
     /// Reused.
     grants: Vec<(usize, u64)>,
 }
@@ -348,6 +349,7 @@ impl Shard {
     /// Asks for tokens, deals them out, and lets connections go on that waited for some.
     pub(crate) fn release_throttled(&mut self) {
         self.limits.due = None;
+        self.let_webs_go();
         for way in Way::ALL {
             self.turn_gate(None, way);
         }
@@ -488,8 +490,11 @@ impl Shard {
     /// Nothing of a torrent waits any more: its place goes to another one.
     pub(crate) fn forget_limits(&mut self, index: usize) {
         self.limits.busy.retain(|busy| *busy != index);
+        self.limits.webs.forget(index);
     }
 }
+
+mod web;
 
 #[cfg(test)]
 mod tests;

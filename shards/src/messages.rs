@@ -20,7 +20,7 @@ use ccbt_storage::messages::Preallocate;
 use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
-pub use crate::counters::ShardStats;
+pub use crate::counters::{CacheStats, ShardStats};
 pub use crate::fetching::AddMagnet;
 pub use crate::hand_off::{Arrival, HandOff};
 pub use crate::known::{FileMark, Known, Snapshot};
@@ -28,6 +28,7 @@ pub use crate::playing::{Play, Playable};
 
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
+use crate::webseeds::{FromWeb, Site, WebCounts};
 
 /// A torrent to run.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub struct AddTorrent {
     pub max_peers: usize,
     /// Rate limits of its own.
     pub limits: TorrentLimits,
+    /// Servers that have its files (BEP 19).
+    pub web_seeds: Vec<Arc<Site>>,
     /// Which files are wanted; of no meaning to a seed.
     pub selection: Selection,
     /// Fetch what is needed to play its largest wanted file while it comes.
@@ -246,6 +249,8 @@ pub enum ToShard {
         /// Blocks of pieces that it had begun, in the files now.
         partial: Vec<PartialPiece>,
     },
+    /// From the web seed thread to the home of a torrent.
+    Web(TorrentKey, FromWeb),
     /// Say goodbye to trackers and peers, finish writes, then stop. Answered by [`FromShard::Stopped`].
     Shutdown,
 }
@@ -344,6 +349,13 @@ pub enum Event {
         /// What went wrong.
         reason: String,
     },
+    /// A web seed failed, or is not asked any more.
+    WebSeed {
+        /// Its URL.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// How far a move is; a few times a second. Units: bytes.
     MoveProgress {
         /// At the new place.
@@ -438,55 +450,6 @@ pub struct TorrentStatus {
     pub peers: Vec<PeerStatus>,
     /// Addresses known.
     pub candidates: usize,
-}
-
-/// How a shard's read cache does. Counts since the start, unless said otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheStats {
-    /// Extents that a peer came to and found in memory.
-    pub hits: u64,
-    /// Extents that a peer came to while they were being read for somebody else, or on suspicion.
-    pub shared: u64,
-    /// Extents that a peer came to and that had to be read for it.
-    pub misses: u64,
-    /// Extents read from disk.
-    pub reads: u64,
-    /// Bytes read from disk.
-    pub read_bytes: u64,
-    /// Extents that went to make room.
-    pub evictions: u64,
-    /// Extents read before anybody asked, because a peer's course was foreseen.
-    pub ahead_reads: u64,
-    /// Of these, the ones that somebody used.
-    pub ahead_used: u64,
-    /// Of these, the ones that went unused.
-    pub ahead_wasted: u64,
-    /// Extents kept from pieces just written.
-    pub admitted: u64,
-    /// Bytes in memory now.
-    pub resident: u64,
-    /// Bytes of memory.
-    pub capacity: u64,
-}
-
-impl std::ops::Add for CacheStats {
-    type Output = Self;
-
-    /// Of two shards together.
-    fn add(self, other: Self) -> Self {
-        Self {
-            hits: self.hits + other.hits,
-            shared: self.shared + other.shared,
-            misses: self.misses + other.misses,
-            reads: self.reads + other.reads,
-            read_bytes: self.read_bytes + other.read_bytes,
-            evictions: self.evictions + other.evictions,
-            ahead_reads: self.ahead_reads + other.ahead_reads,
-            ahead_used: self.ahead_used + other.ahead_used,
-            ahead_wasted: self.ahead_wasted + other.ahead_wasted,
-            admitted: self.admitted + other.admitted,
-            resident: self.resident + other.resident,
-            capacity: self.capacity + other.capacity,
-        }
-    }
+    /// Its web seeds.
+    pub web: WebCounts,
 }

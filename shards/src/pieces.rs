@@ -62,6 +62,8 @@ impl Shard {
             };
             geometry.blocks(piece).map(block).collect()
         };
+        self.web_verdict(index, piece, verdict.ok);
+        let home = &mut self.homes[index];
         let good = home.torrent.as_mut().expect("checked above").verdict(piece, verdict.ok, digests);
         if good {
             self.write(index, piece, buf);

@@ -210,6 +210,7 @@ impl Shard {
     /// The torrent ends, rests, or is to be looked at or moved: first its satellites end. Those who wait for that look
     /// at [`Part::satellites`] and are touched by [`Self::on_satellite_gone`].
     pub(crate) fn stop_satellites(&mut self, index: usize) {
+        self.stop_web(index);
         let key = self.homes[index].key;
         let Part::Home { satellites, .. } = &mut self.homes[index].part else { return };
         let told = |(shard, satellite): (&usize, &mut Satellite)| {

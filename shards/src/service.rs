@@ -33,6 +33,7 @@ use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::trackers::{Trackers, TrackersConfig, TrackersThread};
 use crate::utp_acceptor::{self, Strangers, UtpAcceptor};
+use crate::webseeds::{WebSeedConfig, WebSeedThread};
 use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
 
@@ -89,6 +90,8 @@ pub struct ServiceConfig {
     pub encryption: EncryptionPolicy,
     /// What connections go through; with it nothing else leaves.
     pub proxy: Option<Proxy>,
+    /// Torrents' web seeds may be at local addresses.
+    pub web_seed_local: bool,
 }
 
 /// Why the engine does not start.
@@ -130,6 +133,7 @@ pub struct Service {
     /// `None`: neither DHT nor local discovery is wanted.
     discovery: Option<DiscoveryThread>,
     trackers: TrackersThread,
+    webseeds: WebSeedThread,
 }
 
 struct Running {
@@ -173,6 +177,7 @@ impl Service {
         let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
         let discovery = start_discovery(&config, &listeners, strays)?;
         let trackers = TrackersThread::start(config.trackers.clone()).map_err(StartError::Resources)?;
+        let webseeds = start_webseeds(&config)?;
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let links = Links {
                 bell,
@@ -184,6 +189,7 @@ impl Service {
                 discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
                 utp_ends: utp_ends.clone(),
                 trackers: trackers.handle().clone(),
+                webseeds: Some(webseeds.handle().clone()),
             };
             let mut own = Vec::new();
             for listener in listeners.iter().filter(|_| config.transports.tcp) {
@@ -213,6 +219,7 @@ impl Service {
             port,
             discovery,
             trackers,
+            webseeds,
         };
         this.set_limits(config.down_limit, config.up_limit);
         Ok(this)
@@ -335,6 +342,7 @@ impl Service {
             }
         }
         self.trackers.stop();
+        self.webseeds.stop();
         if let Some(discovery) = self.discovery {
             discovery.stop();
         }
@@ -381,6 +389,17 @@ fn shard_config(
         encryption: config.encryption,
         proxy: for_peers(config),
     }
+}
+
+fn start_webseeds(config: &ServiceConfig) -> Result<WebSeedThread, StartError> {
+    let client = &config.trackers.client;
+    let config = WebSeedConfig {
+        allow_local: config.web_seed_local,
+        bind: config.bind,
+        extra_roots_pem: client.extra_roots_pem.clone(),
+        user_agent: client.user_agent.clone(),
+    };
+    WebSeedThread::start(config).map_err(StartError::Resources)
 }
 
 /// Starts the discovery thread where it is wanted.

@@ -49,6 +49,7 @@ use crate::sync::SyncConfig;
 use crate::timers::Timers;
 use crate::torrents::Home;
 use crate::trackers::Trackers;
+use crate::webseeds::WebSeeds;
 use crate::zero_copy::ZeroCopySend;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -121,6 +122,8 @@ pub struct Links {
     pub utp_ends: UtpEnds,
     /// Where announces go.
     pub trackers: Trackers,
+    /// Who asks web seeds; `None`: nobody.
+    pub webseeds: Option<WebSeeds>,
 }
 
 /// How far a connection is.
@@ -280,6 +283,9 @@ pub struct Shard {
     pub(crate) gathered: Gathering,
     /// Pieces that hold download memory.
     pub(crate) pieces: usize,
+    /// Who asks web seeds, and bytes lent to it.
+    pub(crate) webseeds: Option<WebSeeds>,
+    pub(crate) web_bytes: usize,
     /// Commands that wait for room at the storage service.
     pub(crate) backlog: VecDeque<StorageCmd>,
     /// Jobs that wait for room at the mover thread: one per torrent at most.
@@ -353,6 +359,8 @@ impl Shard {
             behind_until: None,
             gathered: Gathering::default(),
             pieces: 0,
+            webseeds: links.webseeds,
+            web_bytes: 0,
             backlog: VecDeque::new(),
             moves: VecDeque::new(),
             transferring: false,

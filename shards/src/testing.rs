@@ -101,6 +101,7 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         picker: PickerConfig::default(),
         peers: Vec::new(),
         trackers: Vec::new(),
+        web_seeds: Vec::new(),
         use_dht: true,
         use_lsd: true,
         seed_only: false,
@@ -143,6 +144,7 @@ impl Rig {
             discovery: None,
             utp_ends: crate::ring::utp::UtpEnds::default(),
             trackers: Trackers::unheard(),
+            webseeds: None,
         };
         let mut config = config();
         change(&mut config);

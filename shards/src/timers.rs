@@ -101,6 +101,7 @@ impl Shard {
         }
         self.set_busy(index, busy);
         self.tick_part(index);
+        self.tick_web(index);
         self.retry_failed(index);
         self.sync_if_due(index);
         self.unpause_check(index);
@@ -168,11 +169,15 @@ impl Shard {
             (Phase::Opening, _) => None,
             (Phase::Running, Some(torrent)) => {
                 let spread = home.part.is_satellite() || home.part.satellites().next().is_some();
-                if spread && !torrent.is_finished() {
+                let web = home.web.as_ref();
+                if (spread || web.is_some_and(|web| web.is_busy())) && !torrent.is_finished() {
                     return Some(soon);
                 }
                 let announces = home.announces.as_ref().and_then(|announces| announces.next_wakeup(now));
-                let others = [torrent.next_tick(now), announces, self.next_sync(home), self.next_dial(home)];
+                let web = web.filter(|_| !torrent.is_finished() && !home.paused);
+                let web = web.and_then(|web| web.next_wakeup(now));
+                let others =
+                    [torrent.next_tick(now), announces, self.next_sync(home), self.next_dial(home), web];
                 others.into_iter().flatten().min().map(|at| at.max(soon))
             }
             _ => Some(soon),

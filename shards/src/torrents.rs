@@ -23,6 +23,8 @@ use crate::playing::Playing;
 use crate::shard::Shard;
 pub(crate) use crate::slots::{LivePieces, SlotSource};
 use crate::sync::SyncPolicy;
+use crate::webseeds::Command;
+use crate::websources::WebSources;
 
 impl Shard {
     pub(crate) fn add_torrent(&mut self, add: AddTorrent, spread: bool) {
@@ -62,6 +64,7 @@ impl Shard {
         }
         let finding = Finding::new(&add);
         let home = Home {
+            web: WebSources::new(&add.web_seeds),
             candidates,
             announces,
             known: add.known,
@@ -353,6 +356,9 @@ impl Shard {
         let home = self.homes.remove(index);
         if !home.part.is_satellite() && !home.delete_data {
             self.tell(FromShard::Closed(home.key, Box::new(home.snapshot())));
+        }
+        if let (Some(_), Some(thread)) = (&home.web, &self.webseeds) {
+            thread.send(Command::Forget(home.key));
         }
         self.by_key.remove(&home.key);
         self.by_hash.remove(&home.meta.info_hash);

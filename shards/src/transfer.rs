@@ -232,6 +232,7 @@ impl Shard {
             torrent.reveal(self.now, &mut self.rng);
             self.play(index);
             self.fill(index);
+            self.feed_web(index);
         }
         self.do_events(index);
         self.continue_check(index);

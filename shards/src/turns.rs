@@ -114,6 +114,7 @@ impl Shard {
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
             ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
+            ToShard::Web(key, message) => self.on_web(key, message),
             ToShard::Shutdown => self.shut_down(),
         }
     }
@@ -251,6 +252,7 @@ impl Shard {
             peer_count,
             peers,
             candidates: home.candidates.len(),
+            web: home.web.as_ref().map(|web| web.counts()).unwrap_or_default(),
         })
     }
 
@@ -289,6 +291,7 @@ impl Shard {
             return;
         }
         home.paused = false;
+        self.wake_web(index);
         self.spread(index);
         let home = &mut self.homes[index];
         if let Some(announces) = &mut home.announces {

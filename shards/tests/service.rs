@@ -133,6 +133,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         transports: Default::default(),
         encryption: Default::default(),
         proxy: None,
+        web_seed_local: false,
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("--port"), "{error}");

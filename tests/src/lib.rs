@@ -33,6 +33,7 @@ pub mod transmission;
 pub mod udp_relay;
 pub mod udp_tracker;
 pub mod veth;
+pub mod web_server;
 
 use std::time::Duration;
 

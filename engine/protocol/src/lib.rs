@@ -11,6 +11,7 @@
 //! * uTP, a stream over UDP: [`utp`]
 //! * Torrents without a file: [`magnet`], [`metadata`], [`fetching`]
 //! * Trackers: [`tracker`]; the DHT: [`dht`]; the local network: [`lsd`]; peers from peers: [`pex`]
+//! * Files on HTTP servers: [`webseed`]
 //! * What is kept of a torrent between runs: [`checkpoint`]
 #![forbid(unsafe_code)]
 
@@ -44,4 +45,5 @@ pub mod superseed;
 pub mod torrent;
 pub mod tracker;
 pub mod utp;
+pub mod webseed;
 pub mod wire;

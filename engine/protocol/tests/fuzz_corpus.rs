@@ -29,6 +29,8 @@ mod tracker_http;
 mod tracker_udp;
 #[path = "../fuzz/entry/utp.rs"]
 mod utp;
+#[path = "../fuzz/entry/webseed.rs"]
+mod webseed;
 #[path = "../fuzz/entry/wire.rs"]
 mod wire;
 
@@ -65,6 +67,11 @@ fn dht_corpus() {
 #[test]
 fn metainfo_corpus() {
     run_corpus("metainfo", metainfo::run);
+}
+
+#[test]
+fn webseed_corpus() {
+    run_corpus("webseed", webseed::run);
 }
 
 #[test]

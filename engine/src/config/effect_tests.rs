@@ -48,6 +48,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("strategy.upload_slots", "17", "slots: 17"),
     ("strategy.optimistic_slots", "3", "optimistic: 3"),
     ("strategy.optimistic_interval", "19s", "optimistic_interval: 19s"),
+    ("network.web_seeds", "false", "use_web_seeds: false"),
+    ("network.web_seed_local", "true", "web_seed_local: true"),
     ("discovery.enable_trackers", "false", "use_trackers: false"),
     ("discovery.enable_http_trackers", "false", "http: false"),
     ("discovery.enable_udp_trackers", "false", "udp: false"),

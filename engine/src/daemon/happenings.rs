@@ -102,6 +102,9 @@ impl Core {
             TorrentEvent::Tracker { url, reason } => {
                 tracing::debug!("{}: tracker {url}: {reason}", torrent.record.name);
             }
+            TorrentEvent::WebSeed { url, reason } => {
+                tracing::info!("{}: web seed {url}: {reason}", torrent.record.name);
+            }
             TorrentEvent::PeerFault { addr, fault } => tracing::debug!("{addr} was disconnected: {fault}"),
             TorrentEvent::Banned(ip) => tracing::info!("{ip} sent corrupt data and is avoided"),
             _ => {}

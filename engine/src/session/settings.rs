@@ -24,6 +24,7 @@ use ccbt_shards::proxying::Proxy;
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
 use ccbt_shards::trackers::TrackersConfig;
+use ccbt_shards::webseeds::Site;
 use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
@@ -98,6 +99,8 @@ pub struct Settings {
     pub enable_dht: bool,
     /// How. Where no state file is named, it is `dht.state` beside the checkpoints, if any are kept.
     pub dht: DhtSettings,
+    /// Web seeds that torrents name, and redirects, may lead to loopback, private and link-local addresses.
+    pub web_seed_local: bool,
     /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
     /// is bound to a loopback address.
     pub enable_lsd: bool,
@@ -132,6 +135,7 @@ impl Default for Settings {
             encryption: EncryptionPolicy::default(),
             enable_dht: true,
             dht: DhtSettings::default(),
+            web_seed_local: false,
             enable_lsd: true,
             metrics: MetricsSettings::default(),
         }
@@ -212,6 +216,7 @@ impl Settings {
             transports: self.transports,
             encryption: self.encryption,
             proxy: self.proxy.clone(),
+            web_seed_local: self.web_seed_local,
         }
     }
 }
@@ -251,6 +256,10 @@ pub struct AddOptions {
     pub use_trackers: bool,
     /// Which of them.
     pub tracker_schemes: TrackerSchemes,
+    /// Whether web seeds (BEP 19) of the torrent are asked.
+    pub use_web_seeds: bool,
+    /// Further web seeds, which the user trusts: they may be at local addresses.
+    pub web_seeds: Vec<String>,
     /// Tell peers of each other, and take addresses from them (BEP 11); never for a private torrent.
     pub use_pex: bool,
     /// Whether it is looked for and announced in the DHT; never if it is private (BEP 27).
@@ -344,6 +353,8 @@ impl AddOptions {
             peers: Vec::new(),
             use_trackers: true,
             tracker_schemes: TrackerSchemes::default(),
+            use_web_seeds: true,
+            web_seeds: Vec::new(),
             use_pex: true,
             use_dht: true,
             use_lsd: true,
@@ -368,6 +379,23 @@ impl AddOptions {
         self.file_priorities.clone().or_else(kept).unwrap_or_default()
     }
 
+    /// The user's web seeds and the torrent's.
+    fn sites(&self, metainfo: &Metainfo) -> Vec<Arc<Site>> {
+        let own = self.web_seeds.iter().map(|url| (url, true));
+        let named =
+            metainfo.web_seeds.iter().filter(|url| self.use_web_seeds && !self.web_seeds.contains(url));
+        let all: Vec<_> = own.chain(named.map(|url| (url, false))).collect();
+        if all.is_empty() || self.seed_only {
+            return Vec::new();
+        }
+        let paths = Arc::new(ccbt_protocol::webseed::urls::paths(metainfo));
+        let site = |(url, trusted): (&String, bool)| {
+            let (url, paths) = (url.clone(), Arc::clone(&paths));
+            Arc::new(Site { url, trusted, is_multi_file: metainfo.is_multi_file, paths })
+        };
+        all.into_iter().map(site).collect()
+    }
+
     pub(super) fn into_message(mut self, key: TorrentKey, metainfo: Arc<Metainfo>) -> AddTorrent {
         if let Some(checkpoint) = self.resume.take().filter(|checkpoint| checkpoint.fits(&metainfo).is_ok()) {
             self.known.get_or_insert_with(|| checkpoints::known(&checkpoint));
@@ -380,9 +408,11 @@ impl AddOptions {
         }
         let mut trackers = if self.use_trackers { metainfo.trackers.clone() } else { Vec::new() };
         self.tracker_schemes.sift(&mut trackers);
+        let web_seeds = self.sites(&metainfo);
         AddTorrent {
             key,
             metainfo,
+            web_seeds,
             root: self.output,
             renames: self.renames,
             paused: self.paused,

@@ -53,6 +53,7 @@ fn settings_reach_the_engine() {
         zero_copy_send: ZeroCopySend::On,
         dht: DhtSettings { port: Some(9), ..DhtSettings::default() },
         enable_lsd: false,
+        web_seed_local: true,
         checkpoints: CheckpointSettings { dir: Some("/state".into()), ..CheckpointSettings::default() },
         ..Settings::default()
     };
@@ -69,6 +70,7 @@ fn settings_reach_the_engine() {
     assert_eq!(config.sync, settings.sync);
     assert_eq!(config.zero_copy_send, ZeroCopySend::On);
     assert_eq!(config.trackers.client.extra_roots_pem, [[3]]);
+    assert!(config.web_seed_local);
     let dht = config.discovery.dht.expect("on");
     assert_eq!((dht.port, dht.state_file), (Some(9), Some("/state/dht.state".into())));
     assert!(!config.discovery.lsd);

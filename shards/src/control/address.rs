@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `ips` that can be reached from `bind`, the families taking turns, so that a family without a route costs
 /// one wait.
-pub(super) fn in_turn(ips: &[IpAddr], bind: Option<IpAddr>) -> Vec<IpAddr> {
+pub(crate) fn in_turn(ips: &[IpAddr], bind: Option<IpAddr>) -> Vec<IpAddr> {
     let usable = |ip: &&IpAddr| bind.is_none_or(|bind| bind.is_ipv4() == ip.is_ipv4());
     let (mut v4, mut v6): (Vec<_>, Vec<_>) = ips.iter().filter(usable).copied().partition(IpAddr::is_ipv4);
     if ips.first().is_some_and(IpAddr::is_ipv6) {
@@ -29,7 +29,7 @@ pub(super) fn may_redirect(origin: IpAddr, to: IpAddr) -> bool {
 }
 
 /// Whether the address is reached over the public Internet.
-pub(super) fn is_public(ip: IpAddr) -> bool {
+pub(crate) fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),

@@ -18,8 +18,10 @@ mod socket;
 mod tls;
 mod udp;
 
+pub(crate) use address::{in_turn, is_public};
 pub use error::{TrackerError, shown};
 pub(crate) use resolve::look_up;
+pub(crate) use tls::load_certificates;
 
 use std::net::IpAddr;
 use std::rc::Rc;

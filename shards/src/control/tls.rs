@@ -61,6 +61,13 @@ impl Tls {
     }
 }
 
+/// Reads whom to trust, by another thread: the place of the answer, or `None` when too much waits.
+pub(crate) fn load_certificates(
+    extra_roots_pem: Vec<Vec<u8>>,
+) -> Option<Slot<Result<Arc<ClientConfig>, String>>> {
+    helper::start(move || load(&extra_roots_pem).map_err(|error| error.to_string()))
+}
+
 fn load(extra_roots_pem: &[Vec<u8>]) -> Loaded {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();

@@ -79,6 +79,7 @@ impl Team {
                 discovery: None,
                 utp_ends: Default::default(),
                 trackers: crate::trackers::Trackers::unheard(),
+                webseeds: None,
             };
             let mut config = config();
             config.index = index;

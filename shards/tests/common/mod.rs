@@ -52,6 +52,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         transports: Default::default(),
         encryption: Default::default(),
         proxy: None,
+        web_seed_local: false,
     };
     change(&mut config);
     Service::start(config).unwrap()
@@ -104,6 +105,7 @@ pub fn add_with(
         picker: PickerConfig::default(),
         peers,
         trackers: Vec::new(),
+        web_seeds: Vec::new(),
         use_dht: true,
         use_lsd: true,
         seed_only: false,

@@ -1,7 +1,7 @@
 //! The home shard's side: what is lent to whom.
 //!
 //! Owner: the torrent's home shard, beside its [`Torrent`]. Invariant: `leased` of all members together are exactly the
-//! pieces that are Elsewhere in the home's picker.
+//! pieces that are Elsewhere in the home's picker, but for those that web seeds fetch ([`crate::webseed`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

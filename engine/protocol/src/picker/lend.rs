@@ -107,7 +107,7 @@ impl Picker {
         self.states[piece.as_usize()] = State::Elsewhere;
     }
 
-    fn end_elsewhere(&self, piece: PieceIndex) {
+    pub(super) fn end_elsewhere(&self, piece: PieceIndex) {
         let state = self.state(piece);
         assert_eq!(state, PieceState::Elsewhere, "piece {piece} comes from elsewhere");
     }

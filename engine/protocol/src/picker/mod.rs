@@ -15,7 +15,7 @@
 //!    └▶ Skipped: priority Skip, and neither begun nor ours
 //! ```
 //!
-//! and, where several shards fetch one torrent, between Missing and Elsewhere (see `lend`).
+//! and, where several shards or web seeds fetch one torrent, between Missing and Elsewhere (see `lend`, `web`).
 //!
 //! A begun piece that becomes Skip rests: what is asked for may still complete it, but nothing more is asked,
 //! unless memory for a wanted piece is lacking; then finishing it is a way to get some. The caller may
@@ -39,6 +39,7 @@ mod reserved;
 mod types;
 mod urgent;
 mod wanted;
+mod web;
 
 use std::collections::BTreeSet;
 
@@ -50,6 +51,7 @@ use rarity::Rarity;
 use reserved::Reserved;
 use types::Steps;
 pub use types::{PeerHas, PeerKey, PeerView, PickerConfig, Priority, Received, Slots, Strategy};
+pub use web::FROM_WEB;
 
 use crate::bitfield::Bitfield;
 use crate::geometry::{Block, Geometry};
@@ -70,7 +72,7 @@ pub enum PieceState {
     Writing,
     /// Ours.
     Have,
-    /// Not ours, and another shard's to fetch.
+    /// Not ours, and another shard's or a web seed's to fetch.
     Elsewhere,
 }
 
@@ -104,6 +106,8 @@ pub struct Picker {
     again: BTreeSet<PieceIndex>,
     /// Behind the piece that was begun last.
     cursor: u32,
+    /// Behind the run that a web seed was given last.
+    run_end: u32,
     /// Another shard may still lend us pieces.
     more_elsewhere: bool,
     urgent: urgent::Urgent,
@@ -127,6 +131,7 @@ impl Picker {
             reserved: Reserved::default(),
             again: BTreeSet::new(),
             cursor: 0,
+            run_end: 0,
             more_elsewhere: false,
             urgent: urgent::Urgent::default(),
             steps: Steps::default(),

@@ -26,6 +26,13 @@ pub(super) struct Urgent {
     late: Vec<Block>,
 }
 
+impl Urgent {
+    /// The first urgent piece that `fits`.
+    pub fn first(&self, fits: impl Fn(&PieceIndex) -> bool) -> Option<PieceIndex> {
+        self.order.iter().copied().find(fits)
+    }
+}
+
 impl Picker {
     /// These pieces come first, in this order.
     pub fn set_urgent(&mut self, order: Vec<PieceIndex>) {

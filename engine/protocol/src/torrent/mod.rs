@@ -24,6 +24,7 @@ mod stats;
 mod superseeding;
 mod tick;
 mod urgency;
+mod web;
 mod wishes;
 
 pub use blocks::BlockPlace;

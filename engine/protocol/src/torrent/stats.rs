@@ -5,6 +5,8 @@
 pub struct Stats {
     /// Block payload that was accepted.
     pub downloaded: u64,
+    /// Of this, what came from web seeds (BEP 19).
+    pub web_downloaded: u64,
     /// Block payload sent.
     pub uploaded: u64,
     /// Block payload received and thrown away.
@@ -18,6 +20,7 @@ pub struct Stats {
 impl std::ops::AddAssign for Stats {
     fn add_assign(&mut self, other: Self) {
         self.downloaded += other.downloaded;
+        self.web_downloaded += other.web_downloaded;
         self.uploaded += other.uploaded;
         self.wasted += other.wasted;
         self.hash_failures += other.hash_failures;

@@ -136,6 +136,9 @@ pub struct TransferArgs {
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
+    /// Folder or file on an HTTP server to fetch from as well (BEP 19); can be repeated
+    #[arg(long = "web-seed", value_name = "URL", value_parser = web_seed)]
+    pub web_seeds: Vec<String>,
     /// Print one JSON object per event on standard output
     #[arg(long)]
     pub json: bool,
@@ -322,6 +325,11 @@ impl DownloadArgs {
 
 fn demo_mib() -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(1..=1 << 20)
+}
+
+fn web_seed(text: &str) -> Result<String, String> {
+    let usable = text.starts_with("http://") || text.starts_with("https://");
+    if usable { Ok(text.to_owned()) } else { Err("it has to begin with http:// or https://".to_owned()) }
 }
 
 fn peer_address(text: &str) -> Result<SocketAddr, String> {

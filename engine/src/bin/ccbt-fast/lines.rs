@@ -53,6 +53,8 @@ pub enum Line<'a> {
     PeerFault { addr: SocketAddr, fault: &'a str },
     /// A tracker failed.
     Tracker { url: &'a str, reason: &'a str },
+    /// A web seed failed, or is not asked any more.
+    WebSeed { url: &'a str, reason: &'a str },
     /// How far the metadata of a magnet link is: bytes, connections and addresses known.
     Fetching { received: u32, total: u32, peers: usize, candidates: usize },
     /// The metadata of a magnet link is there: its bytes, files, and their bytes.
@@ -173,6 +175,7 @@ pub struct Progress {
     pub bytes_wanted: u64,
     pub bytes_left: u64,
     pub downloaded: u64,
+    pub web_downloaded: u64,
     pub uploaded: u64,
     pub wasted: u64,
     pub hash_failures: u64,
@@ -181,6 +184,9 @@ pub struct Progress {
     pub up_rate: u64,
     pub peers: usize,
     pub candidates: usize,
+    pub web_seeds: usize,
+    pub web_seeds_active: usize,
+    pub web_seeds_banned: usize,
 }
 
 impl From<&TorrentStatus> for Progress {
@@ -197,6 +203,7 @@ impl From<&TorrentStatus> for Progress {
             bytes_wanted: status.bytes_wanted,
             bytes_left: status.bytes_left,
             downloaded: status.stats.downloaded,
+            web_downloaded: status.stats.web_downloaded,
             uploaded: status.stats.uploaded,
             wasted: status.stats.wasted,
             hash_failures: status.stats.hash_failures,
@@ -205,6 +212,9 @@ impl From<&TorrentStatus> for Progress {
             up_rate: status.up_rate,
             peers: status.peer_count,
             candidates: status.candidates,
+            web_seeds: status.web.known,
+            web_seeds_active: status.web.active,
+            web_seeds_banned: status.web.banned,
         }
     }
 }
@@ -303,6 +313,7 @@ impl<'a> Line<'a> {
             TorrentEvent::Banned(ip) => Self::Banned { ip: *ip },
             TorrentEvent::PeerFault { addr, fault } => Self::PeerFault { addr: *addr, fault },
             TorrentEvent::Tracker { url, reason } => Self::Tracker { url, reason },
+            TorrentEvent::WebSeed { url, reason } => Self::WebSeed { url, reason },
             TorrentEvent::MoveProgress { done, total } => Self::MoveProgress { done: *done, total: *total },
             TorrentEvent::Moved { root, left } => Self::Moved { dir: root.to_string_lossy(), left },
             TorrentEvent::MoveFailed { message } => Self::Error { message, retry: false },
@@ -350,6 +361,7 @@ impl<'a> Line<'a> {
             Self::Note { message } => format!("note: {message}"),
             Self::Banned { ip } => format!("{ip} sent corrupt data and is avoided from now on"),
             Self::Tracker { url, reason } => format!("tracker {url}: {reason}"),
+            Self::WebSeed { url, reason } => format!("web seed {url}: {reason}"),
             Self::Link { path, reason: Some(reason), .. } => format!("not linked: {path}: {reason}"),
             Self::Linked { files, missing, bytes } => {
                 format!("linked {files} files ({}), {missing} not", units::bytes(*bytes))

@@ -13,6 +13,7 @@ fn progress() -> Progress {
         bytes_wanted: 10 << 20,
         bytes_left: 5 << 20,
         downloaded: 5 << 20,
+        web_downloaded: 0,
         uploaded: 3,
         wasted: 0,
         hash_failures: 0,
@@ -21,6 +22,9 @@ fn progress() -> Progress {
         up_rate: 0,
         peers: 1,
         candidates: 4,
+        web_seeds: 0,
+        web_seeds_active: 0,
+        web_seeds_banned: 0,
     }
 }
 
@@ -82,6 +86,7 @@ fn every_event_has_its_line() {
         (TorrentEvent::Banned(ip), "banned"),
         (TorrentEvent::PeerFault { addr: SocketAddr::new(ip, 1), fault: "f".into() }, "peer_fault"),
         (TorrentEvent::Tracker { url: "u".into(), reason: "r".into() }, "tracker"),
+        (TorrentEvent::WebSeed { url: "u".into(), reason: "r".into() }, "web_seed"),
     ];
     for (event, name) in named {
         let line = Line::of(&event).expect("told");

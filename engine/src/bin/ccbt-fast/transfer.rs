@@ -111,6 +111,7 @@ impl Plan {
     pub fn of(metainfo: Arc<Metainfo>, args: &TransferArgs, configuration: Configuration) -> Self {
         let mut effect = configuration.effect(&metainfo.info_hash, &metainfo.name);
         effect.torrent.peers.clone_from(&args.peers);
+        effect.torrent.web_seeds.clone_from(&args.web_seeds);
         effect.torrent.renames.clone_from(&args.rename.renames);
         Self { metainfo, configuration, effect, notes: Vec::new() }
     }

@@ -103,6 +103,26 @@ pub(super) const KEYS: &[Key] = &[
     .flag("zero-copy-send"),
     key(
         "network",
+        "web_seeds",
+        Kind::Bool,
+        "true",
+        "Fetch from the HTTP servers that torrents name (BEP 19); those of --web-seed are asked anyway.",
+        |effect, value| effect.torrent.use_web_seeds = *value == Value::Bool(true),
+    )
+    .per_torrent()
+    .switch("no-web-seeds", false),
+    key(
+        "network",
+        "web_seed_local",
+        Kind::Bool,
+        "false",
+        "Web seeds of torrents, and redirects, may lead to loopback, private and link-local addresses.",
+        |effect, value| effect.settings.web_seed_local = *value == Value::Bool(true),
+    )
+    .trusted_only()
+    .switch("web-seed-local", true),
+    key(
+        "network",
         "enable_tcp",
         Kind::Bool,
         "true",
