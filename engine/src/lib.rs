@@ -48,6 +48,7 @@ pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
+pub use ccbt_shards::binding::{Binding, Place};
 pub use ccbt_shards::dialling::{Transport, Transports};
 pub use ccbt_shards::discovery::{DhtSettings, DiscoveryStats};
 pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};

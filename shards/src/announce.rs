@@ -19,6 +19,7 @@ use ccbt_storage::doorbell::Doorbell;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
+use crate::binding::Binding;
 use crate::control::{TrackerClient, TrackerError, shown};
 
 /// Peers asked for in one announce: enough for a torrent's connections, and for some that fail.
@@ -108,6 +109,7 @@ pub struct Outcome {
 pub struct Announces {
     identity: Identity,
     announcer: Announcer,
+    bind: Option<Binding>,
     /// Random per torrent and session, so that trackers know us again after our address changed.
     key: u32,
     rng: SmallRng,
@@ -126,6 +128,7 @@ impl Announces {
         Self {
             identity,
             announcer: Announcer::new(SchedulePlan::default(), tiers, now, rng),
+            bind: None,
             key: rng.random(),
             rng: SmallRng::from_rng(rng),
             under_way: HashMap::new(),
@@ -133,6 +136,11 @@ impl Announces {
             has_completed: false,
             give_up_at: None,
         }
+    }
+
+    /// Announces leave from `bind`, where it is given, in place of the client's.
+    pub fn bound_to(self, bind: Option<Binding>) -> Self {
+        Self { bind, ..self }
     }
 
     /// Starts what is due, as detached glommio tasks. Call on the executor's thread.
@@ -164,8 +172,9 @@ impl Announces {
             ip: None,
         };
         self.under_way.insert(token, event);
+        let bind = self.bind.clone();
         glommio::spawn_local(async move {
-            let result = client.announce(&url, &request).await;
+            let result = client.announce_from(bind, &url, &request).await;
             done.push(AnnounceDone { torrent, token, url, result });
         })
         .detach();

@@ -7,16 +7,18 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ccbt_protocol::wire::handshake::HandshakeReader;
+use socket2::{Protocol, Type};
 
+use crate::binding::{Binding, socket_to};
 use crate::conns::End;
 use crate::messages::ToShard;
 use crate::ring::SocketKey;
-use crate::ring::utp::io::{connected, local_for};
+use crate::ring::utp::io::connected;
 use crate::shard::{Shard, Stage};
 
 /// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
@@ -122,9 +124,12 @@ impl Shard {
         addr: SocketAddr,
         transport: Transport,
     ) -> Option<SocketKey> {
+        let bind = self.homes[index].bind.as_ref().or(self.config.bind.as_ref());
         let started = match transport {
-            Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
-            Transport::Utp => self.utp_socket(addr).map(|fd| self.ring.connect_utp(fd, rand::random())),
+            Transport::Tcp => outgoing_socket(addr, bind).map(|fd| self.ring.connect(fd, addr)),
+            // A port of its own: from the listening port it could meet a connection that the same peer has opened, and the
+            // kernel could not tell them apart.
+            Transport::Utp => connected(bind, addr).map(|fd| self.ring.connect_utp(fd, rand::random())),
         };
         match started {
             Ok(key) => {
@@ -139,12 +144,6 @@ impl Shard {
                 None
             }
         }
-    }
-
-    fn utp_socket(&self, addr: SocketAddr) -> io::Result<OwnedFd> {
-        // A port of its own: from the listening port it could meet a connection that the same peer has opened, and the kernel
-        // could not tell them apart.
-        connected(local_for(addr, self.config.bind, 0)?, addr)
     }
 
     /// Attempts that have had their head start get a rival.
@@ -209,13 +208,7 @@ impl Shard {
 }
 
 /// A socket to connect to `addr` with.
-pub(crate) fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
-    if bind.is_some() {
-        socket.bind(&local_for(addr, bind, 0)?.into())?;
-    }
-    Ok(socket.into())
+pub(crate) fn outgoing_socket(addr: SocketAddr, bind: Option<&Binding>) -> io::Result<OwnedFd> {
+    let kind = (Type::STREAM, Protocol::TCP);
+    socket_to(bind, kind, addr, 0, |socket| socket.set_tcp_nodelay(true)).map(OwnedFd::from)
 }

@@ -104,6 +104,9 @@ impl Shard {
             ToShard::SatelliteStatus { key, shard, status } => self.on_satellite_status(key, shard, *status),
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
             ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
+            ToShard::Listen(socket) => {
+                self.ring.listen(socket);
+            }
             ToShard::Shutdown => self.shut_down(),
         }
     }

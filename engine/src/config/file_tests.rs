@@ -125,7 +125,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     for key in trusted {
         let value = match key.kind {
             _ if key.name == "listen" => "127.0.0.1:1",
-            Kind::Address => "127.0.0.1",
+            Kind::Places => "127.0.0.1",
             Kind::Hosts => "a.example:1",
             Kind::Bool => "true",
             Kind::Int { .. } => "3",

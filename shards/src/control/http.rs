@@ -24,6 +24,7 @@ use super::address::may_redirect;
 use super::error::{TrackerError, clean, shown};
 use super::socket::{Duplex, HyperIo, connect_tcp, within};
 use super::{Target, TrackerClient};
+use crate::binding::Binding;
 
 /// Longest answer in bytes. The 2000 peers that are kept are 200 kB even as dictionaries.
 pub(super) const BODY_MAX: usize = 2 * 1024 * 1024;
@@ -38,13 +39,14 @@ impl TrackerClient {
     /// An announce over HTTP, without a time limit of its own.
     pub(super) async fn announce_http(
         &self,
+        bind: Option<&Binding>,
         url: &str,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
         let mut target = Target::parse(&announce_url(url, request))?;
         let mut origin = None;
         for _ in 0..=REDIRECTS_MAX {
-            let (stream, address) = self.connect(&target, origin).await?;
+            let (stream, address) = self.connect(bind, &target, origin).await?;
             origin.get_or_insert(address);
             let stream: Box<dyn Duplex> = if target.url.scheme() == "https" {
                 Box::new(self.tls.connect(&target.url, stream).await?)
@@ -63,10 +65,10 @@ impl TrackerClient {
     /// to, when this is a redirect.
     async fn connect(
         &self,
+        bind: Option<&Binding>,
         target: &Target,
         origin: Option<IpAddr>,
     ) -> Result<(TcpStream, IpAddr), TrackerError> {
-        let bind = self.config.bind;
         let addresses = self.resolver.addresses(&target.url, target.port, bind).await?;
         let allowed: Vec<_> = addresses
             .into_iter()
@@ -259,7 +261,7 @@ mod tests {
             for origin in ["1.1.1.1", "127.0.0.1"] {
                 for host in ["127.0.0.1", "localhost", "2130706433"] {
                     let target = Target::parse(&format!("http://{host}:{port}/")).unwrap();
-                    let result = client.connect(&target, Some(origin.parse().unwrap())).await;
+                    let result = client.connect(None, &target, Some(origin.parse().unwrap())).await;
                     tell.send(result.map(|(_, ip)| ip.is_loopback())).unwrap();
                 }
             }

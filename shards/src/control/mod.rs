@@ -20,7 +20,6 @@ pub(crate) use resolve::look_up;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +29,8 @@ use glommio::sync::Semaphore;
 use url::Url;
 
 use resolve::Resolver;
+
+use crate::binding::Binding;
 
 /// Announces under way to one tracker (scheme, host and port); further ones wait for their turn.
 const PER_TRACKER_MAX: u64 = 16;
@@ -49,7 +50,7 @@ pub struct TrackerClientConfig {
     /// How packets to UDP trackers are repeated.
     pub udp_retry: RetryPlan,
     /// Announces leave from here.
-    pub bind: Option<IpAddr>,
+    pub bind: Option<Binding>,
     /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate
     /// or more.
     pub extra_roots_pem: Vec<Vec<u8>>,
@@ -95,17 +96,29 @@ impl TrackerClient {
         }
     }
 
-    /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a
-    /// glommio executor; dropping the future gives the announce up.
-    ///
-    /// # Errors
-    /// See [`TrackerError`]: the text tells a user what is wrong, [`TrackerError::retry_in`] when to try
-    /// again.
+    /// As [`Self::announce_from`], from where the client is bound to.
     pub async fn announce(
         &self,
         url: &str,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
+        self.announce_from(None, url, request).await
+    }
+
+    /// Announces `request` to the tracker `url` (http, https or udp), from `bind` in place of the configured one, and waits for the answer. Call on a
+    /// glommio executor; dropping the future gives the announce up.
+    ///
+    /// # Errors
+    /// See [`TrackerError`]: the text tells a user what is wrong, [`TrackerError::retry_in`] when to try
+    /// again.
+    pub async fn announce_from(
+        &self,
+        bind: Option<Binding>,
+        url: &str,
+        request: &AnnounceRequest,
+    ) -> Result<AnnounceResponse, TrackerError> {
+        let bind = bind.or_else(|| self.config.bind.clone());
+        let bind = bind.as_ref();
         let url = url.trim();
         let target = Target::parse(url)?;
         let stopping = request.event == Event::Stopped;
@@ -114,10 +127,10 @@ impl TrackerClient {
             let _tracker = permit(&gate).await;
             let _one_of_all = permit(&self.all).await;
             if target.is_udp {
-                return self.announce_udp(url, &target, request).await;
+                return self.announce_udp(bind, url, &target, request).await;
             }
             let limit = self.config.http_timeout;
-            socket::within(limit, self.announce_http(url, request))
+            socket::within(limit, self.announce_http(bind, url, request))
                 .await
                 .unwrap_or(Err(TrackerError::TimedOut { after: limit }))
         };

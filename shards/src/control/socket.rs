@@ -7,7 +7,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,8 +15,9 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::TcpStream;
 use hyper::rt::ReadBufCursor;
-use socket2::{Domain, Socket, Type};
+use socket2::{Protocol, Type};
 
+use crate::binding::{Binding, socket_to};
 use crate::executor;
 
 /// Bytes read at once.
@@ -39,13 +40,13 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
 }
 
 /// A socket of kind `kind` that is connected, or connecting, to `addr` from `port` (0: any).
-fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
-    socket.set_nonblocking(true)?;
-    if bind.is_some() || port != 0 {
-        let any = if addr.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        socket.bind(&SocketAddr::new(bind.unwrap_or(any), port).into())?;
-    }
+fn open(
+    addr: SocketAddr,
+    kind: (Type, Protocol),
+    bind: Option<&Binding>,
+    port: u16,
+) -> io::Result<TcpStream> {
+    let socket = socket_to(bind, kind, addr, port, |_| Ok(()))?;
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
@@ -54,16 +55,16 @@ fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>, port: u16) -> io::Re
 }
 
 /// A TCP connection to `addr` that leaves from `bind`.
-pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    let mut stream = open(addr, Type::STREAM, bind, 0)?;
+pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<&Binding>) -> io::Result<TcpStream> {
+    let mut stream = open(addr, (Type::STREAM, Protocol::TCP), bind, 0)?;
     // Sending nothing waits until the connection stands, and tells why it does not.
     poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await?;
     Ok(stream)
 }
 
 /// A UDP socket that takes packets of `addr` only, on our `port` (0: any).
-pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
-    open(addr, Type::DGRAM, bind, port)
+pub(super) fn connect_udp(addr: SocketAddr, bind: Option<&Binding>, port: u16) -> io::Result<TcpStream> {
+    open(addr, (Type::DGRAM, Protocol::UDP), bind, port)
 }
 
 /// A connection, plain or secure.

@@ -20,6 +20,7 @@ use glommio::net::TcpStream;
 use super::error::TrackerError;
 use super::socket::{connect_udp, within};
 use super::{Target, TrackerClient};
+use crate::binding::Binding;
 
 /// Connection ids remembered; each is of use for a minute.
 const CONNECTIONS_MAX: usize = 512;
@@ -30,10 +31,13 @@ const JUNK_PAUSE: Duration = Duration::from_millis(1);
 /// Addresses asked: the first of each family, since silence costs a whole schedule.
 const ADDRESSES_MAX: usize = 2;
 
+/// A tracker's address, and where we are bound to when we ask it: an id is of use from the address that it was given to.
+type Place = (SocketAddr, Option<Binding>);
+
 /// Connection ids of trackers.
 #[derive(Default)]
 pub(super) struct Connections {
-    known: RefCell<HashMap<SocketAddr, Known>>,
+    known: RefCell<HashMap<Place, Known>>,
 }
 
 /// A connection id, and our port that it was given to.
@@ -44,21 +48,21 @@ struct Known {
 }
 
 impl Connections {
-    fn get(&self, tracker: SocketAddr, now: Instant) -> Option<Known> {
-        self.known.borrow().get(&tracker).copied().filter(|known| known.connection.is_fresh(now))
+    fn get(&self, place: &Place, now: Instant) -> Option<Known> {
+        self.known.borrow().get(place).copied().filter(|known| known.connection.is_fresh(now))
     }
 
-    fn set(&self, tracker: SocketAddr, connection: Option<Known>, now: Instant) {
+    fn set(&self, place: Place, connection: Option<Known>, now: Instant) {
         let mut known = self.known.borrow_mut();
         let Some(connection) = connection else {
-            known.remove(&tracker);
+            known.remove(&place);
             return;
         };
         if known.len() >= CONNECTIONS_MAX {
             known.retain(|_, known| known.connection.is_fresh(now));
         }
-        if known.len() < CONNECTIONS_MAX || known.contains_key(&tracker) {
-            known.insert(tracker, connection);
+        if known.len() < CONNECTIONS_MAX || known.contains_key(&place) {
+            known.insert(place, connection);
         }
     }
 }
@@ -66,22 +70,23 @@ impl Connections {
 impl TrackerClient {
     pub(super) async fn announce_udp(
         &self,
+        bind: Option<&Binding>,
         url: &str,
         target: &Target,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
         // Packets have their schedule; the look-up before them has HTTP's limit.
         let after = self.config.http_timeout;
-        let look_up = self.resolver.addresses(&target.url, target.port, self.config.bind);
+        let look_up = self.resolver.addresses(&target.url, target.port, bind);
         let mut addresses = within(after, look_up).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
         addresses.truncate(ADDRESSES_MAX);
         // One that answered a moment ago is likely to do so again.
-        addresses.sort_by_key(|address| self.udp.get(*address, Instant::now()).is_none());
+        addresses.sort_by_key(|address| self.udp.get(&(*address, bind.cloned()), Instant::now()).is_none());
         let started = Instant::now();
         let mut failure = None;
         for (index, address) in addresses.iter().enumerate() {
             let plan = self.plan(request.event, index + 1 == addresses.len());
-            match self.exchange(url, *address, plan, request).await {
+            match self.exchange(bind, url, *address, plan, request).await {
                 Ok(Outcome::Announced(response)) => return Ok(response),
                 Ok(Outcome::Refused(refusal)) => return Err(TrackerError::Refused(refusal)),
                 Ok(Outcome::TimedOut) => {
@@ -108,19 +113,20 @@ impl TrackerClient {
 
     async fn exchange(
         &self,
+        bind: Option<&Binding>,
         url: &str,
         tracker: SocketAddr,
         plan: RetryPlan,
         request: &AnnounceRequest,
     ) -> io::Result<Outcome> {
         let now = Instant::now();
-        let known = self.udp.get(tracker, now);
+        let place = (tracker, bind.cloned());
+        let known = self.udp.get(&place, now);
         // The port may be taken, by another announce to the same tracker above all: then everything is new.
-        let again =
-            known.and_then(|known| Some((connect_udp(tracker, self.config.bind, known.port).ok()?, known)));
+        let again = known.and_then(|known| Some((connect_udp(tracker, bind, known.port).ok()?, known)));
         let (mut socket, cached) = match again {
             Some((socket, known)) => (socket, Some(known.connection)),
-            None => (connect_udp(tracker, self.config.bind, 0)?, None),
+            None => (connect_udp(tracker, bind, 0)?, None),
         };
         let port = socket.local_addr()?.port();
         let query = Query::Announce(Box::new(request.clone()), url_data(url).to_vec());
@@ -143,7 +149,7 @@ impl TrackerClient {
             }
         }
         let connection = exchange.connection().map(|connection| Known { connection, port });
-        self.udp.set(tracker, connection, Instant::now());
+        self.udp.set(place, connection, Instant::now());
         Ok(exchange.outcome().expect("an exchange without a deadline has ended").clone())
     }
 }
