@@ -31,7 +31,7 @@ use ccbt_protocol::wire::receiver::Sink;
 use crate::announce::{Announces, Identity, Totals};
 use crate::binding::Binding;
 use crate::conns::End;
-use crate::dialling::outgoing_socket;
+use crate::dialling::For;
 use crate::discovering::is_at_home;
 use crate::discovery::Interest;
 use crate::messages::{Event, FromShard};
@@ -56,7 +56,7 @@ pub(crate) struct Fetcher {
     trackers: Vec<Vec<String>>,
     max_peers: usize,
     /// Connections, half-open ones included.
-    conns: usize,
+    pub(crate) conns: usize,
     sockets: HashMap<PeerKey, SocketKey>,
     /// The metadata was told: what is connected waits for the torrent.
     done: bool,
@@ -69,6 +69,13 @@ pub(crate) struct Fetcher {
     /// The discovery thread looks for peers.
     finding: bool,
     pub bind: Option<Binding>,
+}
+
+impl Fetcher {
+    /// Whether new connections are of use.
+    pub(crate) fn wants_peers(&self) -> bool {
+        !self.done && !self.paused && self.ending.is_none()
+    }
 }
 
 /// Takes what one peer sent.
@@ -203,8 +210,7 @@ impl Shard {
     fn find_for_fetcher(&mut self, at: usize) {
         let Some(discovery) = &self.discovery else { return };
         let fetcher = &mut self.fetchers[at];
-        let rests = fetcher.done || fetcher.paused || fetcher.ending.is_some() || self.stopping.is_some();
-        let wanted = (fetcher.dht || fetcher.lsd) && !rests;
+        let wanted = (fetcher.dht || fetcher.lsd) && fetcher.wants_peers() && self.stopping.is_none();
         if wanted == fetcher.finding {
             return;
         }
@@ -285,23 +291,12 @@ impl Shard {
         for _ in 0..DIALS_PER_TURN {
             let room = self.has_room() && self.stopping.is_none();
             let fetcher = &mut self.fetchers[at];
-            let rests = fetcher.done || fetcher.paused || fetcher.ending.is_some();
-            if rests || !room || fetcher.conns >= fetcher.max_peers {
+            if !fetcher.wants_peers() || !room || fetcher.conns >= fetcher.max_peers {
                 return;
             }
             let Some(addr) = fetcher.candidates.next(self.now, &mut self.rng) else { return };
-            let bind = fetcher.bind.as_ref().or(self.config.bind.as_ref());
-            match outgoing_socket(addr, bind) {
-                Ok(fd) => {
-                    fetcher.conns += 1;
-                    let key = self.ring.connect(fd, addr);
-                    self.insert_conn(key, addr, false, Stage::Connecting, None);
-                    self.conn(key).expect("just inserted").fetch = Some(at);
-                }
-                Err(error) => {
-                    tracing::debug!(%addr, %error, "cannot connect");
-                    fetcher.candidates.gone(self.now, addr, false);
-                }
+            if !self.connect(For::Magnet(at), addr) {
+                self.fetchers[at].candidates.gone(self.now, addr, false);
             }
         }
     }
@@ -424,7 +419,9 @@ impl Shard {
             fetcher.sockets.remove(&peer);
             fetcher.fetching.gone(now, peer)
         });
-        fetcher.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        if !conn.superseded {
+            fetcher.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        }
         self.settle_fetcher(at);
     }
 

@@ -29,6 +29,7 @@ mod pacing;
 mod partial;
 mod pieces;
 pub mod playing;
+mod punching;
 mod relocating;
 pub mod ring;
 pub mod satellites;

@@ -30,6 +30,7 @@ use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::network::{Entrances, Listener, NetworkThread};
+use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::utp_acceptor::{self, Strangers, UtpAcceptor, UtpDoor};
@@ -159,7 +160,10 @@ impl Service {
         let lines = Arc::new(DeviceLines::default());
         let connections = Arc::new(AtomicUsize::new(0));
         let connections_max = config.max_connections.max(1);
-        let strangers = Strangers::new(inboxes.clone(), connections.clone(), connections_max);
+        let accepts = shares || !utp_sockets.is_empty();
+        let utp_ends = UtpEnds::new(if accepts { port } else { 0 });
+        let strangers =
+            Strangers::new(utp_ends.clone(), inboxes.clone(), connections.clone(), connections_max);
         let (to_discovery, to_acceptor) =
             if shares { (Some(strangers), None) } else { (None, Some(strangers)) };
         let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
@@ -173,6 +177,7 @@ impl Service {
                 lines: lines.clone(),
                 connections: connections.clone(),
                 discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
+                utp_ends: utp_ends.clone(),
             };
             let mut own = Vec::new();
             for listener in listeners.iter().filter(|_| config.transports.tcp) {

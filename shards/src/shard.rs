@@ -43,6 +43,7 @@ use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::pacing::Gathering;
+use crate::ring::utp::UtpEnds;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
@@ -116,6 +117,8 @@ pub struct Links {
     pub connections: Arc<AtomicUsize>,
     /// Where peers are found without trackers; `None`: nowhere.
     pub discovery: Option<Discovery>,
+    /// Who has a uTP socket of the listening port.
+    pub utp_ends: UtpEnds,
 }
 
 /// How far a connection is.
@@ -169,6 +172,8 @@ pub(crate) struct Conn {
     pub hostile: bool,
     /// Its torrent's home has given it to this shard.
     pub placed: bool,
+    /// We have opened it, and yet the peer speaks first.
+    pub answers: bool,
     /// Of a connection that we have opened: how.
     pub transport: Transport,
     /// The attempt at the same address over the other transport.
@@ -209,6 +214,7 @@ impl Conn {
             hungry: false,
             hostile: false,
             placed: false,
+            answers: false,
             transport: Transport::Tcp,
             rival: None,
             superseded: false,
@@ -244,6 +250,7 @@ pub struct Shard {
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
+    pub(crate) utp_ends: UtpEnds,
     /// Transports that have worked.
     pub(crate) worked: Worked,
     /// Peers that do not take encrypted connections.
@@ -328,6 +335,7 @@ impl Shard {
             conns: Vec::new(),
             connections: links.connections,
             discovery: links.discovery,
+            utp_ends: links.utp_ends,
             rng: rand::make_rng(),
             worked: Worked::default(),
             plain_only: PlainOnly::default(),

@@ -142,6 +142,7 @@ impl Rig {
             lines: Arc::default(),
             connections: Arc::default(),
             discovery: None,
+            utp_ends: crate::ring::utp::UtpEnds::default(),
         };
         let mut config = config();
         change(&mut config);

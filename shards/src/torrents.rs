@@ -202,7 +202,7 @@ impl Shard {
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };
-        let (now, id) = (self.now, self.config.peer_id);
+        let (now, id, punches) = (self.now, self.config.peer_id, self.may_punch());
         let home = &mut self.homes[index];
         if home.seed_only && have.count() == 0 && home.restarted.is_some() {
             return self.nothing_left(index);
@@ -211,6 +211,9 @@ impl Shard {
         home.durability.found(have.clone(), recent, !home.seed_only, now);
         let mut torrent = Torrent::new(now, home.meta.info_hash, id, home.meta.geometry, config, have);
         torrent.go_on_from(home.stats);
+        if punches {
+            torrent.enable_holepunch();
+        }
         home.torrent = Some(torrent);
         home.set_priorities();
         home.phase = Phase::Running;

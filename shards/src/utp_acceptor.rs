@@ -29,7 +29,7 @@ use crate::discovery::{Stray, Strays};
 use crate::inbox::Inbox;
 use crate::messages::{Arrival, ToShard};
 use crate::ring::Stream;
-use crate::ring::utp::{DetachedUtp, io as datagrams, micros};
+use crate::ring::utp::{DetachedUtp, UtpEnds, io as datagrams, micros};
 
 /// Datagrams are cut here: a SYN has no payload.
 const SYN_LEN_MAX: usize = 512;
@@ -90,6 +90,7 @@ fn share(door: &Door) -> io::Result<UdpSocket> {
 
 /// Takes in datagrams of peers without a connection; see the module.
 pub struct Strangers {
+    ends: UtpEnds,
     shards: Vec<Inbox>,
     next: usize,
     admission: Admission,
@@ -99,9 +100,14 @@ pub struct Strangers {
 
 impl Strangers {
     /// `shards` take turns.
-    pub fn new(shards: Vec<Inbox>, connections: Arc<AtomicUsize>, connections_max: usize) -> Self {
+    pub fn new(
+        ends: UtpEnds,
+        shards: Vec<Inbox>,
+        connections: Arc<AtomicUsize>,
+        connections_max: usize,
+    ) -> Self {
         let admission = Admission::default();
-        Self { shards, next: 0, admission, connections, connections_max }
+        Self { ends, shards, next: 0, admission, connections, connections_max }
     }
 
     /// Takes in a datagram that has come to the listening port from `from`.
@@ -111,13 +117,15 @@ impl Strangers {
         }
         let now = micros(Instant::now());
         let Some(syn) = self.admission.admit(now, from, datagram) else { return };
-        let fd = match datagrams::connected_at(to, from) {
-            Ok(fd) => fd,
+        let socket = match self.ends.accept(to, from) {
+            Ok(Some(socket)) => socket,
+            // One that has just been dialled, or is going.
+            Ok(None) => return,
             Err(error) => return tracing::debug!(%from, %error, "no socket for a uTP connection"),
         };
-        let config = datagrams::config(&fd);
+        let config = datagrams::config(&socket.fd);
         let conn = Connection::accept(now, config, &syn, rand::random()).expect("a SYN was admitted");
-        let stream = Stream::Utp(Box::new(DetachedUtp { fd, conn, unread: Default::default() }));
+        let stream = Stream::Utp(Box::new(DetachedUtp { socket, conn, unread: Default::default() }));
         let shard = self.next % self.shards.len();
         self.next = self.next.wrapping_add(1);
         // One that is so far behind that its inbox is full takes no connections; the peer comes again.

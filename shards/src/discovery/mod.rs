@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Hosts(Vec<(String, u16)>),
     External(IpAddr),
     Renew(Vec<Door>),
+    Datagram(SocketAddr, Vec<u8>),
     Stop,
 }
 
@@ -176,6 +177,11 @@ impl Discovery {
     /// A network interface that we are bound to has come back: sockets are opened anew. Lost when there is no room.
     pub(crate) fn renew(&self, listen: Vec<Door>) {
         self.send(Command::Renew(listen));
+    }
+
+    /// A datagram that came to a uTP socket of the listening port and is of the DHT. Lost when there is no room.
+    pub fn datagram(&self, from: SocketAddr, bytes: Vec<u8>) {
+        self.send(Command::Datagram(from, bytes));
     }
 
     /// UDP port of the DHT, to be told to peers; 0 = there is no DHT, or it does not answer.

@@ -165,6 +165,11 @@ impl Worker {
                         lsd.renew();
                     }
                 }
+                Ok(Command::Datagram(from, bytes)) => {
+                    if let Some(dht) = &mut self.dht {
+                        dht.handle(now, from, &bytes, &mut self.rng);
+                    }
+                }
                 Ok(Command::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
                 Err(crossbeam_channel::TryRecvError::Empty) => return true,
             }

@@ -16,6 +16,7 @@
 
 mod blocks;
 mod extensions;
+mod holepunching;
 mod messages;
 mod pieces;
 mod spread;
@@ -39,6 +40,7 @@ use crate::blame::Blame;
 use crate::choker::{Choker, ChokerConfig};
 use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
+use crate::holepunch::Introductions;
 use crate::ids::{InfoHash, PeerId, PieceIndex};
 use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
 use crate::pex::Book;
@@ -99,6 +101,8 @@ pub enum TorrentEvent {
     Peers(Vec<SocketAddr>),
     /// The peer at the first address says that ours is the second one.
     OwnAddress(IpAddr, IpAddr),
+    /// The peer at this address dials us now, through its NAT: dial it as well, over uTP (BEP 55).
+    Punch(SocketAddr),
     /// A peer says that there is a DHT node; told once for each connection.
     DhtNode(SocketAddr),
     /// Every wanted piece is verified and written.
@@ -146,6 +150,8 @@ pub struct Torrent {
     super_seed: Option<SuperSeed>,
     /// Who is connected, to be told to others, where that is done.
     pex: Option<Book>,
+    /// Who told of whom, where ut_holepunch is spoken.
+    punch: Option<Introductions>,
     /// Somebody may be shown a piece.
     reveal_due: bool,
 }
@@ -201,6 +207,7 @@ impl Torrent {
             super_seed: super_seeds.then(|| SuperSeed::new(geometry.piece_count())),
             reveal_due: false,
             pex: config.pex.then(Book::default),
+            punch: None,
             config,
         };
         this.check_finished();

@@ -1,6 +1,7 @@
 //! Torrents against each other over virtual wires ([`swarm`]), and one torrent against scripted peers.
 
 mod extensions;
+mod holepunch;
 mod streams;
 mod superseed;
 pub(crate) mod swarm;

@@ -177,14 +177,18 @@ impl Datagrams {
     }
 }
 
-/// A UDP socket with a port of its own that talks to `peer` only.
-pub fn connected(bind: Option<&Binding>, peer: SocketAddr) -> io::Result<OwnedFd> {
-    let socket = socket_to(bind, (Type::DGRAM, Protocol::UDP), peer, 0, |_| Ok(()))?;
+/// A UDP socket at `port` (0: one of its own) that talks to `peer` only; the kernel gives it that peer's datagrams, whoever
+/// else is bound to the same address (with SO_REUSEPORT, as all of them must be).
+pub fn connected(bind: Option<&Binding>, port: u16, peer: SocketAddr) -> io::Result<OwnedFd> {
+    let share = |socket: &Socket| match port {
+        0 => Ok(()),
+        _ => socket.set_reuse_address(true).and_then(|()| socket.set_reuse_port(true)),
+    };
+    let socket = socket_to(bind, (Type::DGRAM, Protocol::UDP), peer, port, share)?;
     connect(socket, peer)
 }
 
-/// As [`connected`], from a door; the kernel gives it that peer's datagrams, whoever else is bound to the same address
-/// (with SO_REUSEPORT, as all of them must be).
+/// As [`connected`], from a door.
 pub fn connected_at(door: &Door, peer: SocketAddr) -> io::Result<OwnedFd> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::UDP))?;
