@@ -6,8 +6,8 @@ use ccbt_protocol::ids::{InfoHash, TorrentKey};
 
 use crate::binding::Binding;
 
-/// A magnet link: a torrent whose metadata is to be fetched from peers (BEP 9). Answered by [`crate::messages::FromShard::Metadata`]; a
-/// [`crate::messages::ToShard::Add`] with the same key goes on with its peers.
+/// A magnet link: a torrent whose metadata is to be fetched from peers (BEP 9). Answered by
+/// [`crate::messages::FromShard::Metadata`]; a [`crate::messages::ToShard::Add`] with the same key goes on with its peers.
 #[derive(Debug)]
 pub struct AddMagnet {
     /// Its name in all later messages; its torrent's, too.
