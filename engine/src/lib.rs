@@ -53,6 +53,7 @@ pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::proxy::{Credentials as ProxyCredentials, ProxyKind};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_protocol::tracker::udp::ScrapeEntry;
+pub use ccbt_shards::binding::{Binding, Place};
 pub use ccbt_shards::control::TrackerError;
 pub use ccbt_shards::dialling::{Transport, Transports};
 pub use ccbt_shards::discovery::{DhtSettings, DiscoveryStats};

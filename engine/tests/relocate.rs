@@ -1,7 +1,7 @@
 //! Files moved, renamed, unshared and deleted under running torrents, by the library's own calls.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ fn session(up_limit: u64) -> Session {
     let settings = Settings {
         layout: Overrides { shards: Some(1), ..Overrides::default() },
         port: Some(0),
-        bind: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        bind: Some([127, 0, 0, 1].into()),
         memory_bytes: 32 << 20,
         up_limit,
         ..Settings::default()

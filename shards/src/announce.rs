@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
+use crate::binding::Binding;
 use crate::control::{TrackerError, shown};
 use crate::trackers::{AnnounceJob, Trackers};
 
@@ -133,6 +134,7 @@ pub struct Announces {
     has_completed: bool,
     /// After a stop: when unanswered announces are not waited for any longer.
     give_up_at: Option<Instant>,
+    bind: Option<Binding>,
     /// Told to the tracker thread with every announce: what has not been sent is of no use, but for `completed` and `stopped`.
     over: Arc<AtomicBool>,
 }
@@ -149,8 +151,14 @@ impl Announces {
             owed: VecDeque::new(),
             has_completed: false,
             give_up_at: None,
+            bind: None,
             over: Arc::default(),
         }
+    }
+
+    /// Announces leave from `bind`, where it is given, and not from where the session is bound to.
+    pub fn bound_to(self, bind: Option<Binding>) -> Self {
+        Self { bind, ..self }
     }
 
     /// Gives what is due to `trackers`, which answer to `done`.
@@ -188,7 +196,15 @@ impl Announces {
             tracker_id,
             ip: None,
         };
-        let job = AnnounceJob { torrent, token, url, request, over: self.over.clone(), done };
+        let job = AnnounceJob {
+            torrent,
+            token,
+            url,
+            request,
+            bind: self.bind.clone(),
+            over: self.over.clone(),
+            done,
+        };
         if trackers.announce(job) {
             self.under_way.insert(token, event);
         } else {

@@ -59,6 +59,8 @@ impl Shard {
     fn on_accepted(&mut self, listener: u32, socket: io::Result<(OwnedFd, SocketAddr)>) {
         match socket {
             Ok((fd, addr)) => self.on_arrived(Stream::Tcp(fd), addr),
+            // It listens no longer: its interface has gone, and another socket has taken its place.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.ring.unlisten(listener),
             Err(error) => {
                 tracing::debug!(%error, "accept failed");
                 self.deaf.push(listener);
@@ -216,7 +218,9 @@ impl Shard {
                 return false;
             }
             let stays = !matches!(home.phase, Phase::Ending { .. }) && !home.paused;
-            let welcome = stays && home.all_conns() < home.max_peers;
+            let by = home.bind.as_ref().map(|bind| (bind, self.ring.local_ip(key)));
+            let comes_right = by.is_none_or(|(bind, local)| local.is_some_and(|ip| bind.admits(ip)));
+            let welcome = stays && comes_right && home.all_conns() < home.max_peers;
             if !welcome || home.candidates.is_banned(addr.ip()) {
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
                 self.give_peer_back(index, GivenBack { addr, incoming: true, id: None, useful: false });

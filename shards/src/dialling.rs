@@ -7,16 +7,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ccbt_protocol::wire::handshake::HandshakeReader;
+use socket2::{Protocol, Type};
 
+use crate::binding::{Binding, socket_to};
 use crate::conns::End;
 use crate::messages::ToShard;
 use crate::ring::SocketKey;
-use crate::ring::utp::io::local_for;
 use crate::shard::{Conn, Shard, Stage};
 
 /// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
@@ -136,15 +137,20 @@ impl Shard {
         addr: SocketAddr,
         transport: Transport,
     ) -> Option<SocketKey> {
+        let own = match what {
+            For::Torrent(index) => self.homes[index].bind.as_ref(),
+            For::Magnet(at) => self.fetchers[at].bind.as_ref(),
+        };
+        let bind = own.or(self.config.bind.as_ref());
         let started = match transport {
             Transport::Tcp => {
                 let way = self.way_to(addr);
-                outgoing_socket(way, self.config.bind).map(|fd| self.ring.connect(fd, way))
+                outgoing_socket(way, bind).map(|fd| self.ring.connect(fd, way))
             }
             // Nothing goes past a proxy.
             Transport::Utp if self.config.proxy.is_some() => Err(io::ErrorKind::Unsupported.into()),
             Transport::Utp => {
-                self.utp_ends.dial(addr).map(|socket| self.ring.connect_utp(socket, rand::random()))
+                self.utp_ends.dial(bind, addr).map(|socket| self.ring.connect_utp(socket, rand::random()))
             }
         };
         let key = match started {
@@ -259,13 +265,7 @@ impl Shard {
 }
 
 /// A socket to connect to `addr` with.
-pub(crate) fn outgoing_socket(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<OwnedFd> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
-    if bind.is_some() {
-        socket.bind(&local_for(addr, bind, 0)?.into())?;
-    }
-    Ok(socket.into())
+pub(crate) fn outgoing_socket(addr: SocketAddr, bind: Option<&Binding>) -> io::Result<OwnedFd> {
+    let kind = (Type::STREAM, Protocol::TCP);
+    socket_to(bind, kind, addr, 0, |socket| socket.set_tcp_nodelay(true)).map(OwnedFd::from)
 }

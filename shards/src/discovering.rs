@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ccbt_protocol::ids::TorrentKey;
 
+use crate::binding::Binding;
 use crate::discovery::Interest;
 use crate::messages::AddTorrent;
 use crate::shard::Shard;
@@ -24,15 +25,20 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    pub fn new(add: &AddTorrent) -> Self {
-        let is_public = !add.metainfo.private;
-        Self { dht: add.use_dht && is_public, lsd: add.use_lsd && is_public, told: None }
+    pub fn new(add: &AddTorrent, session: Option<&Binding>) -> Self {
+        let is_findable = !add.metainfo.private && is_at_home(add.bind.as_ref(), session);
+        Self { dht: add.use_dht && is_findable, lsd: add.use_lsd && is_findable, told: None }
     }
 
     /// Of a satellite, which looks for nothing itself.
     pub fn satellite(dht: bool) -> Self {
         Self { dht, ..Self::default() }
     }
+}
+
+/// Whether a torrent is bound to nothing but what the session is bound to, whose places the discovery thread tells.
+pub(crate) fn is_at_home(bind: Option<&Binding>, session: Option<&Binding>) -> bool {
+    bind.is_none() || bind == session
 }
 
 impl Shard {

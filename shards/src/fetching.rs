@@ -8,7 +8,10 @@
 //! Invariant: a connection of a fetcher has `Conn::fetch` set until it ends or its torrent takes it over, and counts in
 //! `Fetcher::conns` as long.
 
+mod add;
 mod handover;
+
+pub use add::AddMagnet;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,8 +29,10 @@ use ccbt_protocol::wire::message::Message;
 use ccbt_protocol::wire::receiver::Sink;
 
 use crate::announce::{Announces, Identity, Totals};
+use crate::binding::Binding;
 use crate::conns::End;
 use crate::dialling::For;
+use crate::discovering::is_at_home;
 use crate::discovery::Interest;
 use crate::messages::{Event, FromShard};
 use crate::ring::SocketKey;
@@ -40,32 +45,6 @@ const MAX_PEERS: usize = 40;
 const DIALS_PER_TURN: usize = 20;
 /// Bytes told to trackers as missing while nobody knows how many there are; as libtorrent does.
 const LEFT_UNKNOWN: u64 = 16 * 1024;
-
-/// A magnet link: a torrent whose metadata is to be fetched from peers (BEP 9). Answered by [`FromShard::Metadata`]; a
-/// [`crate::messages::ToShard::Add`] with the same key goes on with its peers.
-#[derive(Debug)]
-pub struct AddMagnet {
-    /// Its name in all later messages; its torrent's, too.
-    pub key: TorrentKey,
-    /// What is looked for.
-    pub info_hash: InfoHash,
-    /// Addresses that the user names.
-    pub peers: Vec<SocketAddr>,
-    /// Addresses that the link names (`x.pe`).
-    pub named: Vec<SocketAddr>,
-    /// Tiers of trackers to ask (BEP 12); empty: none.
-    pub trackers: Vec<Vec<String>>,
-    /// Connections at most.
-    pub max_peers: usize,
-    /// Connect to nobody until [`crate::messages::ToShard::Resume`].
-    pub paused: bool,
-    /// Take addresses from peers (BEP 11).
-    pub pex: bool,
-    /// Look for peers in the DHT (BEP 5).
-    pub dht: bool,
-    /// Look for peers in the local network (BEP 14).
-    pub lsd: bool,
-}
 
 /// One magnet.
 pub(crate) struct Fetcher {
@@ -89,6 +68,7 @@ pub(crate) struct Fetcher {
     lsd: bool,
     /// The discovery thread looks for peers.
     finding: bool,
+    pub bind: Option<Binding>,
 }
 
 impl Fetcher {
@@ -131,7 +111,9 @@ impl Sink for FetchSink<'_> {
 
 impl Shard {
     pub(crate) fn add_magnet(&mut self, add: AddMagnet) {
-        let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused, pex, dht, lsd } = add;
+        let is_at_home = is_at_home(add.bind.as_ref(), self.config.bind.as_ref());
+        let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused, pex, dht, lsd, bind } =
+            add;
         let mut candidates = Candidates::new(self.config.listen_port);
         candidates.add_all(&named, Source::Magnet);
         candidates.add_all(&peers, Source::User);
@@ -142,7 +124,7 @@ impl Shard {
                 peer_id: self.config.peer_id,
                 port: self.config.listen_port,
             };
-            Announces::new(identity, &trackers, self.now, &mut self.rng)
+            Announces::new(identity, &trackers, self.now, &mut self.rng).bound_to(bind.clone())
         });
         if let (true, Some(announces)) = (paused, &mut announces) {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.
@@ -162,9 +144,10 @@ impl Shard {
             paused,
             ending: None,
             told: None,
-            dht,
-            lsd,
+            dht: dht && is_at_home,
+            lsd: lsd && is_at_home,
             finding: false,
+            bind,
         });
         self.settle_fetcher(at);
     }
@@ -325,7 +308,13 @@ impl Shard {
         let fetcher = &mut self.fetchers[at];
         let addr = self.conns[key.index()].as_ref().expect("called for a connection that lives").addr;
         let rests = fetcher.paused || fetcher.ending.is_some();
-        if rests || fetcher.conns >= fetcher.max_peers || fetcher.candidates.is_banned(addr.ip()) {
+        let by = fetcher.bind.as_ref().map(|bind| (bind, self.ring.local_ip(key)));
+        let comes_right = by.is_none_or(|(bind, local)| local.is_some_and(|ip| bind.admits(ip)));
+        if rests
+            || !comes_right
+            || fetcher.conns >= fetcher.max_peers
+            || fetcher.candidates.is_banned(addr.ip())
+        {
             self.end(key, End::Refused("the magnet takes no connection from it now"));
             return Some(false);
         }

@@ -21,6 +21,7 @@ use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::messages::{OpenReport, OpenedFile, Preallocate};
 
 use crate::announce::{Announces, Totals};
+use crate::binding::Binding;
 use crate::checking::Check;
 use crate::discovering::Finding;
 use crate::faults::{Failure, ReadFaults};
@@ -141,6 +142,8 @@ pub(crate) struct Home {
     pub super_seeding: bool,
     /// Peers are told of each other, unless the torrent is private.
     pub pex: bool,
+    /// Where it is bound to, other than the session.
+    pub bind: Option<Binding>,
     /// Which files are wanted, and the bytes of their pieces.
     pub selection: Selection,
     pub bytes_wanted: u64,
@@ -219,6 +222,7 @@ impl Home {
             playing: None,
             super_seeding: false,
             pex: true,
+            bind: None,
             selection: Selection::default(),
             bytes_wanted: meta.geometry.total_len(),
             last_status: None,

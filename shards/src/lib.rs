@@ -4,6 +4,7 @@
 //! `drive` runs the loop over the state in `shard`.
 
 pub mod announce;
+pub mod binding;
 mod cache;
 mod checking;
 mod conns;
@@ -23,6 +24,7 @@ pub mod inbox;
 pub mod known;
 mod limits;
 pub mod messages;
+mod network;
 mod pacing;
 mod partial;
 mod pieces;

@@ -3,6 +3,7 @@
 //! Role: the vocabulary only. Every queue is bounded where it is made ([`crate::inbox`], [`crate::service`]).
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use crate::hand_off::{Arrival, HandOff};
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
+use crate::binding::Binding;
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
 use crate::webseeds::{FromWeb, Site, WebCounts};
@@ -73,6 +75,9 @@ pub struct AddTorrent {
     pub pex: bool,
     /// What an earlier run has found out about its files: only what is doubtful is looked at.
     pub known: Option<Known>,
+    /// Where it is bound to, other than the session: its connections and announces leave from there, and others are not
+    /// accepted. It is in neither the DHT nor the local network then, which tell of the session's places.
+    pub bind: Option<Binding>,
 }
 
 /// To a shard.
@@ -153,6 +158,8 @@ pub enum ToShard {
     },
     /// `shard` is the home of a torrent: connections for it go there. `None`: nobody's any more.
     Route(InfoHash, Option<usize>),
+    /// Accept connections of this socket, too, until it is shut down.
+    Listen(OwnedFd),
     /// A connection for a torrent of this shard.
     HandOff(Box<HandOff>),
     /// Serve a new uTP connection.

@@ -24,6 +24,7 @@ use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::layout::LayoutSpec;
 use crossbeam_channel::TrySendError;
 
+use crate::binding::Binding;
 use crate::discovering::Finding;
 use crate::faults::Failure;
 use crate::messages::ToShard;
@@ -56,6 +57,8 @@ pub struct AddSatellite {
     pub use_dht: bool,
     /// As at home; its home keeps those of all peers together.
     pub limits: TorrentLimits,
+    /// As at home.
+    pub bind: Option<Binding>,
     /// The home's shard.
     pub home: usize,
 }
@@ -201,6 +204,7 @@ impl Shard {
                 pex: home.pex,
                 use_dht: home.finding.dht,
                 limits,
+                bind: home.bind.clone(),
                 home: self.config.index,
             };
             self.post(*shard, ToShard::AddSatellite(Box::new(message)));
@@ -344,6 +348,7 @@ impl Shard {
             pex,
             use_dht,
             limits,
+            bind,
             home,
         } = add;
         if self.stopping.is_some() {
@@ -353,6 +358,7 @@ impl Shard {
         assert!(!self.by_key.contains_key(&key), "a shard is both home and satellite of a torrent");
         let mut satellite = Home::new(self.now, key, metainfo.clone(), spec, picker.clone(), max_peers);
         satellite.finding = Finding::satellite(use_dht);
+        satellite.bind = bind;
         let config = TorrentConfig {
             picker,
             listen_port: self.config.listen_port,

@@ -3,7 +3,7 @@
 //! Owner: the control thread (the engine's session). Nothing here is on a hot path.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,18 +21,20 @@ use ccbt_storage::{StorageConfig, StorageService};
 use crossbeam_channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::binding::{Binding, Door};
 use crate::checking::line::DeviceLines;
 use crate::dialling::Transports;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread, Strays};
 use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
+use crate::network::{Entrances, Listener, NetworkThread};
 use crate::proxying::{Proxy, for_peers};
 use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
 use crate::trackers::{Trackers, TrackersConfig, TrackersThread};
-use crate::utp_acceptor::{self, Strangers, UtpAcceptor};
+use crate::utp_acceptor::{self, Strangers, UtpAcceptor, UtpDoor};
 use crate::webseeds::{WebSeedConfig, WebSeedThread};
 use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
@@ -59,9 +61,9 @@ pub struct ServiceConfig {
     /// Ceiling of piece memory of all shards together, in bytes: three quarters for downloads, the rest for uploads.
     pub memory_bytes: usize,
     /// Addresses to listen on, all with the same port; port 0 lets the system choose. Empty: no listening.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Door>,
     /// Outgoing connections leave from here.
-    pub bind: Option<IpAddr>,
+    pub bind: Option<Binding>,
     /// How peers are found without trackers; its addresses are filled in from `listen` and `bind`.
     pub discovery: DiscoveryConfig,
     /// What we call ourselves.
@@ -108,9 +110,9 @@ pub enum StartError {
     )]
     Resources(#[source] std::io::Error),
     /// The address cannot be listened on.
-    #[error("cannot listen on {addr}: {source}; choose another --port or --bind")]
+    #[error("cannot listen on {door}: {source}; choose another --port or --bind")]
     Listen {
-        addr: SocketAddr,
+        door: Door,
         #[source]
         source: std::io::Error,
     },
@@ -120,7 +122,9 @@ pub enum StartError {
 pub struct Service {
     acceptor: Option<UtpAcceptor>,
     /// The listening sockets, which keep the port ours also when nothing is accepted over TCP.
-    _port: Vec<OwnedFd>,
+    _port: Vec<Arc<Listener>>,
+    /// Looks after interfaces that the session is bound to.
+    network: Option<NetworkThread>,
     shards: Vec<Running>,
     storage: Arc<StorageService>,
     events: Receiver<FromShard>,
@@ -169,13 +173,13 @@ impl Service {
         let connections = Arc::new(AtomicUsize::new(0));
         let connections_max = config.max_connections.max(1);
         let accepts = shares || !utp_sockets.is_empty();
-        let utp_ends = UtpEnds::new(config.bind, if accepts { port } else { 0 });
+        let utp_ends = UtpEnds::new(if accepts { port } else { 0 });
         let strangers =
             Strangers::new(utp_ends.clone(), inboxes.clone(), connections.clone(), connections_max);
         let (to_discovery, to_acceptor) =
             if shares { (Some(strangers), None) } else { (None, Some(strangers)) };
         let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
-        let discovery = start_discovery(&config, &listeners, strays)?;
+        let discovery = start_discovery(&config, port, strays)?;
         let trackers = TrackersThread::start(config.trackers.clone()).map_err(StartError::Resources)?;
         let webseeds = start_webseeds(&config)?;
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
@@ -193,7 +197,7 @@ impl Service {
             };
             let mut own = Vec::new();
             for listener in listeners.iter().filter(|_| config.transports.tcp) {
-                own.push(listener.try_clone().map_err(StartError::Resources)?);
+                own.push(listener.socket.try_clone().map_err(StartError::Resources)?);
             }
             let shard = shard_config(&config, index, count, own, port);
             let cpu = config.shard_cpus.get(index).copied().flatten();
@@ -206,9 +210,23 @@ impl Service {
             }
             _ => None,
         };
+        let entrances =
+            config.bind.as_ref().filter(|bind| bind.interfaces().next().is_some()).map(|bind| Entrances {
+                binding: bind.clone(),
+                port,
+                has_ipv6: config.listen.iter().any(|door| door.addr.is_ipv6()),
+                accepts: config.transports.tcp,
+                listeners: listeners.clone(),
+                shards: inboxes.clone(),
+                discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
+                utp: acceptor.as_ref().map(UtpAcceptor::renewer),
+                seen: HashMap::new(),
+            });
+        let network = entrances.map(NetworkThread::start).transpose().map_err(StartError::Resources)?;
         let this = Self {
             acceptor,
             _port: listeners,
+            network,
             shards,
             storage,
             events,
@@ -334,6 +352,7 @@ impl Service {
 
     /// Waits for the threads, after [`Self::shutdown`] and all [`FromShard::Stopped`].
     pub fn join(self) {
+        drop(self.network);
         drop(self.acceptor);
         for shard in self.shards {
             drop(shard.inbox);
@@ -366,7 +385,7 @@ fn shard_config(
         upload_bytes: share / 4,
         listeners,
         listen_port: port,
-        bind: config.bind,
+        bind: config.bind.clone(),
         peer_id: config.peer_id,
         max_connections: config.max_connections.max(1),
         connect_timeout: CONNECT_TIMEOUT,
@@ -395,7 +414,7 @@ fn start_webseeds(config: &ServiceConfig) -> Result<WebSeedThread, StartError> {
     let client = &config.trackers.client;
     let config = WebSeedConfig {
         allow_local: config.web_seed_local,
-        bind: config.bind,
+        bind: config.bind.clone(),
         extra_roots_pem: client.extra_roots_pem.clone(),
         user_agent: client.user_agent.clone(),
     };
@@ -405,15 +424,14 @@ fn start_webseeds(config: &ServiceConfig) -> Result<WebSeedThread, StartError> {
 /// Starts the discovery thread where it is wanted.
 fn start_discovery(
     config: &ServiceConfig,
-    listeners: &[OwnedFd],
+    port: u16,
     strays: Option<Box<dyn Strays>>,
 ) -> Result<Option<DiscoveryThread>, StartError> {
     if config.discovery.dht.is_none() && !config.discovery.lsd {
         return Ok(None);
     }
-    let local = |fd: &OwnedFd| socket2::SockRef::from(fd).local_addr().ok()?.as_socket();
-    let listen = listeners.iter().filter_map(local).collect();
-    let config = DiscoveryConfig { listen, bind: config.bind, ..config.discovery.clone() };
+    let listen = config.listen.iter().map(|door| door.at(port)).collect();
+    let config = DiscoveryConfig { listen, bind: config.bind.clone(), ..config.discovery.clone() };
     DiscoveryThread::start(config, strays).map(Some).map_err(StartError::Resources)
 }
 
@@ -451,40 +469,46 @@ fn shares_port(config: &ServiceConfig, port: u16) -> bool {
 }
 
 /// The UDP sockets of the listening port, if uTP is to be had.
-fn listen_utp(config: &ServiceConfig, port: u16) -> Vec<UdpSocket> {
+fn listen_utp(config: &ServiceConfig, port: u16) -> Vec<UtpDoor> {
     if !config.transports.utp || port == 0 {
         return Vec::new();
     }
-    utp_acceptor::bind(&config.listen, port).unwrap_or_else(|error| {
+    let doors: Vec<Door> = config.listen.iter().map(|door| door.at(port)).collect();
+    utp_acceptor::bind(&doors).unwrap_or_else(|error| {
         tracing::warn!(port, %error, "cannot listen on the UDP port: no uTP connections are accepted");
         Vec::new()
     })
 }
 
 /// Listens on all addresses, with one port for all; without `accepts` only takes the port.
-fn listen(addrs: &[SocketAddr], accepts: bool) -> Result<(Vec<OwnedFd>, u16), StartError> {
+///
+/// An interface that is not there is waited for, if the port is known.
+fn listen(doors: &[Door], accepts: bool) -> Result<(Vec<Arc<Listener>>, u16), StartError> {
     let mut listeners = Vec::new();
     let mut port = 0;
-    for addr in addrs {
-        let addr = SocketAddr::new(addr.ip(), if addr.port() == 0 { port } else { addr.port() });
-        let failed = |source| StartError::Listen { addr, source };
-        let socket = bind_listener(addr, accepts).map_err(failed)?;
-        let local = socket.local_addr().map_err(failed)?;
-        port = local.as_socket().map_or(0, |local| local.port());
-        listeners.push(OwnedFd::from(socket));
+    for door in doors {
+        let door = door.at(if door.addr.port() == 0 { port } else { door.addr.port() });
+        match Listener::open(door.clone(), accepts) {
+            Ok(listener) => {
+                let local = socket2::SockRef::from(&listener.socket).local_addr();
+                port = local.ok().and_then(|local| local.as_socket()).map_or(0, |local| local.port());
+                listeners.push(Arc::new(Listener { door: door.at(port), ..listener }));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && door.addr.port() != 0 => {
+                port = door.addr.port();
+            }
+            Err(source) => return Err(StartError::Listen { door, source }),
+        }
     }
     Ok((listeners, port))
 }
 
-fn bind_listener(addr: SocketAddr, accepts: bool) -> std::io::Result<Socket> {
-    let socket =
-        Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+pub(crate) fn bind_listener(door: &Door, accepts: bool) -> std::io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(door.addr), kind, Some(Protocol::TCP))?;
     // A port in TIME_WAIT can be used again; one that is listened on cannot.
     socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&addr.into())?;
+    door.bind(&socket)?;
     if accepts {
         socket.listen(BACKLOG)?;
     }

@@ -7,7 +7,7 @@
 //! time brings.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -30,6 +30,7 @@ use rand::rngs::SmallRng;
 use slab::Slab;
 
 use crate::announce::DoneQueue;
+use crate::binding::Binding;
 use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
 use crate::counters::ShardStats;
@@ -77,7 +78,7 @@ pub struct ShardConfig {
     /// The port they listen on; 0 = none.
     pub listen_port: u16,
     /// Outgoing connections leave from here.
-    pub bind: Option<IpAddr>,
+    pub bind: Option<Binding>,
     /// What we call ourselves.
     pub peer_id: PeerId,
     /// Connections of all shards at most, half-open ones included.

@@ -112,6 +112,7 @@ pub(crate) fn publish(folder: &Path, key: TorrentKey, sizes: &[usize]) -> AddTor
         super_seeding: false,
         pex: true,
         known: None,
+        bind: None,
         renames: Vec::new(),
         paused: false,
     }

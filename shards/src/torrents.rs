@@ -55,16 +55,17 @@ impl Shard {
                 peer_id: self.config.peer_id,
                 port: self.config.listen_port,
             };
-            Announces::new(identity, &add.trackers, self.now, &mut self.rng)
+            Announces::new(identity, &add.trackers, self.now, &mut self.rng).bound_to(add.bind.clone())
         };
         let mut announces = announces.or_else(|| (!add.trackers.is_empty()).then(new_announces));
         if let (true, Some(announces)) = (add.paused, &mut announces) {
             // Nobody knows us yet: this only keeps it quiet until it is resumed.
             announces.stop(self.now);
         }
-        let finding = Finding::new(&add);
+        let finding = Finding::new(&add, self.config.bind.as_ref());
         let home = Home {
-            web: WebSources::new(&add.web_seeds),
+            // Nothing goes past a proxy.
+            web: WebSources::new(&add.web_seeds).filter(|_| self.config.proxy.is_none()),
             candidates,
             announces,
             known: add.known,
@@ -80,6 +81,7 @@ impl Shard {
             playing: add.streaming.then(|| Box::new(Playing::expecting(&add.metainfo, &add.selection))),
             super_seeding: add.super_seeding,
             pex: add.pex,
+            bind: add.bind,
             selection: add.selection,
             prealloc: add.prealloc,
             paused: add.paused,

@@ -115,6 +115,9 @@ impl Shard {
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
             ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
             ToShard::Web(key, message) => self.on_web(key, message),
+            ToShard::Listen(socket) => {
+                self.ring.listen(socket);
+            }
             ToShard::Shutdown => self.shut_down(),
         }
     }

@@ -20,9 +20,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use ccbt_protocol::utp::{Admission, Connection};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::binding::Door;
 use crate::discovery::{Stray, Strays};
 use crate::inbox::Inbox;
 use crate::messages::{Arrival, ToShard};
@@ -37,30 +39,52 @@ const BURST: usize = 64;
 /// The running thread; it ends with this value.
 pub struct UtpAcceptor {
     stop: Arc<OwnedFd>,
+    renewed: Sender<Vec<UtpDoor>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Binds a UDP socket per address. Errors: one cannot be bound, or the port is another program's.
-pub fn bind(listen: &[SocketAddr], port: u16) -> io::Result<Vec<UdpSocket>> {
-    listen.iter().map(|addr| bind_one(SocketAddr::new(addr.ip(), port))).collect()
+/// A socket that strangers send to.
+pub type UtpDoor = (UdpSocket, Door);
+
+/// Binds a UDP socket per door whose interface is there. Errors: one cannot be bound, or the port is another program's.
+pub fn bind(doors: &[Door]) -> io::Result<Vec<UtpDoor>> {
+    bind_all(doors, bind_one)
 }
 
-fn bind_one(addr: SocketAddr) -> io::Result<UdpSocket> {
-    let new = || {
-        let kind = Type::DGRAM.nonblocking().cloexec();
-        let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
+/// As [`bind`], while this session has sockets at the port.
+pub(crate) fn rebind(doors: &[Door]) -> io::Result<Vec<UtpDoor>> {
+    bind_all(doors, share)
+}
+
+fn bind_all(doors: &[Door], bind: impl Fn(&Door) -> io::Result<UdpSocket>) -> io::Result<Vec<UtpDoor>> {
+    let mut sockets = Vec::new();
+    for door in doors {
+        match bind(door) {
+            Ok(socket) => sockets.push((socket, door.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        Ok::<_, io::Error>(socket)
-    };
-    // With SO_REUSEPORT two sessions would share the port without a word; without it this shows that the port is free.
-    new()?.bind(&addr.into())?;
-    let socket = new()?;
+    }
+    Ok(sockets)
+}
+
+fn new(door: &Door) -> io::Result<Socket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    Socket::new(Domain::for_address(door.addr), kind, Some(Protocol::UDP))
+}
+
+/// With SO_REUSEPORT two sessions would share the port without a word; without it this shows that the port is free.
+fn bind_one(door: &Door) -> io::Result<UdpSocket> {
+    door.bind(&new(door)?)?;
+    share(door)
+}
+
+fn share(door: &Door) -> io::Result<UdpSocket> {
+    let socket = new(door)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     datagrams::prefer_first(&socket)?;
-    socket.bind(&addr.into())?;
+    door.bind(&socket)?;
     Ok(socket.into())
 }
 
@@ -87,13 +111,13 @@ impl Strangers {
     }
 
     /// Takes in a datagram that has come to the listening port from `from`.
-    fn greet(&mut self, datagram: &[u8], from: SocketAddr) {
+    fn greet(&mut self, datagram: &[u8], from: SocketAddr, to: &Door) {
         if self.connections.load(Ordering::Relaxed) >= self.connections_max {
             return;
         }
         let now = micros(Instant::now());
         let Some(syn) = self.admission.admit(now, from, datagram) else { return };
-        let socket = match self.ends.accept(from) {
+        let socket = match self.ends.accept(to, from) {
             Ok(Some(socket)) => socket,
             // One that has just been dialled, or is going.
             Ok(None) => return,
@@ -111,40 +135,77 @@ impl Strangers {
 
 impl Strays for Strangers {
     fn take(&mut self, stray: Stray<'_>) {
-        self.greet(stray.bytes, stray.from);
+        self.greet(stray.bytes, stray.from, stray.to);
     }
 }
 
 impl UtpAcceptor {
     /// Starts the thread that reads `sockets`.
-    pub fn start(sockets: Vec<UdpSocket>, mut strangers: Strangers) -> io::Result<Self> {
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    pub fn start(mut sockets: Vec<UtpDoor>, mut strangers: Strangers) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let told = stop.clone();
+        let (renewed, news) = bounded(1);
         let thread = std::thread::Builder::new().name("ccbt-utp".to_owned()).spawn(move || {
-            let mut fds: Vec<PollFd<'_>> =
-                sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
-            fds.push(PollFd::new(&*told, PollFlags::IN));
-            loop {
-                match poll(&mut fds, None) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return tracing::error!(%error, "no more uTP connections are accepted"),
-                }
-                if fds.last().is_some_and(|fd| !fd.revents().is_empty()) {
-                    return;
-                }
-                sockets.iter().for_each(|socket| read(socket, &mut strangers));
+            while let Some(new) = accept(&sockets, &told, &news, &mut strangers) {
+                sockets = new;
             }
         })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, renewed, thread: Some(thread) })
+    }
+
+    /// What gives it other sockets, on any thread.
+    pub fn renewer(&self) -> Renewer {
+        Renewer { bell: self.stop.clone(), sockets: self.renewed.clone() }
     }
 }
 
-fn read(socket: &UdpSocket, strangers: &mut Strangers) {
+/// The way to give the thread other sockets.
+pub struct Renewer {
+    bell: Arc<OwnedFd>,
+    sockets: Sender<Vec<UtpDoor>>,
+}
+
+impl Renewer {
+    /// Strangers come to these from now on. `false`: it has not taken the last ones yet.
+    pub fn renew(&self, sockets: Vec<UtpDoor>) -> bool {
+        let taken = self.sockets.try_send(sockets).is_ok();
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+        taken
+    }
+}
+
+/// Takes strangers in until other sockets come, or it is over.
+fn accept(
+    sockets: &[UtpDoor],
+    told: &OwnedFd,
+    news: &Receiver<Vec<UtpDoor>>,
+    strangers: &mut Strangers,
+) -> Option<Vec<UtpDoor>> {
+    let mut fds: Vec<PollFd<'_>> =
+        sockets.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::IN)).collect();
+    fds.push(PollFd::new(told, PollFlags::IN));
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "no more uTP connections are accepted");
+                return None;
+            }
+        }
+        if fds.last().is_some_and(|fd| !fd.revents().is_empty()) {
+            let _ = rustix::io::read(told, &mut [0; 8]);
+            return news.try_recv().ok();
+        }
+        sockets.iter().for_each(|socket| read(socket, strangers));
+    }
+}
+
+fn read((socket, door): &UtpDoor, strangers: &mut Strangers) {
     let mut buffer = [0; SYN_LEN_MAX];
     for _ in 0..BURST {
         // Errors are what became of earlier answers, or that there is nothing more.
         let Ok((len, from)) = socket.recv_from(&mut buffer) else { return };
-        strangers.greet(&buffer[..len], from);
+        strangers.greet(&buffer[..len], from, door);
     }
 }
 

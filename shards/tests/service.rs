@@ -112,7 +112,7 @@ fn seeding_writes_nothing_and_serves_what_is_there() {
 #[test]
 fn a_taken_port_is_an_error_that_names_it() {
     let first = service(1, 16);
-    let listen = vec![address(&first)];
+    let listen = vec![address(&first).into()];
     let config = ServiceConfig {
         shard_cpus: vec![None],
         storage: StorageConfig::default(),

@@ -35,6 +35,7 @@ pub struct CcbtCommand {
     shards: Option<usize>,
     port: u16,
     ip: Ipv4Addr,
+    places: Option<String>,
     use_trackers: bool,
     use_dht: bool,
     checkpoints: Option<PathBuf>,
@@ -88,6 +89,7 @@ impl CcbtCommand {
             shards: test_shards(),
             port: free_port(),
             ip: Ipv4Addr::LOCALHOST,
+            places: None,
             use_trackers: false,
             use_dht: false,
             checkpoints,
@@ -97,6 +99,12 @@ impl CcbtCommand {
     /// Listens at this address instead of 127.0.0.1.
     pub fn bind(mut self, ip: Ipv4Addr) -> Self {
         self.ip = ip;
+        self
+    }
+
+    /// Is bound to these addresses and interfaces; `ip` is where others reach it.
+    pub fn bound(mut self, places: &str, ip: Ipv4Addr) -> Self {
+        (self.places, self.ip) = (Some(places.to_owned()), ip);
         self
     }
 
@@ -154,7 +162,8 @@ impl CcbtCommand {
 
     /// Starts it.
     pub fn start(mut self) -> Ccbt {
-        self.command.args(["--port", &self.port.to_string(), "--bind", &self.ip.to_string()]);
+        let places = self.places.take().unwrap_or_else(|| self.ip.to_string());
+        self.command.args(["--port", &self.port.to_string(), "--bind", &places]);
         if !self.use_dht {
             self.command.arg("--no-dht");
         }

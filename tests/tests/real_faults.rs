@@ -81,7 +81,13 @@ impl Ward {
         let bind = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let layout = Overrides { shards: test_shards(), ..Overrides::default() };
         let port = Some(free_port());
-        let settings = Settings { bind, port, layout, memory_bytes: 64 * MIB, ..Settings::default() };
+        let settings = Settings {
+            bind: bind.map(Into::into),
+            port,
+            layout,
+            memory_bytes: 64 * MIB,
+            ..Settings::default()
+        };
         let session = Session::start(&settings).expect("io_uring works here: all other tests need it");
         let events = session.events();
         let add = |source: &Source, output: &Path, peers| {

@@ -7,7 +7,8 @@ use crate::checkpoints::CheckpointSettings;
 /// nothing but what the engine and the command line are given.
 const EFFECTS: &[(&str, &str, &str)] = &[
     ("network.listen_port", "7000", "port: Some(7000)"),
-    ("network.bind_address", "127.0.0.1", "bind: Some(127.0.0.1)"),
+    ("network.bind_address", "eth0, ::1", "bind: Some(eth0,::1)"),
+    ("network.bind_to", "[\"10.0.0.2\"]", "bind_to: Some(10.0.0.2)"),
     ("network.max_global_peers", "7", "max_connections: 7"),
     ("network.max_peers_per_torrent", "8", "max_peers: 8"),
     ("network.pipeline_depth_min", "9", "floor: 9"),

@@ -175,7 +175,9 @@ impl Reader {
         }
         let text = match key.kind {
             Kind::Cpus => item.text(),
-            Kind::Command | Kind::Files | Kind::Hosts | Kind::FilePriorities if item.is_list() => {
+            Kind::Command | Kind::Files | Kind::Hosts | Kind::Places | Kind::FilePriorities
+                if item.is_list() =>
+            {
                 item.strings()
             }
             _ => item.text().filter(|_| !item.is_list()),

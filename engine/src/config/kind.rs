@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ccbt_protocol::picker::Priority;
+use ccbt_shards::binding::Binding;
 
 use super::units;
 use crate::choosing::read_priority;
@@ -53,6 +54,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A path; in a file absolute, or below the home folder (`~/…`).
     Path,
+    /// Addresses and network interfaces of this machine: an array, or separated by commas.
+    Places,
     /// An IP address.
     Address,
     /// CPU numbers.
@@ -88,6 +91,8 @@ pub enum Value {
     Time(Duration),
     /// See [`Kind::Path`].
     Path(PathBuf),
+    /// See [`Kind::Places`].
+    Places(Binding),
     /// See [`Kind::Address`].
     Address(IpAddr),
     /// See [`Kind::Cpus`].
@@ -126,6 +131,7 @@ impl Kind {
             }
             Self::Path if text.is_empty() || text.contains('\0') => return None,
             Self::Path => Value::Path(expand_home(text)),
+            Self::Places => Value::Places(places(text)?),
             Self::Address => Value::Address(text.parse().ok()?),
             Self::Cpus => Value::Cpus(units::cpus(text)?),
             Self::Loopback => {
@@ -167,6 +173,7 @@ impl Kind {
             Self::Ratio => "a number from 0 on".to_owned(),
             Self::Choice(words) => format!("one of {}", quoted(words)),
             Self::Path => "a path".to_owned(),
+            Self::Places => "IP addresses and network interfaces of this machine, such as [\"eth0\", \"10.0.0.2\"]".to_owned(),
             Self::Address => "an IP address".to_owned(),
             Self::Cpus => "numbers of CPUs, such as [0, 1] or \"0-3,8\"".to_owned(),
             Self::Loopback => {
@@ -200,6 +207,7 @@ impl Kind {
             Self::Ratio => "R",
             Self::Choice(_) => "WORD",
             Self::Path => "PATH",
+            Self::Places => "ADDR|IFACE",
             Self::Address => "ADDR",
             Self::Cpus => "CPUS",
             Self::Loopback => "ADDR:PORT",
@@ -238,6 +246,7 @@ impl Value {
             Self::Ratio(ratio) => ratio.to_string(),
             Self::Time(time) => units::show_time(*time),
             Self::Path(path) => path.to_string_lossy().into_owned(),
+            Self::Places(places) => places.to_string(),
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
             Self::Loopback(address) => address.to_string(),
@@ -294,6 +303,11 @@ impl Value {
         if let Self::FilePriorities(priorities) = self { priorities.clone() } else { Vec::new() }
     }
 
+    /// Places of this machine; `None` for a word.
+    pub(super) fn places(&self) -> Option<Binding> {
+        if let Self::Places(places) = self { Some(places.clone()) } else { None }
+    }
+
     /// Hosts and ports; none for a word.
     pub(super) fn hosts(&self) -> Vec<String> {
         if let Self::Hosts(hosts) = self { hosts.clone() } else { Vec::new() }
@@ -336,6 +350,14 @@ fn hosts(text: &str) -> Option<Vec<String>> {
         None => text.split(',').map(|host| host.trim().to_owned()).collect(),
     };
     hosts.iter().all(|host| ccbt_shards::discovery::parse_host(host).is_some()).then_some(hosts)
+}
+
+/// A JSON array of strings, or places between commas.
+fn places(text: &str) -> Option<Binding> {
+    match text.strip_prefix('[').filter(|rest| rest.starts_with('"')) {
+        Some(_) => serde_json::from_str::<Vec<String>>(text).ok()?.join(",").parse().ok(),
+        None => text.parse().ok(),
+    }
 }
 
 /// A JSON array of strings, or one program.

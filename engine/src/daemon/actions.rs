@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_shards::binding::Binding;
 use tokio::sync::oneshot;
 
-use super::api::{self, ApiError, Change, Event, GoalValue, Removed};
+use super::api::{self, ApiError, Change, Event, GoalValue, Places, Removed};
 use super::core::{Answer, Core};
 use super::queue::Look;
 use super::state::{Counters, Own, Record};
@@ -97,6 +98,7 @@ impl Core {
         record.paused = how.paused;
         apply(&mut record, &how.change)?;
         (record.files, record.file_priorities) = (how.files.clone(), how.file_priorities.clone());
+        record.bind_to = how.bind_to.clone();
         let file_priorities = wanted_files(&record, &metainfo, &effect)?;
         record.completion_handled = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_complete());
         self.state.add(hash, &record, bytes).map_err(|error| unwritable(&error))?;
@@ -109,6 +111,7 @@ impl Core {
         let mut options = effect.torrent.clone();
         options.peers.extend(&how.peers);
         options.file_priorities = file_priorities;
+        bind(&mut options.bind_to, record.bind_to.as_ref());
         if let Some(link) = link {
             options.magnet = Some(link.to_string());
             if how.files.is_empty() && how.file_priorities.is_empty() {
@@ -353,6 +356,13 @@ pub(super) fn wanted_files(
         record.choice().map_err(|problem| refused("bad_value", format!("file_priorities {problem}")))?;
     let own = choice.priorities_in(metainfo).map_err(|error| refused("no_such_file", error.to_string()))?;
     Ok(own.or_else(|| effect.files.priorities_if_fitting(metainfo)))
+}
+
+/// Binds to what was asked for, if anything was.
+pub(super) fn bind(configured: &mut Option<Binding>, asked: Option<&Places>) {
+    if let Some(Places(places)) = asked {
+        *configured = Some(places.clone());
+    }
 }
 
 fn is_complete(prepared: &Prepared) -> bool {

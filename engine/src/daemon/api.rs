@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ccbt_shards::binding::Binding;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::queue::Step;
@@ -39,6 +40,24 @@ impl Serialize for GoalValue {
             Some(number) => to.serialize_f64(number),
             None => to.serialize_str("off"),
         }
+    }
+}
+
+/// Addresses and network interfaces, between commas.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Places(pub Binding);
+
+impl<'de> Deserialize<'de> for Places {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = |()| serde::de::Error::custom("bind_to must be IP addresses and network interfaces");
+        text.parse().map(Self).map_err(wrong)
+    }
+}
+
+impl Serialize for Places {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&self.0)
     }
 }
 
@@ -100,6 +119,9 @@ pub struct Add {
     /// How much files are wanted: `FILES=PRIORITY`, the last one counts.
     #[serde(default)]
     pub file_priorities: Vec<String>,
+    /// Addresses and network interfaces that it is bound to, between commas; left out: as configured.
+    #[serde(default)]
+    pub bind_to: Option<Places>,
     /// Values of its own.
     #[serde(default)]
     pub change: Change,

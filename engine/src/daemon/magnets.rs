@@ -95,6 +95,7 @@ impl Core {
         let effect = self.config.effect(Some((&hash, magnet.name.as_deref().unwrap_or_default())));
         let mut options = MagnetOptions::from(&effect.torrent);
         options.peers.extend(&how.peers);
+        super::actions::bind(&mut options.bind_to, how.bind_to.as_ref());
         let handle = self.session.add_magnet(magnet, options);
         let handle = handle.map_err(|error| ApiError::new(409, "gone", error.to_string()))?;
         self.keys.insert(handle.key(), hash);

@@ -16,7 +16,7 @@ use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::relocate::{MoveProgress, relocate};
 use crossbeam_channel::{Sender, bounded};
 
-use super::actions::{Prepared, wanted_files};
+use super::actions::{Prepared, bind, wanted_files};
 use super::api::ApiError;
 use super::core::{Core, EngineGone, Message};
 use super::hooks::Hooks;
@@ -270,7 +270,8 @@ impl Core {
             tracing::error!("{}: {error}; all of its files are wanted", record.name);
             None
         });
-        let options = AddOptions { file_priorities, ..effect.torrent };
+        let mut options = AddOptions { file_priorities, ..effect.torrent };
+        bind(&mut options.bind_to, record.bind_to.as_ref());
         Some(Prepared { metainfo, record, counters, checkpoint, options, rules })
     }
 }

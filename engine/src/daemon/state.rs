@@ -25,7 +25,7 @@ use ccbt_protocol::ids::InfoHash;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::api::Add;
+use super::api::{Add, Places};
 use super::settings::SeedAction;
 use crate::checkpoints::write_atomically;
 use crate::choosing::{Choice, read_priority};
@@ -70,6 +70,9 @@ pub(super) struct Record {
     pub files: Vec<String>,
     #[serde(default)]
     pub file_priorities: Vec<String>,
+    /// As [`super::api::Add`] has it.
+    #[serde(default)]
+    pub bind_to: Option<Places>,
     /// Goals of seeding where they differ from the configuration's; an inner `None`: no goal.
     pub seed_ratio: Option<Own<f64>>,
     pub seed_seconds: Option<Own<u64>>,
@@ -116,6 +119,7 @@ impl Record {
             limits: OwnLimits::default(),
             files: Vec::new(),
             file_priorities: Vec::new(),
+            bind_to: None,
             seed_ratio: None,
             seed_seconds: None,
             seed_action: None,

@@ -12,6 +12,7 @@ use ccbt_protocol::candidates::Source;
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::magnet::Magnet;
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_shards::binding::Binding;
 use ccbt_shards::inbox::Inbox;
 use ccbt_shards::messages::{AddMagnet, Event, ToShard};
 
@@ -37,6 +38,8 @@ pub struct MagnetOptions {
     pub use_dht: bool,
     /// Look for peers in the local network (BEP 14).
     pub use_lsd: bool,
+    /// See [`AddOptions::bind_to`].
+    pub bind_to: Option<Binding>,
     /// Connections at most.
     pub max_peers: usize,
     /// Begin at rest.
@@ -53,6 +56,7 @@ impl From<&AddOptions> for MagnetOptions {
             use_pex: options.use_pex,
             use_dht: options.use_dht,
             use_lsd: options.use_lsd,
+            bind_to: options.bind_to.clone(),
             max_peers: options.max_peers,
             paused: options.paused,
         }
@@ -252,6 +256,7 @@ impl Session {
             pex: options.use_pex,
             dht: options.use_dht,
             lsd: options.use_lsd,
+            bind: options.bind_to,
         });
         look_up(magnet.hosts.clone(), key, home.clone());
         shared.home.set(home).expect("a magnet is handed over once");

@@ -361,8 +361,8 @@ mod tests {
     use super::*;
 
     fn taken(port: u16) -> ServiceError {
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        ServiceError::Listen { addr, source: io::ErrorKind::AddrInUse.into() }
+        let door = SocketAddr::from(([127, 0, 0, 1], port)).into();
+        ServiceError::Listen { door, source: io::ErrorKind::AddrInUse.into() }
     }
 
     #[test]

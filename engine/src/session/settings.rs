@@ -3,7 +3,7 @@
 //! Role: the user's words on one side, [`ServiceConfig`] and [`AddTorrent`] on the other. Invariant: every
 //! field ends up in one of these two; nothing is kept and ignored.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::tracker::dispatch::DispatchPlan;
+use ccbt_shards::binding::Binding;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::dialling::Transports;
 use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
@@ -51,8 +52,10 @@ pub struct Settings {
     /// Port to listen on; `Some(0)`: the system chooses; `None`: the first free one of 6881–6889, else as
     /// with 0.
     pub port: Option<u16>,
-    /// Listen on this address only, and let outgoing connections leave from it. `None`: all addresses.
-    pub bind: Option<IpAddr>,
+    /// Listen on these addresses and interfaces only, and let all that is sent leave from them: peers, trackers, the DHT,
+    /// local discovery. By an interface or not at all: when it goes, connections fail until it is back. `None`: anywhere.
+    /// Names are looked up by the system, which may ask a name server elsewhere.
+    pub bind: Option<Binding>,
     /// Ceiling of the memory for pieces, in bytes.
     pub memory_bytes: usize,
     /// Connections of all torrents together, half-open ones included. Fewer when this process may not open that many
@@ -193,8 +196,8 @@ impl Settings {
                 ..StorageConfig::default()
             },
             memory_bytes: self.memory_bytes,
-            listen: listen_addresses(self.bind, port, has_ipv6()),
-            bind: self.bind,
+            listen: Binding::doors(self.bind.as_ref(), port, has_ipv6()),
+            bind: self.bind.clone(),
             discovery: self.discovery(),
             peer_id,
             max_connections: self.max_connections,
@@ -202,7 +205,7 @@ impl Settings {
             window: self.window.clone(),
             trackers: TrackersConfig {
                 client: TrackerClientConfig {
-                    bind: self.bind,
+                    bind: self.bind.clone(),
                     extra_roots_pem: self.tracker_roots_pem.clone(),
                     ..TrackerClientConfig::default()
                 },
@@ -218,16 +221,6 @@ impl Settings {
             proxy: self.proxy.clone(),
             web_seed_local: self.web_seed_local,
         }
-    }
-}
-
-/// Where to listen: on `bind`, or on all addresses of both families.
-fn listen_addresses(bind: Option<IpAddr>, port: u16, has_ipv6: bool) -> Vec<SocketAddr> {
-    let all_v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let all_v6 = has_ipv6.then_some(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-    match bind {
-        Some(ip) => vec![SocketAddr::new(ip, port)],
-        None => [all_v4].into_iter().chain(all_v6).map(|ip| SocketAddr::new(ip, port)).collect(),
     }
 }
 
@@ -266,6 +259,10 @@ pub struct AddOptions {
     pub use_dht: bool,
     /// As `use_dht`, in the local network.
     pub use_lsd: bool,
+    /// Its peers and trackers are reached from here only, in place of [`Settings::bind`], and nobody else is accepted. To be
+    /// reached there, the session has to listen there, too. It is in neither the DHT nor the local network then: both tell
+    /// where the session is. `None`: as the session.
+    pub bind_to: Option<Binding>,
     /// Serve what is there; nothing is written and nothing missing is fetched.
     pub seed_only: bool,
     /// Connections of this torrent at most.
@@ -358,6 +355,7 @@ impl AddOptions {
             use_pex: true,
             use_dht: true,
             use_lsd: true,
+            bind_to: None,
             seed_only: false,
             max_peers: 100,
             limits: None,
@@ -391,7 +389,8 @@ impl AddOptions {
         let paths = Arc::new(ccbt_protocol::webseed::urls::paths(metainfo));
         let site = |(url, trusted): (&String, bool)| {
             let (url, paths) = (url.clone(), Arc::clone(&paths));
-            Arc::new(Site { url, trusted, is_multi_file: metainfo.is_multi_file, paths })
+            let bind = self.bind_to.clone();
+            Arc::new(Site { url, trusted, is_multi_file: metainfo.is_multi_file, bind, paths })
         };
         all.into_iter().map(site).collect()
     }
@@ -430,6 +429,7 @@ impl AddOptions {
             pex: self.use_pex,
             selection: Selection::new(self.file_priorities.unwrap_or_default()),
             known: self.known,
+            bind: self.bind_to,
         }
     }
 }

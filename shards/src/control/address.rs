@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::binding::Binding;
+
 /// `ips` that can be reached from `bind`, the families taking turns, so that a family without a route costs
 /// one wait.
-pub(crate) fn in_turn(ips: &[IpAddr], bind: Option<IpAddr>) -> Vec<IpAddr> {
-    let usable = |ip: &&IpAddr| bind.is_none_or(|bind| bind.is_ipv4() == ip.is_ipv4());
+pub(crate) fn in_turn(ips: &[IpAddr], bind: Option<&Binding>) -> Vec<IpAddr> {
+    let usable = |ip: &&IpAddr| bind.is_none_or(|bind| bind.reaches(**ip));
     let (mut v4, mut v6): (Vec<_>, Vec<_>) = ips.iter().filter(usable).copied().partition(IpAddr::is_ipv4);
     if ips.first().is_some_and(IpAddr::is_ipv6) {
         std::mem::swap(&mut v4, &mut v6);
@@ -137,8 +139,8 @@ mod tests {
         let ips = [ip("2001:db8::1"), ip("2001:db8::2"), ip("1.1.1.1"), ip("2001:db8::3"), ip("2.2.2.2")];
         let order = [ips[0], ips[2], ips[1], ips[4], ips[3]];
         assert_eq!(in_turn(&ips, None), order);
-        assert_eq!(in_turn(&ips, Some(ip("0.0.0.0"))), [ips[2], ips[4]]);
-        assert_eq!(in_turn(&ips, Some(ip("::"))), [ips[0], ips[1], ips[3]]);
+        assert_eq!(in_turn(&ips, Some(&ip("0.0.0.0").into())), [ips[2], ips[4]]);
+        assert_eq!(in_turn(&ips, Some(&ip("::").into())), [ips[0], ips[1], ips[3]]);
         assert_eq!(in_turn(&[ips[2], ips[0], ips[1]], None), [ips[2], ips[0], ips[1]]);
         assert!(in_turn(&[], None).is_empty());
     }

@@ -65,7 +65,7 @@ impl TrackerClient {
         if let Some(proxy) = &self.config.proxy {
             return self.connect_through(proxy, target, origin).await;
         }
-        let bind = self.config.bind;
+        let bind = self.config.bind.as_ref();
         let addresses = self.resolver.addresses(&target.url, target.port, bind).await?;
         let allowed: Vec<_> = addresses
             .into_iter()

@@ -23,7 +23,6 @@ pub use error::{TrackerError, shown};
 pub(crate) use resolve::look_up;
 pub(crate) use tls::load_certificates;
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +32,8 @@ use url::Url;
 
 use crate::proxying::Proxy;
 use resolve::Resolver;
+
+use crate::binding::Binding;
 
 /// How trackers are asked.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ pub struct TrackerClientConfig {
     /// How packets to UDP trackers are repeated.
     pub udp_retry: RetryPlan,
     /// Announces leave from here.
-    pub bind: Option<IpAddr>,
+    pub bind: Option<Binding>,
     /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate
     /// or more.
     pub extra_roots_pem: Vec<Vec<u8>>,
@@ -92,6 +93,11 @@ impl TrackerClient {
             pool: Rc::default(),
             config,
         }
+    }
+
+    /// One like this that asks from `bind`, with connections of its own.
+    pub(crate) fn bound_to(&self, bind: Binding) -> Self {
+        Self::new(TrackerClientConfig { bind: Some(bind), ..self.config.clone() })
     }
 
     /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a

@@ -48,7 +48,8 @@ impl TrackerClient {
             }
         };
         let failed = |error: &dyn std::error::Error| TrackerError::proxy(error);
-        let mut stream = connect_tcp(proxy.addr, self.config.bind).await.map_err(|error| failed(&error))?;
+        let mut stream =
+            connect_tcp(proxy.addr, self.config.bind.as_ref()).await.map_err(|error| failed(&error))?;
         let mut out = Vec::new();
         let mut tunnel = Tunnel::new(proxy.kind, proxy.credentials.clone(), to, &mut out)
             .map_err(|error| failed(&error))?;

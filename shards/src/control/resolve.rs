@@ -13,6 +13,7 @@ use url::{Host, Url};
 use super::address;
 use super::error::{TrackerError, chain, shown};
 use super::helper::{self, Slot};
+use crate::binding::Binding;
 
 /// `getaddrinfo` tells no time to live, so a short one is assumed.
 const LIFE: Duration = Duration::from_secs(60);
@@ -37,7 +38,7 @@ impl Resolver {
         &self,
         url: &Url,
         port: u16,
-        bind: Option<IpAddr>,
+        bind: Option<&Binding>,
     ) -> Result<Vec<SocketAddr>, TrackerError> {
         let ips = match url.host() {
             Some(Host::Ipv4(ip)) => vec![ip.into()],

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -17,8 +17,9 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::TcpStream;
 use hyper::rt::ReadBufCursor;
-use socket2::{Domain, Socket, Type};
+use socket2::{Protocol, Socket, Type};
 
+use crate::binding::{Binding, socket_to};
 use crate::executor;
 
 /// Bytes read at once.
@@ -41,12 +42,8 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
 }
 
 /// A socket of kind `kind` that is connected, or connecting, to `addr`.
-fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
-    socket.set_nonblocking(true)?;
-    if let Some(bind) = bind {
-        socket.bind(&SocketAddr::new(bind, 0).into())?;
-    }
+fn open(addr: SocketAddr, kind: (Type, Protocol), bind: Option<&Binding>) -> io::Result<Socket> {
+    let socket = socket_to(bind, kind, addr, 0, |_| Ok(()))?;
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
@@ -55,16 +52,16 @@ fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<Socket
 }
 
 /// A TCP connection to `addr` that leaves from `bind`.
-pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    let mut stream = executor::stream(open(addr, Type::STREAM, bind)?.into());
+pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<&Binding>) -> io::Result<TcpStream> {
+    let mut stream = executor::stream(open(addr, (Type::STREAM, Protocol::TCP), bind)?.into());
     // Sending nothing waits until the connection stands, and tells why it does not.
     poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await?;
     Ok(stream)
 }
 
 /// A UDP socket that takes packets of `addr` only: one to send with, one to receive with.
-pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<(UdpSocket, TcpStream)> {
-    let socket = UdpSocket::from(open(addr, Type::DGRAM, bind)?);
+pub(super) fn connect_udp(addr: SocketAddr, bind: Option<&Binding>) -> io::Result<(UdpSocket, TcpStream)> {
+    let socket = UdpSocket::from(open(addr, (Type::DGRAM, Protocol::UDP), bind)?);
     let stream = executor::stream(socket.try_clone()?.into());
     Ok((socket, stream))
 }

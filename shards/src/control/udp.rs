@@ -102,7 +102,7 @@ impl Channels {
         if open.len() >= CHANNELS_MAX {
             open.retain(|_, channel| Rc::strong_count(channel) > 1);
         }
-        let (socket, stream) = connect_udp(tracker, client.config.bind)?;
+        let (socket, stream) = connect_udp(tracker, client.config.bind.as_ref())?;
         let waiting = Waiting::default();
         let reader = glommio::spawn_local(read(stream, waiting.clone()));
         let channel = Rc::new(Channel {
@@ -200,7 +200,7 @@ impl TrackerClient {
         self.udp.sweep();
         // Packets have their schedule; the look-up before them has HTTP's limit.
         let after = self.config.http_timeout;
-        let look_up = self.resolver.addresses(&target.url, target.port, self.config.bind);
+        let look_up = self.resolver.addresses(&target.url, target.port, self.config.bind.as_ref());
         let mut addresses = within(after, look_up).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
         addresses.truncate(ADDRESSES_MAX);
         // One that answered a moment ago is likely to do so again.

@@ -13,6 +13,8 @@ use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::lsd::{self, Announce};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
+use crate::binding::Binding;
+
 /// Interfaces that are used at most, by family.
 const INTERFACES_MAX: usize = 16;
 /// Announces per second and interface, and as many at once: with 24 torrents in each, 14,000 torrents in five minutes.
@@ -32,7 +34,7 @@ struct Interface {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lsd {
-    bind: Option<IpAddr>,
+    bind: Option<Binding>,
     cookie: String,
     /// One per family, bound to the group: nothing that was sent to us alone arrives.
     receivers: Vec<UdpSocket>,
@@ -46,7 +48,7 @@ pub(super) struct Lsd {
 
 impl Lsd {
     /// `cookie` is drawn anew for each process.
-    pub fn new(now: Instant, bind: Option<IpAddr>, cookie: u64) -> Self {
+    pub fn new(now: Instant, bind: Option<Binding>, cookie: u64) -> Self {
         let cookie = format!("ccbt-{cookie:016x}");
         Self {
             bind,
@@ -58,6 +60,11 @@ impl Lsd {
             sent: 0,
             read: 0,
         }
+    }
+
+    /// Interfaces have come or gone: they are looked at before the next announce.
+    pub fn renew(&mut self) {
+        self.renewed = None;
     }
 
     /// The sockets to poll.
@@ -140,7 +147,7 @@ impl Lsd {
         let mut places: HashMap<(String, bool), (IpAddr, u32)> = HashMap::new();
         for interface in found {
             let ip = interface.ip();
-            let wanted = self.bind.is_none_or(|bind| bind == ip);
+            let wanted = self.bind.as_ref().is_none_or(|bind| bind.names(&interface.name, ip));
             if let (true, false, Some(index)) = (wanted, interface.is_loopback(), interface.index) {
                 places.entry((interface.name, ip.is_ipv6())).or_insert((ip, index));
             }

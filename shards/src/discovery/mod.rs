@@ -25,6 +25,7 @@ use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_storage::doorbell::Doorbell;
 use crossbeam_channel::{Sender, bounded};
 
+use crate::binding::{Binding, Door};
 use crate::inbox::Inbox;
 
 /// Commands that wait at most. A shard that finds no room comes again a second later.
@@ -38,9 +39,9 @@ pub struct DiscoveryConfig {
     /// Local discovery.
     pub lsd: bool,
     /// Where peers reach us; the port is that of TCP, 0 = none.
-    pub listen: Vec<SocketAddr>,
-    /// Packets leave from here. A loopback address: nothing leaves this machine, and no name is looked up.
-    pub bind: Option<IpAddr>,
+    pub listen: Vec<Door>,
+    /// Packets leave from here. Loopback addresses: nothing leaves this machine, and no name is looked up.
+    pub bind: Option<Binding>,
 }
 
 /// How the DHT is used.
@@ -91,6 +92,7 @@ pub(crate) enum Command {
     Node(SocketAddr),
     Hosts(Vec<(String, u16)>),
     External(IpAddr),
+    Renew(Vec<Door>),
     Datagram(SocketAddr, Vec<u8>),
     Stop,
 }
@@ -102,8 +104,8 @@ pub struct Stray<'a> {
     pub bytes: &'a [u8],
     /// Who sent it.
     pub from: SocketAddr,
-    /// The address of ours that the socket is bound to.
-    pub to: SocketAddr,
+    /// What the socket is bound to.
+    pub to: &'a Door,
 }
 
 /// Takes datagrams that the DHT has no use for (uTP). Called on the discovery thread: it must not wait.
@@ -172,6 +174,11 @@ impl Discovery {
         self.send(Command::External(ip));
     }
 
+    /// A network interface that we are bound to has come back: sockets are opened anew. Lost when there is no room.
+    pub(crate) fn renew(&self, listen: Vec<Door>) {
+        self.send(Command::Renew(listen));
+    }
+
     /// A datagram that came to a uTP socket of the listening port and is of the DHT. Lost when there is no room.
     pub fn datagram(&self, from: SocketAddr, bytes: Vec<u8>) {
         self.send(Command::Datagram(from, bytes));
@@ -209,7 +216,16 @@ impl DiscoveryThread {
         let stats = Arc::<Mutex<DiscoveryStats>>::default();
         let udp = sockets::open(&config);
         let is_silent = config.dht.as_ref().is_none_or(|dht| dht.read_only);
-        let dht_port = if is_silent { 0 } else { udp.first().map_or(0, |socket| socket.local.port()) };
+        let waits = config.bind.as_ref().is_some_and(|bind| bind.interfaces().next().is_some());
+        let waited_for = || {
+            config
+                .dht
+                .as_ref()
+                .and_then(|dht| dht.port)
+                .or(config.listen.first().map(|door| door.addr.port()))
+        };
+        let own = udp.first().map(|socket| socket.door.addr.port());
+        let dht_port = own.or_else(|| waited_for().filter(|_| waits)).filter(|_| !is_silent).unwrap_or(0);
         let worker =
             thread::Worker::new(config, udp, receiver, Arc::clone(&bell), Arc::clone(&stats), strays);
         let thread =

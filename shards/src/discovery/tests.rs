@@ -17,8 +17,8 @@ const HASH: InfoHash = InfoHash([0x5a; 20]);
 fn start(tcp: u16, change: impl FnOnce(&mut DhtSettings)) -> DiscoveryThread {
     let mut dht = DhtSettings { bootstrap: Vec::new(), ..DhtSettings::default() };
     change(&mut dht);
-    let listen = vec![SocketAddr::from(([127, 0, 0, 1], tcp))];
-    let bind = Some(IpAddr::from([127, 0, 0, 1]));
+    let listen = vec![SocketAddr::from(([127, 0, 0, 1], tcp)).into()];
+    let bind = Some(IpAddr::from([127, 0, 0, 1]).into());
     let config = DiscoveryConfig { dht: Some(DhtSettings { port: Some(0), ..dht }), lsd: true, listen, bind };
     DiscoveryThread::start(config, None).expect("a thread")
 }
@@ -124,16 +124,16 @@ struct Taker(Sender<(Vec<u8>, SocketAddr, SocketAddr)>);
 
 impl Strays for Taker {
     fn take(&mut self, stray: Stray<'_>) {
-        self.0.send((stray.bytes.to_vec(), stray.from, stray.to)).expect("the test listens");
+        self.0.send((stray.bytes.to_vec(), stray.from, stray.to.addr)).expect("the test listens");
     }
 }
 
 #[test]
 fn what_is_not_of_the_dht_goes_to_whoever_wants_it_and_the_port_is_shared() {
     let (told, strays) = unbounded();
-    let bind = Some(IpAddr::from([127, 0, 0, 1]));
+    let bind = Some(IpAddr::from([127, 0, 0, 1]).into());
     let dht = DhtSettings { bootstrap: Vec::new(), port: Some(0), ..DhtSettings::default() };
-    let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
     let config = DiscoveryConfig { dht: Some(dht), lsd: false, listen, bind };
     let thread = DiscoveryThread::start(config, Some(Box::new(Taker(told)))).expect("a thread");
     let ours = addr(&thread);

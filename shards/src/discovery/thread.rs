@@ -4,7 +4,7 @@
 //! bell rings, or something is due. Invariant: whatever comes, a turn handles [`BURST`] datagrams of a socket at most, and
 //! nothing in it waits.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,7 +24,8 @@ use super::lsd::Lsd;
 use super::names::{Names, parse_host};
 use super::sockets::Udp;
 use super::swarms::{Swarms, unique};
-use super::{Command, DhtSettings, DiscoveryConfig, DiscoveryStats, Stray, Strays, files};
+use super::{Command, DhtSettings, DiscoveryConfig, DiscoveryStats, Stray, Strays, files, sockets};
+use crate::binding::Binding;
 use crate::inbox::Inbox;
 use crate::messages::ToShard;
 
@@ -76,15 +77,17 @@ impl Worker {
     ) -> Self {
         let now = Instant::now();
         let mut rng: StdRng = rand::make_rng();
-        let has = |v6: bool| udp.iter().any(|udp| udp.local.is_ipv6() == v6);
+        // An interface that is not there yet may bring any family.
+        let waits = config.bind.as_ref().is_some_and(|bind| bind.interfaces().next().is_some());
+        let has = |v6: bool| waits || udp.iter().any(|udp| udp.door.addr.is_ipv6() == v6);
         let families = [has(false), has(true)];
-        let dht = config.dht.as_ref().filter(|_| !udp.is_empty()).map(|settings| {
+        let dht = config.dht.as_ref().filter(|_| families != [false; 2]).map(|settings| {
             let saved = saved(settings, &mut rng);
             Dht::new(now, &DhtConfig { families, read_only: settings.read_only, saved }, &mut rng)
         });
         // Only this machine is there.
-        let lsd = config.lsd && !config.bind.is_some_and(|ip| ip.is_loopback());
-        let lsd = lsd.then(|| Lsd::new(now, config.bind, rng.random()));
+        let lsd = config.lsd && !config.bind.as_ref().is_some_and(Binding::is_loopback);
+        let lsd = lsd.then(|| Lsd::new(now, config.bind.clone(), rng.random()));
         Self {
             config,
             udp,
@@ -152,6 +155,16 @@ impl Worker {
                         dht.set_external(now, ip, &mut self.rng);
                     }
                 }
+                Ok(Command::Renew(doors)) => {
+                    self.config.listen = doors;
+                    // The old ones first: they may have the port.
+                    self.udp.clear();
+                    self.udp = sockets::open(&self.config);
+                    self.bootstrap = now;
+                    if let Some(lsd) = &mut self.lsd {
+                        lsd.renew();
+                    }
+                }
                 Ok(Command::Datagram(from, bytes)) => {
                     if let Some(dht) = &mut self.dht {
                         dht.handle(now, from, &bytes, &mut self.rng);
@@ -171,7 +184,7 @@ impl Worker {
     }
 
     fn look_up(&mut self, now: Instant, hosts: Vec<(String, u16)>) {
-        let is_loopback = self.config.bind.is_some_and(|ip| ip.is_loopback());
+        let is_loopback = self.config.bind.as_ref().is_some_and(Binding::is_loopback);
         let known = self.names.look_up(hosts, is_loopback);
         self.enter_by(now, known);
     }
@@ -195,17 +208,18 @@ impl Worker {
                     Ok(received) => received,
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                     // What an earlier datagram met with.
-                    Err(_) => (0, udp.local),
+                    Err(_) => (0, udp.door.addr),
                 };
                 count += 1;
                 let bytes = &bytes[..len];
                 match (bytes.first(), &mut self.dht) {
                     (None, _) => {}
+                    (Some(b'd'), Some(_)) if !udp.is_node => {}
                     (Some(b'd'), Some(dht)) => dht.handle(now, from, bytes, &mut self.rng),
                     _ => {
                         self.stats.strays += 1;
                         if let Some(strays) = &mut self.strays {
-                            strays.take(Stray { bytes, from, to: udp.local });
+                            strays.take(Stray { bytes, from, to: &udp.door });
                         }
                     }
                 }
@@ -247,7 +261,7 @@ impl Worker {
             if dht.next_wakeup(now) <= now {
                 dht.tick(now, &mut self.rng);
             }
-            let port = self.config.listen.first().map_or(0, SocketAddr::port);
+            let port = self.config.listen.first().map_or(0, |door| door.addr.port());
             while let Some((key, goal)) = self.swarms.next(now, port) {
                 let Some(search) = dht.start(now, goal, &mut self.rng) else { break };
                 self.swarms.started(key, search);
@@ -283,7 +297,7 @@ impl Worker {
 
     fn tell_lsd(&mut self, now: Instant) {
         let Some(lsd) = &mut self.lsd else { return };
-        let port = self.config.listen.first().map_or(0, SocketAddr::port);
+        let port = self.config.listen.first().map_or(0, |door| door.addr.port());
         while port != 0 && now >= self.lsd_from && self.swarms.next_due().1.is_some_and(|at| at <= now) {
             if let Err(at) = lsd.ready(now) {
                 self.lsd_from = at;
@@ -298,7 +312,7 @@ impl Worker {
         let Some(dht) = &mut self.dht else { return };
         while let Some(transmit) = dht.poll_transmit() {
             let to = transmit.to;
-            let socket = self.udp.iter().find(|udp| udp.local.is_ipv6() == to.is_ipv6());
+            let socket = self.udp.iter().find(|udp| udp.door.addr.is_ipv6() == to.is_ipv6());
             // Bound to loopback, nothing else can be reached. What is lost is lost, as in the network.
             if let Some(udp) = socket.filter(|_| may_contact(&self.config, to))
                 && let Err(error) = udp.socket.send_to(&transmit.bytes, to)
@@ -388,8 +402,7 @@ fn renamed(id: NodeId, rng: &mut impl Rng) -> NodeId {
 
 /// Whether packets may go there: a session that is bound to loopback stays there.
 fn may_contact(config: &DiscoveryConfig, addr: SocketAddr) -> bool {
-    let bound: Option<IpAddr> = config.bind;
-    bound.is_none_or(|ip| !ip.is_loopback() || addr.ip().is_loopback())
+    config.bind.as_ref().is_none_or(|bind| !bind.is_loopback() || addr.ip().is_loopback())
 }
 
 /// Tells the home of a torrent what was found; what finds no room comes again with the next look-up.

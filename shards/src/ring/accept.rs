@@ -1,28 +1,43 @@
 //! Multishot accept: one submission serves a listener for as long as it lives.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use io_uring::{cqueue, opcode, types};
 
 use super::user_data::{Op, UserData};
-use super::{Event, SocketRing};
+use super::{Event, SocketKey, SocketRing};
 
 impl SocketRing {
     /// Accepts connections of `socket`, which listens already, until the ring goes. Returns the listener's number.
     pub fn listen(&mut self, socket: OwnedFd) -> u32 {
-        self.listeners.push(socket);
-        let listener = self.listeners.len() as u32 - 1;
-        self.arm_accept(listener);
-        listener
+        let free = self.listeners.iter().position(Option::is_none);
+        let listener = free.unwrap_or(self.listeners.len());
+        if free.is_none() {
+            self.listeners.push(None);
+        }
+        self.listeners[listener] = Some(socket);
+        self.arm_accept(listener as u32);
+        listener as u32
+    }
+
+    /// Gives up a listener whose accept has ended with an error.
+    pub fn unlisten(&mut self, listener: u32) {
+        self.listeners[listener as usize] = None;
     }
 
     /// Submits the accept of `listener`, again after it ended with an error (EMFILE …) and the caller has waited.
     pub fn arm_accept(&mut self, listener: u32) {
-        let fd = types::Fd(self.listeners[listener as usize].as_raw_fd());
+        let Some(socket) = &self.listeners[listener as usize] else { return };
+        let fd = types::Fd(socket.as_raw_fd());
         let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
         self.push(entry, UserData::new(Op::Accept, 0, listener));
+    }
+
+    /// The address of ours that `key` has.
+    pub fn local_ip(&mut self, key: SocketKey) -> Option<IpAddr> {
+        self.socket(key).ends().map(|(local, _)| local.to_canonical())
     }
 
     pub(super) fn accept_done(&mut self, listener: u32, result: i32, flags: u32) -> Option<Event> {

@@ -81,7 +81,8 @@ pub struct SocketRing {
     ring: IoUring,
     sockets: Slab<Box<Socket>>,
     generation: u32,
-    listeners: Vec<OwnedFd>,
+    /// By number; `None`: it has been given up.
+    listeners: Vec<Option<OwnedFd>>,
     bell: Arc<Doorbell>,
     completions: VecDeque<(u64, i32, u32)>,
     closed: VecDeque<SocketKey>,

@@ -118,7 +118,7 @@ impl Team {
         let mut rig = Rig::new(|config| {
             config.peer_id = PeerId([id; 20]);
             config.listeners = vec![socket.into()];
-            config.bind = Some(addr.ip());
+            config.bind = Some(addr.ip().into());
         });
         rig.add(&SIZES, |add| add.seed_only = true);
         rig.wait(&Event::Finished);

@@ -21,6 +21,7 @@ use ccbt_storage::doorbell::Doorbell;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::announce::DoneSender;
+use crate::binding::Binding;
 use crate::control::{TrackerClientConfig, TrackerError};
 use crate::executor;
 
@@ -40,6 +41,8 @@ pub struct AnnounceJob {
     pub url: String,
     /// What to tell it.
     pub request: AnnounceRequest,
+    /// Where it leaves from; `None`: from where the session is bound to.
+    pub bind: Option<Binding>,
     /// Once set, only `completed` and `stopped` are worth sending.
     pub over: Arc<AtomicBool>,
     /// Where the result goes.

@@ -5,6 +5,7 @@
 //! whoever asked, and is counted in `jobs` until then.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,7 @@ use slab::Slab;
 
 use super::{AnnounceJob, Command, ScrapeJob, TrackerStats, TrackersConfig};
 use crate::announce::AnnounceDone;
+use crate::binding::Binding;
 use crate::control::{TrackerClient, TrackerError, host_key};
 use crate::executor::Sleeper;
 
@@ -42,10 +44,12 @@ type Ended = Rc<RefCell<Vec<(usize, Verdict)>>>;
 
 struct Worker {
     client: Rc<TrackerClient>,
+    /// Of torrents that are bound elsewhere.
+    bound: HashMap<Binding, Rc<TrackerClient>>,
     stop_timeout: Duration,
     dispatcher: Dispatcher<(String, Job)>,
     /// Why a host is down, by its name in `dispatcher`.
-    reasons: std::collections::HashMap<String, String>,
+    reasons: HashMap<String, String>,
     running: Slab<(String, Task<()>)>,
     ended: Ended,
     commands: Receiver<Command>,
@@ -71,8 +75,9 @@ pub(super) async fn run(
     let mut worker = Worker {
         stop_timeout: config.client.stop_timeout,
         client: Rc::new(TrackerClient::new(config.client)),
+        bound: HashMap::new(),
         dispatcher: Dispatcher::new(config.plan),
-        reasons: std::collections::HashMap::new(),
+        reasons: HashMap::new(),
         running: Slab::new(),
         ended: Rc::default(),
         commands,
@@ -144,9 +149,11 @@ impl Worker {
     }
 
     fn submit(&mut self, now: Instant, job: Job) {
-        let host = match host_key(job.url()) {
-            Ok(host) => host,
-            Err(error) => return self.unsent(job, error),
+        let host = match (host_key(job.url()), job.bind()) {
+            (Ok(host), None) => host,
+            // What it is from there says nothing of how it is from elsewhere.
+            (Ok(host), Some(bind)) => format!("{host} from {bind}"),
+            (Err(error), _) => return self.unsent(job, error),
         };
         let until = job.is_goodbye().then(|| now + self.stop_timeout);
         let urgency = job.urgency();
@@ -156,9 +163,10 @@ impl Worker {
     }
 
     fn start(&mut self, host: String, job: Job) {
+        let client = self.client_for(job.bind());
         let entry = self.running.vacant_entry();
         let key = entry.key();
-        let (client, ended, jobs) = (self.client.clone(), self.ended.clone(), self.jobs.clone());
+        let (ended, jobs) = (self.ended.clone(), self.jobs.clone());
         let bell = self.bell.clone();
         let task = glommio::spawn_local(async move {
             let verdict = match job {
@@ -182,6 +190,21 @@ impl Worker {
             bell.ring();
         });
         entry.insert((host, task));
+    }
+
+    /// The client whose connections leave from `bind`.
+    fn client_for(&mut self, bind: Option<&Binding>) -> Rc<TrackerClient> {
+        let Some(bind) = bind else { return self.client.clone() };
+        if let Some(client) = self.bound.get(bind) {
+            return client.clone();
+        }
+        if self.bound.len() >= BOUND_MAX {
+            // Those with requests under way live on until these end.
+            self.bound.clear();
+        }
+        let client = Rc::new(self.client.bound_to(bind.clone()));
+        self.bound.insert(bind.clone(), client.clone());
+        client
     }
 
     fn on_end(&mut self, now: Instant, key: usize, verdict: Verdict) {
@@ -250,6 +273,9 @@ impl Worker {
     }
 }
 
+/// Clients of torrents that are bound elsewhere.
+const BOUND_MAX: usize = 64;
+
 /// Reasons remembered, of hosts that are down.
 const REASONS_MAX: usize = 1024;
 
@@ -269,6 +295,10 @@ impl Job {
             Self::Announce(job) => &job.url,
             Self::Scrape(job) => &job.url,
         }
+    }
+
+    fn bind(&self) -> Option<&Binding> {
+        if let Self::Announce(job) = self { job.bind.as_ref() } else { None }
     }
 
     fn is_goodbye(&self) -> bool {

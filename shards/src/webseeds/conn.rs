@@ -5,14 +5,16 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use ccbt_storage::arena::PieceBuf;
 use futures_rustls::pki_types::ServerName;
 use futures_rustls::rustls::{ClientConfig, ClientConnection};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Protocol, Type};
+
+use crate::binding::{Binding, socket_to};
 
 /// Pieces that one receive fills at most.
 const VECTORS: usize = 16;
@@ -28,12 +30,8 @@ pub(super) struct Conn {
 
 impl Conn {
     /// Begins to connect; the caller waits until the socket can be written to.
-    pub fn open(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<Self> {
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-        if let Some(bind) = bind {
-            socket.bind(&SocketAddr::new(bind, 0).into())?;
-        }
+    pub fn open(addr: SocketAddr, bind: Option<&Binding>) -> io::Result<Self> {
+        let socket = socket_to(bind, (Type::STREAM, Protocol::TCP), addr, 0, |_| Ok(()))?;
         match socket.connect(&addr.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}

@@ -16,6 +16,7 @@ use url::Url;
 
 use super::Fetch;
 use super::conn::Conn;
+use crate::binding::Binding;
 
 /// Redirects of one request.
 const REDIRECTS_MAX: u32 = 5;
@@ -41,6 +42,8 @@ pub(super) struct Host {
     pub port: u16,
     /// Only at a public address.
     pub guarded: bool,
+    /// Connections of different places are not shared.
+    pub bind: Option<Binding>,
 }
 
 pub(super) enum Stage {
@@ -101,7 +104,7 @@ impl Job {
     pub fn new(now: Instant, fetch: Fetch, allow_local: bool) -> Result<Self, (Fetch, Failure)> {
         let guarded = !fetch.site.trusted && !allow_local;
         let dummy = Url::parse("http://unset/").expect("a URL");
-        let host = Host { secure: false, name: String::new(), port: 0, guarded };
+        let host = Host { secure: false, name: String::new(), port: 0, guarded, bind: None };
         let mut job = Self {
             fetch,
             stage: Stage::Queued,
@@ -144,7 +147,8 @@ impl Job {
             _ => return Err(Failure::BadUrl("only http and https can be asked".to_owned())),
         };
         let port = url.port_or_known_default().unwrap_or(0);
-        self.host = Host { secure: url.scheme() == "https", name, port, guarded };
+        self.host =
+            Host { secure: url.scheme() == "https", name, port, guarded, bind: self.fetch.site.bind.clone() };
         self.url = url;
         Ok(())
     }

@@ -12,7 +12,6 @@ mod job;
 mod thread;
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -22,6 +21,7 @@ use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::doorbell::Doorbell;
 use crossbeam_channel::{Sender, bounded};
 
+use crate::binding::Binding;
 use crate::inbox::Inbox;
 
 /// Commands that wait at most: far more than requests that memory can be lent for. A shard that finds no room waits for
@@ -34,8 +34,8 @@ pub struct WebSeedConfig {
     /// Torrents' web seeds and redirects may lead to loopback, private and link-local addresses. What the user names
     /// may anyway.
     pub allow_local: bool,
-    /// Connections leave from here.
-    pub bind: Option<IpAddr>,
+    /// Connections leave from here, where a torrent has no place of its own.
+    pub bind: Option<Binding>,
     /// Certificate authorities trusted besides the system's: contents of PEM files.
     pub extra_roots_pem: Vec<Vec<u8>>,
     /// Sent as User-Agent.
@@ -51,6 +51,8 @@ pub struct Site {
     pub trusted: bool,
     /// Whether the torrent has a file list.
     pub is_multi_file: bool,
+    /// Connections for it leave from here.
+    pub bind: Option<Binding>,
     /// Below the URL, by index of the file.
     pub paths: Arc<Vec<String>>,
 }

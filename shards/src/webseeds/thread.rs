@@ -323,7 +323,8 @@ impl Worker {
     }
 
     fn dial(&mut self, now: Instant, at: usize, ips: &[IpAddr]) -> Result<bool, Result<(), Failure>> {
-        let (bind, job) = (self.config.bind, &mut self.jobs[at]);
+        let job = &mut self.jobs[at];
+        let bind = job.host.bind.as_ref().or(self.config.bind.as_ref());
         // What is checked here is what is dialled: a name that is looked up once cannot change in between.
         let mut addrs: Vec<SocketAddr> = in_turn(ips, bind)
             .into_iter()
@@ -365,7 +366,8 @@ impl Worker {
         if rest.is_empty() {
             return Err(Err(failure));
         }
-        let next = Conn::open(rest.remove(0), self.config.bind).map_err(|error| Err(unreachable(error)))?;
+        let next = Conn::open(rest.remove(0), job.host.bind.as_ref().or(self.config.bind.as_ref()))
+            .map_err(|error| Err(unreachable(error)))?;
         (job.deadline, job.stage) = (now + CONNECT_TIME, Stage::Connecting(next, rest));
         Ok(false)
     }

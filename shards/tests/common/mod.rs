@@ -36,7 +36,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         shard_cpus: vec![None; shards],
         storage: StorageConfig::default(),
         memory_bytes: memory_mib << 20,
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen: vec![std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         bind: None,
         discovery: DiscoveryConfig::default(),
         peer_id: PeerId::random(&mut rand::rng()),
@@ -117,6 +117,7 @@ pub fn add_with(
         // Peers know whom a test names, and nobody else.
         pex: false,
         known: None,
+        bind: None,
         renames: Vec::new(),
         paused: false,
     };

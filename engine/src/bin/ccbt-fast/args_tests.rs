@@ -72,7 +72,7 @@ fn every_transfer_option_reaches_the_engine() {
     let args = seed(line);
     let effect = effect_of(&args.transfer, args.settings.given());
     let (settings, options) = (&effect.settings, &effect.torrent);
-    assert_eq!((settings.port, settings.bind), (Some(7), Some("127.0.0.1".parse().unwrap())));
+    assert_eq!((settings.port, settings.bind.clone()), (Some(7), Some("127.0.0.1".parse().unwrap())));
     assert_eq!((settings.down_limit, settings.up_limit, settings.count_overhead), (3 << 10, 4 << 20, true));
     let limits = TorrentLimits { down: 7 << 10, up: 8 << 10, peer_down: 5 << 10, peer_up: 6 << 10 };
     assert_eq!(options.limits, Some(limits));
@@ -153,7 +153,7 @@ fn nonsense_is_refused() {
         "a --peer 192.0.2.1:0",
         "a --peer 0.0.0.0:5",
         "a --port 65536",
-        "a --bind nowhere",
+        "a --bind no/where",
         "a --down-limit -1",
         "a --down-limit 99999999999",
         "a --set x",

@@ -99,6 +99,7 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
             peers: args.peers.clone(),
             files: args.files.only.clone(),
             file_priorities: priorities.clone(),
+            bind_to: args.bind_to.clone().map(api::Places),
             change: change(&args.change),
         };
         let torrent: api::Torrent = client.call("POST", "/v1/torrents", Some(&how))?;

@@ -194,8 +194,8 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_the_kinds_apart() {
-        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
-        let listen = ServiceError::Listen { addr, source: io::ErrorKind::AddrInUse.into() };
+        let door = SocketAddr::from(([127, 0, 0, 1], 1)).into();
+        let listen = ServiceError::Listen { door, source: io::ErrorKind::AddrInUse.into() };
         let codes = [
             (Failure::Usage("x".into()), 2),
             (io_uring(1), 3),

@@ -23,16 +23,28 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "network",
         "bind_address",
-        Kind::Address,
+        Kind::Places,
         "any",
-        "Address to listen on and to connect from.",
-        |effect, value| {
-            effect.settings.bind = if let Value::Address(address) = value { Some(*address) } else { None };
-        },
+        "Addresses and network interfaces to listen on; connections leave from the first of them that reaches the peer. \
+         By an interface or not at all: when it is gone, nothing leaves until it is back. Names are looked up by the system.",
+        |effect, value| effect.settings.bind = value.places(),
     )
     .or("any")
     .trusted_only()
     .flag("bind"),
+    key(
+        "network",
+        "bind_to",
+        Kind::Places,
+        "bind_address",
+        "Addresses and interfaces that a torrent is bound to, of those of bind_address; without DHT and local discovery if \
+         it is not all of them.",
+        |effect, value| effect.torrent.bind_to = value.places(),
+    )
+    .or("bind_address")
+    .trusted_only()
+    .per_torrent()
+    .flag("bind-to"),
     key(
         "network",
         "max_global_peers",

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use ccbt_protocol::utp::{Connection, Packet};
 
 use super::*;
-use crate::ring::utp::io::{config, connected};
+use crate::ring::utp::io::{config, connected_at};
 use crate::ring::utp::{DetachedUtp, Seat, UtpEnds, UtpSocket, micros};
 
 /// The next event that `wanted` takes, of any of the rings.
@@ -33,14 +33,14 @@ fn loopback() -> SocketAddr {
 fn utp_pair(dialler: &mut SocketRing, acceptor: Option<&mut SocketRing>) -> (SocketKey, SocketKey) {
     let door = UdpSocket::bind(loopback()).unwrap();
     door.set_read_timeout(Some(PATIENCE)).unwrap();
-    let ours = UtpEnds::default().dial(door.local_addr().unwrap()).unwrap();
+    let ours = UtpEnds::default().dial(None, door.local_addr().unwrap()).unwrap();
     let dialled = dialler.connect_utp(ours, (7, 65_530));
     dialler.flush().unwrap();
     let mut syn = [0; 100];
     let (len, from) = door.recv_from(&mut syn).unwrap();
     let local = door.local_addr().unwrap();
     drop(door);
-    let fd = connected(local, from).unwrap();
+    let fd = connected_at(&local.into(), from).unwrap();
     let syn = Packet::decode(&syn[..len]).unwrap();
     let conn = Connection::accept(micros(Instant::now()), config(&fd), &syn, 65_534).unwrap();
     let socket = UtpSocket { fd, seat: Seat::default() };
@@ -226,7 +226,7 @@ fn receives_end_at_once_or_when_there_is_something_or_are_cancelled() {
 fn nobody_there_is_told_at_once() {
     let mut ring = ring();
     let closed = UdpSocket::bind(loopback()).unwrap().local_addr().unwrap();
-    let key = ring.connect_utp(UtpEnds::default().dial(closed).unwrap(), (1, 2));
+    let key = ring.connect_utp(UtpEnds::default().dial(None, closed).unwrap(), (1, 2));
     let started = Instant::now();
     until(&mut [&mut ring], |event| matches!(event, Event::Connected(of, Err(_)) if of == key).then_some(()));
     assert!(started.elapsed() < PATIENCE);

@@ -7,16 +7,16 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
-use super::io::{connected, local_for};
+use super::io::{connected, connected_at};
+use crate::binding::{Binding, Door};
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct UtpEnds {
-    bind: Option<IpAddr>,
     /// 0 = nobody listens on UDP.
     port: u16,
     peers: Arc<Mutex<HashSet<SocketAddr>>>,
@@ -56,9 +56,9 @@ impl Seat {
 }
 
 impl UtpEnds {
-    /// `bind`: the address that sockets leave from; `port`: the UDP port that is listened on, 0 = none.
-    pub fn new(bind: Option<IpAddr>, port: u16) -> Self {
-        Self { bind, port, peers: Arc::default() }
+    /// `port`: the UDP port that is listened on, 0 = none.
+    pub fn new(port: u16) -> Self {
+        Self { port, peers: Arc::default() }
     }
 
     /// Whether there is a UDP port that we listen on.
@@ -72,17 +72,18 @@ impl UtpEnds {
     }
 
     /// A socket to dial `peer` with: of the listening port, which is what NATs and peers know of us (BEP 55), if it can be.
-    pub fn dial(&self, peer: SocketAddr) -> io::Result<UtpSocket> {
-        if let Some(socket) = self.accept(peer)? {
-            return Ok(socket);
+    /// It leaves from `bind`.
+    pub fn dial(&self, bind: Option<&Binding>, peer: SocketAddr) -> io::Result<UtpSocket> {
+        match self.claim(peer) {
+            Some(claim) => Ok(UtpSocket { fd: connected(bind, self.port, peer)?, seat: Seat(Some(claim)) }),
+            None => Ok(UtpSocket { fd: connected(bind, 0, peer)?, seat: Seat::default() }),
         }
-        Ok(UtpSocket { fd: connected(local_for(peer, self.bind, 0)?, peer)?, seat: Seat::default() })
     }
 
-    /// A socket of the listening port for `peer`; `None`: it has one.
-    pub fn accept(&self, peer: SocketAddr) -> io::Result<Option<UtpSocket>> {
+    /// A socket for `peer`, who has come to `door`; `None`: it has one.
+    pub fn accept(&self, door: &Door, peer: SocketAddr) -> io::Result<Option<UtpSocket>> {
         let Some(claim) = self.claim(peer) else { return Ok(None) };
-        let fd = connected(local_for(peer, self.bind, self.port)?, peer)?;
+        let fd = connected_at(door, peer)?;
         Ok(Some(UtpSocket { fd, seat: Seat(Some(claim)) }))
     }
 }
@@ -95,21 +96,23 @@ mod tests {
     #[test]
     fn a_peer_has_one_socket_of_the_port_at_a_time() {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let ends = UtpEnds::new(Some([127, 0, 0, 1].into()), port);
+        let bind = Some([127, 0, 0, 1].into());
+        let door = SocketAddr::from(([127, 0, 0, 1], port)).into();
+        let ends = UtpEnds::new(port);
         let peer: SocketAddr = "127.0.0.1:9".parse().unwrap();
         let port_of = |socket: &UtpSocket| {
             socket2::SockRef::from(&socket.fd).local_addr().unwrap().as_socket().unwrap().port()
         };
-        let first = ends.dial(peer).unwrap();
+        let first = ends.dial(bind.as_ref(), peer).unwrap();
         assert_eq!((port_of(&first), first.seat.peer()), (port, Some(peer)));
-        let second = ends.clone().dial(peer).unwrap();
+        let second = ends.clone().dial(bind.as_ref(), peer).unwrap();
         assert!(port_of(&second) != port && second.seat.peer().is_none());
-        assert!(ends.accept(peer).unwrap().is_none());
-        let other = ends.accept("127.0.0.1:10".parse().unwrap()).unwrap().expect("another peer");
+        assert!(ends.accept(&door, peer).unwrap().is_none());
+        let other = ends.accept(&door, "127.0.0.1:10".parse().unwrap()).unwrap().expect("another peer");
         assert_eq!(port_of(&other), port);
         drop(first);
-        assert_eq!(port_of(&ends.accept(peer).unwrap().expect("it is free again")), port);
-        let none = UtpEnds::new(Some([127, 0, 0, 1].into()), 0).dial(peer).unwrap();
+        assert_eq!(port_of(&ends.accept(&door, peer).unwrap().expect("it is free again")), port);
+        let none = UtpEnds::new(0).dial(bind.as_ref(), peer).unwrap();
         assert!(none.seat.peer().is_none(), "nobody listens");
     }
 }

@@ -4,13 +4,14 @@
 //! a shard and stays in the cache, and no memory belongs to the kernel in between. One call moves up to 64 KiB.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use ccbt_protocol::utp::{Config, Transmit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Outgoing;
+use crate::binding::{Binding, Door, socket_to};
 
 /// One GRO batch at most.
 const BUFFER_LEN: usize = 65_536;
@@ -176,19 +177,28 @@ impl Datagrams {
     }
 }
 
-/// A UDP socket from `local` that talks to `peer` only; the kernel gives it that peer's datagrams, whoever else is bound
-/// to the same address (with SO_REUSEPORT, as all of them must be).
-pub fn connected(local: SocketAddr, peer: SocketAddr) -> io::Result<OwnedFd> {
-    let socket =
-        Socket::new(Domain::for_address(peer), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
-    if local.port() != 0 {
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-    }
-    if peer.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&local.into())?;
+/// A UDP socket at `port` (0: one of its own) that talks to `peer` only; the kernel gives it that peer's datagrams, whoever
+/// else is bound to the same address (with SO_REUSEPORT, as all of them must be).
+pub fn connected(bind: Option<&Binding>, port: u16, peer: SocketAddr) -> io::Result<OwnedFd> {
+    let share = |socket: &Socket| match port {
+        0 => Ok(()),
+        _ => socket.set_reuse_address(true).and_then(|()| socket.set_reuse_port(true)),
+    };
+    let socket = socket_to(bind, (Type::DGRAM, Protocol::UDP), peer, port, share)?;
+    connect(socket, peer)
+}
+
+/// As [`connected`], from a door.
+pub fn connected_at(door: &Door, peer: SocketAddr) -> io::Result<OwnedFd> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::UDP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    door.bind(&socket)?;
+    connect(socket, peer)
+}
+
+fn connect(socket: Socket, peer: SocketAddr) -> io::Result<OwnedFd> {
     socket.connect(&peer.into())?;
     let fd = OwnedFd::from(socket);
     let socket = SockRef::from(&fd);
@@ -273,16 +283,4 @@ fn option_of(fd: RawFd, level: libc::c_int, option: libc::c_int) -> Option<usize
     // SAFETY: `value` has room for the int that these options have.
     let result = unsafe { libc::getsockopt(fd, level, option, (&raw mut value).cast(), &raw mut len) };
     usize::try_from(value).ok().filter(|_| result == 0)
-}
-
-/// The address that sockets to `peer` are bound to.
-pub fn local_for(peer: SocketAddr, bind: Option<IpAddr>, port: u16) -> io::Result<SocketAddr> {
-    let any: IpAddr = if peer.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-    match bind {
-        Some(ip) if ip.is_ipv4() != peer.is_ipv4() => {
-            let text = format!("{peer} cannot be reached from the --bind address {ip}");
-            Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text))
-        }
-        bind => Ok(SocketAddr::new(bind.unwrap_or(any), port)),
-    }
 }

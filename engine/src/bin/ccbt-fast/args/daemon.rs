@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ccbt_fast::Binding;
 use ccbt_fast::config::{Setting, Value, find_path, keys::KEYS};
 use ccbt_fast::daemon::{SeedAction, Step};
 use clap::{Args, ValueEnum};
@@ -97,6 +98,10 @@ pub struct ListArgs {
     pub control: ControlArgs,
 }
 
+fn places(text: &str) -> Result<Binding, &'static str> {
+    text.parse().map_err(|()| "must be IP addresses and network interfaces, such as eth0 or 10.0.0.2,::1")
+}
+
 /// Options of `add`.
 #[derive(Args, Clone, Debug)]
 pub struct AddArgs {
@@ -115,6 +120,9 @@ pub struct AddArgs {
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
+    /// Addresses and network interfaces that they are bound to, of those of the daemon's network.bind_address
+    #[arg(long, value_name = "ADDR|IFACE", value_parser = places)]
+    pub bind_to: Option<Binding>,
     #[command(flatten)]
     pub files: FilesArgs,
     #[command(flatten)]

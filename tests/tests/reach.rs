@@ -1,0 +1,116 @@
+//! What a session is bound to: in network namespaces with two ways out, one of which nothing may take.
+//!
+//! Needs root; prints why when it cannot run.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use ccbt_tests::PATIENCE;
+use ccbt_tests::binary::ccbt_fast;
+use ccbt_tests::ccbt::CcbtCommand;
+use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::payload::Payload;
+use ccbt_tests::process::wait_until;
+use ccbt_tests::torrent::TorrentSpec;
+use ccbt_tests::veth::{FAR, FAR_SIDE, NEAR, NEAR_SIDE, Veth};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+fn far_side(port: u16) -> SocketAddr {
+    (FAR_SIDE, port).into()
+}
+
+fn by_side_alone(command: CcbtCommand) -> CcbtCommand {
+    // Nobody answers there; all that is sent is one packet too many.
+    let elsewhere = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 1), 7));
+    command.peer(far_side(9)).peer(elsewhere).trackers().dht(far_side(7)).flag("--utp")
+}
+
+fn publish(lab: &Lab) -> Published {
+    let trackers = ["http://10.78.0.2:3/announce", "udp://10.78.0.2:4"].map(str::to_owned);
+    let spec =
+        TorrentSpec { tiers: trackers.map(|url| vec![url]).to_vec(), ..TorrentSpec::pieces_of(64 * KIB) };
+    lab.publish(Payload::single("file", 2 * MIB + 1), spec)
+}
+
+fn there(veth: &Veth) -> std::process::Command {
+    veth.over_there(ccbt_fast().to_str().expect("a path of ours"))
+}
+
+#[test]
+fn what_is_bound_to_an_interface_leaves_by_no_other() {
+    let veth = match Veth::new() {
+        Ok(veth) => veth,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    veth.add_side();
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let mut seed = CcbtCommand::build(there(&veth), "seed", &made.torrent_path, &made.data).bind(FAR).start();
+    seed.wait_ready();
+    let seeder = SocketAddr::from((FAR, seed.address().port()));
+    assert_eq!(veth.left_by_side(), 0);
+    // The session is bound, then the torrent alone.
+    for (places, own) in [("near", None), ("10.77.0.1", None), ("side,near", Some("near"))] {
+        let (copy, before) = (lab.dir(&format!("copy {places}")), veth.left_by_side());
+        let mut ours = by_side_alone(CcbtCommand::download(&made.torrent_path, &copy).peer(seeder));
+        if let Some(own) = own {
+            // The session's own traffic may leave by the other interface: here it has none.
+            ours = ours.option("--bind-to", own).option("--set", "discovery.enable_dht=false");
+        }
+        ours.bound(places, NEAR).start().wait_done();
+        made.payload.assert_equal_in(&copy);
+        // An address says where packets come from; where they go is a matter of routes.
+        assert!(places == "10.77.0.1" || veth.left_by_side() == before, "bound to {places}");
+    }
+    // The same where nothing is bound shows that this would be seen.
+    let before = veth.left_by_side();
+    let copy = lab.dir("copy of all");
+    by_side_alone(CcbtCommand::download(&made.torrent_path, &copy).peer(seeder))
+        .bound("0.0.0.0", NEAR)
+        .start()
+        .wait_done();
+    assert!(veth.left_by_side() > before + 2);
+    seed.stop();
+}
+
+#[test]
+fn an_interface_that_goes_is_missed_and_taken_again_when_it_is_back() {
+    let veth = match Veth::new() {
+        Ok(veth) => veth,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    veth.add_side();
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let seed = by_side_alone(CcbtCommand::seed(&made.torrent_path, &made.data)).bound("near", NEAR);
+    let mut seed = seed.start();
+    seed.wait_ready();
+    let leech = |name: &str| {
+        let copy = lab.dir(name);
+        let far = CcbtCommand::build(there(&veth), "download", &made.torrent_path, &copy);
+        far.bind(FAR).peer(seed.address()).start().wait_done();
+        made.payload.assert_equal_in(&copy);
+    };
+    leech("before");
+    veth.remove_near();
+    wait_until(PATIENCE, "words about it", || seed.words().contains("is not there").then_some(()));
+    veth.make_near();
+    wait_until(PATIENCE, "words about it", || seed.words().contains("is back").then_some(()));
+    leech("after");
+    assert_eq!(veth.left_by_side(), 0);
+    seed.stop();
+    // One that is not there yet is waited for.
+    veth.remove_near();
+    let mut early =
+        CcbtCommand::seed(&made.torrent_path, &made.data).bound("near", NEAR).flag("--utp").start();
+    early.wait_ready();
+    wait_until(PATIENCE, "words about it", || early.words().contains("is not there").then_some(()));
+    veth.make_near();
+    let copy = lab.dir("late");
+    let far = CcbtCommand::build(there(&veth), "download", &made.torrent_path, &copy);
+    far.bind(FAR).peer(early.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    assert_eq!((veth.left_by_side(), NEAR_SIDE.is_private()), (0, true));
+    early.stop();
+}
