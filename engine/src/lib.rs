@@ -33,6 +33,7 @@ pub mod checkpoints;
 pub mod choosing;
 pub mod config;
 pub mod daemon;
+pub mod dht;
 mod goal;
 pub mod hashing;
 pub mod layout;

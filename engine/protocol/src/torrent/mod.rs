@@ -15,6 +15,7 @@
 //! meet it there.
 
 mod blocks;
+mod donthave;
 mod extensions;
 mod messages;
 mod pieces;
@@ -26,6 +27,7 @@ mod urgency;
 mod wishes;
 
 pub use blocks::BlockPlace;
+pub use donthave::NAME as LT_DONTHAVE_NAME;
 pub(crate) use extensions::Gossip;
 pub use stats::Stats;
 

@@ -22,6 +22,8 @@ use crate::world::{MS, SECOND, World};
 const TURNS_MAX: usize = 200;
 /// What is written is synced once in so many ticks.
 const SYNC_EVERY: u64 = 5;
+/// Whoever is connected knows by then that a piece is lost (BEP 54), whatever the network does.
+const HEARD_OF: Duration = Duration::from_secs(10);
 
 /// The messages in `bytes`.
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
@@ -280,6 +282,9 @@ impl World {
                 if let Message::Request(block) = message
                     && !self.nodes[at].parts[part].torrent.picker().have().has(block.piece)
                 {
+                    let lost = self.nodes[at].lost.get(&block.piece);
+                    let lost = lost.unwrap_or_else(|| panic!("{at} never had {block:?}, and is asked for it"));
+                    assert!(now - *lost < HEARD_OF, "{at} lost {block:?} long ago, and is asked for it");
                     self.requests_crossed += 1;
                 }
                 self.nodes[at].parts[part].torrent.message(now, key, message)

@@ -5,7 +5,7 @@ use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::peer::MAX_UPLOAD_QUEUE;
 use ccbt_protocol::picker::PieceState;
 
-use crate::node::{Node, Part, Role};
+use crate::node::{Node, Part, Plan, Role};
 use crate::world::{World, truth};
 
 /// Requests to one peer at most: what the request window may grow to.
@@ -89,7 +89,9 @@ impl World {
         let states: Vec<String> = node.parts.iter().map(|part| self.describe_part(part)).collect();
         let (links, known) = (node.links.len(), node.candidates.len());
         let fetching = node.fetching.as_ref().map(|fetching| fetching.peer_count());
-        let plan = (node.plan.manner, node.plan.shards, node.plan.memory_max, node.plan.fast, node.plan.up);
+        let Plan { manner, shards, memory_max, fast, up, peers_max, .. } = node.plan;
+        let rule = (&node.plan.torrent.choker, node.plan.torrent.super_seeding);
+        let plan = (manner, shards, memory_max, fast, up, peers_max, rule);
         format!(
             "{plan:?} online {} have {have} links {links} known {known} fetching {fetching:?} {states:?} faults {:?}",
             node.online,

@@ -47,12 +47,12 @@ fn with_seeds(test: &str, seeds: impl IntoIterator<Item = u64>, scenario: impl F
 
 #[test]
 fn fifty_peers_with_churn_finish() {
-    with_seeds("fifty_peers_with_churn_finish", 1..=3, |seed| _ = storm::fifty(seed));
+    with_seeds("fifty_peers_with_churn_finish", 1..=6, |seed| _ = storm::fifty(seed));
 }
 
 #[test]
 fn anything_goes() {
-    with_seeds("anything_goes", 100..=115, |seed| _ = storm::any(seed));
+    with_seeds("anything_goes", 100..=160, |seed| _ = storm::any(seed));
 }
 
 #[test]
@@ -80,13 +80,14 @@ fn soak() {
     println!("{runs} swarms from seed {first} on, {} s", begin.elapsed().as_secs());
 }
 
-/// What one seed that is slow makes of twenty who all begin at once.
+/// What a slow seed and twenty who all begin at once come to.
 struct Flash {
-    /// When the others had every piece among them, in seconds, and what the seed had sent by then, in copies.
+    /// After a minute: pieces that the twenty have among them, of 150, and how evenly.
+    pieces: usize,
+    evenness: f64,
+    /// When the twenty had every piece among them, in seconds, and what the seed had sent by then, in copies.
     independent_s: f64,
     seed_sent: f64,
-    /// Evenness of the copies, on average until then.
-    evenness: f64,
     /// Until everybody has finished: mean, and the last one.
     mean_s: f64,
     last_s: f64,
@@ -99,20 +100,18 @@ fn flash_crowd(seed: u64, strategy: Strategy) -> Flash {
     let origin = world.seed(plan.clone());
     let crowd: Vec<usize> = (0..20).map(|_| world.leech(plan.clone())).collect();
     let size = world.geometry.total_len() as f64;
-    let mut evenness = Vec::new();
-    let independent = world.run_until(1800 * SECOND, |world| {
-        let spread = world.spread(&crowd);
-        evenness.push(spread.evenness);
-        spread.fewest > 0
-    });
+    world.run(60 * SECOND);
+    let early = world.spread(&crowd);
+    let independent = world.run_until(1800 * SECOND, |world| world.spread(&crowd).fewest > 0);
     assert!(independent, "the crowd never has a whole copy");
     let (independent_s, seed_sent) = (world.elapsed().as_secs_f64(), world.payload(origin).1 as f64 / size);
     world.finish(1800 * SECOND);
     let times = world.times(&crowd);
     Flash {
+        pieces: early.pieces,
+        evenness: early.evenness,
         independent_s,
         seed_sent,
-        evenness: mean(&evenness),
         mean_s: mean(&times),
         last_s: times.iter().copied().fold(0.0, f64::max),
     }
@@ -120,53 +119,76 @@ fn flash_crowd(seed: u64, strategy: Strategy) -> Flash {
 
 #[test]
 fn rarest_first_spreads_better_than_sequential() {
-    with_seeds("rarest_first_spreads_better_than_sequential", 1..=3, |seed| {
+    with_seeds("rarest_first_spreads_better_than_sequential", 1..=5, |seed| {
         let rarest = flash_crowd(seed, Strategy::RarestFirst);
         let sequential = flash_crowd(seed, Strategy::Sequential);
         for (name, flash) in [("rarest first", &rarest), ("sequential", &sequential)] {
             println!(
-                "{name}: independent of the seed after {:.0} s, {:.2} copies sent, evenness {:.3}; \
-                 finished after {:.0} s, the last one {:.0} s",
-                flash.independent_s, flash.seed_sent, flash.evenness, flash.mean_s, flash.last_s
+                "{name}: {} pieces after a minute, evenness {:.3}; independent of the seed after {:.0} s and {:.2} \
+                 copies; finished after {:.0} s, the last one {:.0} s",
+                flash.pieces, flash.evenness, flash.independent_s, flash.seed_sent, flash.mean_s, flash.last_s
             );
         }
-        assert!(rarest.independent_s * 1.2 < sequential.independent_s);
-        assert!(rarest.seed_sent * 1.2 < sequential.seed_sent);
+        assert!(rarest.pieces > 2 * sequential.pieces);
         assert!(rarest.evenness > sequential.evenness);
-        assert!(rarest.mean_s < sequential.mean_s);
+        assert!(2.0 * rarest.independent_s < sequential.independent_s);
+        assert!(2.0 * rarest.seed_sent < sequential.seed_sent);
+        assert!(2.0 * rarest.mean_s < sequential.mean_s);
     });
 }
 
-/// A swarm that a quarter of takes and gives nothing. Seconds to finish, on average: who gives, and who does not.
-fn with_free_riders(seed: u64) -> (f64, f64) {
+/// What became of who gives and who does not, on average over each.
+struct Fairness {
+    /// Bytes received per second until half of the givers had finished.
+    rates: [f64; 2],
+    /// Seconds until they had finished, though the givers stay on and serve everybody.
+    times: [f64; 2],
+}
+
+/// A swarm that a quarter of takes and gives nothing. Nobody lacks what others could give: the seed is fast.
+fn with_free_riders(seed: u64) -> Fairness {
     let mut world = World::new(seed, 120, NetConfig::GOOD);
-    let mut plan = Plan { up: 100 << 10, down: 2 << 20, peers_max: 20, ..Plan::new() };
-    plan.torrent.choker = ChokerConfig { slots: 4, optimistic: 1, ..ChokerConfig::default() };
+    let mut plan = Plan { up: 100 << 10, down: 2 << 20, peers_max: 24, ..Plan::new() };
+    plan.torrent.choker = ChokerConfig { slots: 5, optimistic: 1, ..ChokerConfig::default() };
     let mut free = plan.clone();
     free.torrent.choker = ChokerConfig { slots: 0, optimistic: 0, ..ChokerConfig::default() };
-    world.seed(plan.clone());
-    let mut givers = Vec::new();
-    let mut takers = Vec::new();
+    world.seed(Plan { up: 500 << 10, ..plan.clone() });
+    let mut groups = [Vec::new(), Vec::new()];
     for nth in 0..24 {
-        let (group, plan) = if nth % 4 == 3 { (&mut takers, &free) } else { (&mut givers, &plan) };
-        group.push(world.leech(plan.clone()));
+        let rides = nth % 4 == 3;
+        let plan = if rides { free.clone() } else { plan.clone() };
+        let node = world.leech(plan);
+        groups[usize::from(rides)].push(node);
     }
+    let [givers, _] = groups.clone();
+    let half = |world: &mut World| {
+        2 * givers.iter().filter(|node| world.nodes[**node].finished.is_some()).count() > givers.len()
+    };
+    assert!(world.run_until(7200 * SECOND, half));
+    let elapsed = world.elapsed().as_secs_f64();
+    let rate = |node: &usize| world.payload(*node).0 as f64 / elapsed;
+    let rates = groups.each_ref().map(|group| mean(&group.iter().map(rate).collect::<Vec<_>>()));
     world.finish(7200 * SECOND);
-    (mean(&world.times(&givers)), mean(&world.times(&takers)))
+    Fairness { rates, times: groups.each_ref().map(|group| mean(&world.times(group))) }
 }
 
 #[test]
 fn tit_for_tat_punishes_free_riders() {
-    with_seeds("tit_for_tat_punishes_free_riders", 1..=3, |seed| {
-        let (givers, takers) = with_free_riders(seed);
-        println!("givers {givers:.0} s, free riders {takers:.0} s");
-        assert!(takers > 1.5 * givers, "givers take {givers:.0} s, free riders {takers:.0} s");
+    with_seeds("tit_for_tat_punishes_free_riders", 1..=5, |seed| {
+        let Fairness { rates, times } = with_free_riders(seed);
+        let [giver, rider] = rates.map(|rate| rate / 1024.0);
+        println!(
+            "givers {giver:.0} KiB/s, {:.0} s; free riders {rider:.0} KiB/s, {:.0} s",
+            times[0], times[1]
+        );
+        assert!(giver > 1.5 * rider, "givers get {giver:.0} KiB/s, free riders {rider:.0}");
+        assert!(times[1] > 1.1 * times[0]);
     });
 }
 
 #[test]
 fn peers_alone_spread_peers() {
-    with_seeds("peers_alone_spread_peers", 1..=3, |seed| {
+    with_seeds("peers_alone_spread_peers", 1..=5, |seed| {
         let mut world = World::new(seed, 60, NetConfig::GOOD);
         world.tracker = false;
         let plan = Plan { up: 100 << 10, ..Plan::new() };
@@ -189,7 +211,7 @@ fn peers_alone_spread_peers() {
 
 #[test]
 fn hostile_members_stop_nobody() {
-    with_seeds("hostile_members_stop_nobody", 1..=3, |seed| {
+    with_seeds("hostile_members_stop_nobody", 1..=5, |seed| {
         let mut world = World::new(seed, 60, NetConfig::GOOD);
         let plan = Plan { up: 300 << 10, ..Plan::new() };
         world.seed(plan.clone());

@@ -9,6 +9,8 @@ use crate::world::World;
 pub struct Spread {
     /// Copies of the piece that has the fewest.
     pub fewest: u32,
+    /// Pieces that somebody has.
+    pub pieces: usize,
     /// Entropy of the copies, 1 = all pieces have equally many.
     pub evenness: f64,
 }
@@ -24,7 +26,8 @@ impl World {
         let shares = copies.iter().filter(|count| **count > 0).map(|count| f64::from(*count) / all);
         let entropy: f64 = shares.map(|share| -share * share.ln()).sum();
         let fewest = copies.iter().copied().min().unwrap_or(0);
-        Spread { fewest, evenness: entropy / f64::from(self.geometry.piece_count()).ln() }
+        let pieces = copies.iter().filter(|count| **count > 0).count();
+        Spread { fewest, pieces, evenness: entropy / f64::from(self.geometry.piece_count()).ln() }
     }
 
     /// How long each of `nodes` took, in seconds; they have all finished.
@@ -59,7 +62,8 @@ impl World {
             .filter(|node| self.nodes[*node].is_good() && !self.nodes[*node].is_finished())
             .map(|node| format!("{node}: {}", self.describe(node)))
             .collect();
-        panic!("{} nodes do not finish within {time:?}:\n{}", late.len(), late.join("\n"));
+        let origin = self.describe(0);
+        panic!("{} nodes do not finish within {time:?}:\n{}\nthe origin: {origin}", late.len(), late.join("\n"));
     }
 }
 

@@ -129,7 +129,6 @@ pub struct End {
     pub open: bool,
     /// As this end knows the other one.
     pub addr: SocketAddr,
-    pub incoming: bool,
     /// When the last of what is on the way to this end arrives.
     pub last_arrival: Instant,
     /// Block bytes on the way to this end.

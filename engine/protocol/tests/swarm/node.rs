@@ -134,6 +134,8 @@ pub struct Node {
     pub disk: BTreeMap<PieceIndex, Vec<u64>>,
     /// What of that survives a power cut.
     pub synced: BTreeSet<PieceIndex>,
+    /// When pieces were last found damaged.
+    pub lost: BTreeMap<PieceIndex, Instant>,
     pub has_metadata: bool,
     pub links: BTreeMap<Whose, usize>,
     /// Peers that wait for blocks.
@@ -166,6 +168,7 @@ impl Node {
             candidates: Candidates::default(),
             disk: BTreeMap::new(),
             synced: BTreeSet::new(),
+            lost: BTreeMap::new(),
             has_metadata: false,
             links: BTreeMap::new(),
             ring: VecDeque::new(),

@@ -288,6 +288,7 @@ impl World {
             return;
         }
         self.nodes[at].synced.remove(&piece);
+        self.nodes[at].lost.insert(piece, self.now);
         let part = self.rng.random_range(0..self.nodes[at].parts.len().max(1));
         if let Some(part) = self.nodes[at].parts.get_mut(part) {
             part.torrent.lost_piece(piece);
@@ -393,7 +394,7 @@ impl World {
             }
         };
         node.links.insert(whose, link);
-        End { node: at, whose, open: true, addr, incoming, last_arrival: now, in_flight: 0, releases: Vec::new() }
+        End { node: at, whose, open: true, addr, last_arrival: now, in_flight: 0, releases: Vec::new() }
     }
 
     /// Ends the connection at one end; the other one hears of it if `tell`.

@@ -6,6 +6,7 @@
 mod checkpoints;
 mod config;
 mod daemon;
+mod dht;
 mod files;
 mod settings;
 mod stream;
@@ -26,6 +27,7 @@ pub use daemon::{
     AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
     RemoveArgs,
 };
+pub use dht::{DhtArgs, DhtCommand, Name, hex};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use settings::{SettingArgs, SourceArgs};
 pub use stream::StreamArgs;
@@ -78,6 +80,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Show and check the configuration
     Config(ConfigArgs),
+    /// Ask the DHT: peers, numbers, values
+    Dht(DhtArgs),
     /// Make, share, download and compare a file on this machine, without the internet
     Demo(DemoArgs),
     /// Run many torrents until stopped; the commands below control it
