@@ -49,6 +49,8 @@ pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
+pub use ccbt_protocol::tracker::udp::ScrapeEntry;
+pub use ccbt_shards::control::TrackerError;
 pub use ccbt_shards::dialling::{Transport, Transports};
 pub use ccbt_shards::discovery::{DhtSettings, DiscoveryStats};
 pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
@@ -56,6 +58,7 @@ pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;

@@ -46,6 +46,11 @@ impl Shard {
             Event::Received(key, result) => self.on_received(key, result),
             Event::Sent(key, result) => self.on_sent(key, result),
             Event::Closed(key) => self.on_closed(key),
+            Event::Stray(from, bytes) => {
+                if let Some(discovery) = &self.discovery {
+                    discovery.datagram(from, bytes);
+                }
+            }
             Event::Released => self.wake_hungry(),
             Event::Bell => self.bell.drain(),
         }
@@ -150,6 +155,12 @@ impl Shard {
         }
         let rest = bytes[taken..].to_vec();
         let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+        if conn.answers && start.is_some() {
+            conn.answers = false;
+            let info_hash = self.dialled_for(self.conns[key.index()].as_ref().expect("seen just now"));
+            self.send_handshake(key, info_hash);
+        }
+        let conn = self.conns[key.index()].as_mut().expect("seen just now");
         match conn.home {
             // It came before our files were looked at: it is answered when they were, or times out.
             Some(index) if conn.incoming && !self.homes[index].is_running() => conn.waiting = Some(rest),
@@ -302,6 +313,9 @@ impl Shard {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
+        if self.ring.is_utp(key) {
+            torrent.over_utp(peer);
+        }
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
@@ -379,6 +393,8 @@ impl Shard {
             home.candidates.gone(now, conn.addr, useful);
             if conn.again {
                 home.candidates.retry_now(conn.addr);
+            } else if !conn.incoming && id.is_none() {
+                self.seek_relay(index, conn.addr);
             }
         }
         // What its batch referred to is free.

@@ -16,8 +16,8 @@ use ccbt_protocol::wire::handshake::HandshakeReader;
 use crate::conns::End;
 use crate::messages::ToShard;
 use crate::ring::SocketKey;
-use crate::ring::utp::io::{connected, local_for};
-use crate::shard::{Shard, Stage};
+use crate::ring::utp::io::local_for;
+use crate::shard::{Conn, Shard, Stage};
 
 /// Connects started per torrent and turn: a tracker's 200 addresses are not dialled in one burst.
 const DIALS_PER_TURN: usize = 50;
@@ -71,6 +71,13 @@ impl Transports {
     }
 }
 
+/// What we connect for, by its index: the place in [`Shard::homes`] or [`Shard::fetchers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum For {
+    Torrent(usize),
+    Magnet(usize),
+}
+
 /// What has worked.
 #[derive(Default)]
 pub(crate) struct Worked(HashMap<SocketAddr, Transport>);
@@ -81,6 +88,13 @@ impl Worked {
             self.0.clear();
         }
         self.0.insert(addr, transport);
+    }
+}
+
+impl Conn {
+    /// What it was opened for.
+    pub(crate) fn what(&self) -> Option<For> {
+        self.fetch.map(For::Magnet).or(self.home.map(For::Torrent))
     }
 }
 
@@ -98,18 +112,18 @@ impl Shard {
             let key = home.key;
             match self.satellite_for_peer(index) {
                 Some(shard) => self.post(shard, ToShard::Dial { key, addr, home: self.config.index }),
-                None if self.connect(index, addr) => {}
+                None if self.connect(For::Torrent(index), addr) => {}
                 None => self.homes[index].candidates.gone(self.now, addr, false),
             }
         }
     }
 
     /// Starts to connect to `addr`; `false` when that cannot be.
-    pub(crate) fn connect(&mut self, index: usize, addr: SocketAddr) -> bool {
+    pub(crate) fn connect(&mut self, what: For, addr: SocketAddr) -> bool {
         let transports = self.config.transports;
         let first = self.worked.0.get(&addr).copied().unwrap_or(transports.preferred);
         let first = if transports.allows(first) { first } else { first.other() };
-        let Some(key) = self.start_attempt(index, addr, first) else { return false };
+        let Some(key) = self.start_attempt(what, addr, first) else { return false };
         if transports.allows(first.other()) {
             self.timers.races.set(key.index(), Some(self.now + HEAD_START));
         }
@@ -118,33 +132,55 @@ impl Shard {
 
     pub(crate) fn start_attempt(
         &mut self,
-        index: usize,
+        what: For,
         addr: SocketAddr,
         transport: Transport,
     ) -> Option<SocketKey> {
         let started = match transport {
             Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
-            Transport::Utp => self.utp_socket(addr).map(|fd| self.ring.connect_utp(fd, rand::random())),
-        };
-        match started {
-            Ok(key) => {
-                self.homes[index].conns += 1;
-                self.insert_conn(key, addr, false, Stage::Connecting, Some(index));
-                self.conn(key).expect("just inserted").transport = transport;
-                self.touch(index);
-                Some(key)
+            Transport::Utp => {
+                self.utp_ends.dial(addr).map(|socket| self.ring.connect_utp(socket, rand::random()))
             }
+        };
+        let key = match started {
+            Ok(key) => key,
             Err(error) => {
                 tracing::debug!(%addr, ?transport, %error, "cannot connect");
-                None
+                return None;
             }
+        };
+        let (home, fetch) = match what {
+            For::Torrent(index) => {
+                self.homes[index].conns += 1;
+                (Some(index), None)
+            }
+            For::Magnet(at) => {
+                self.fetchers[at].conns += 1;
+                (None, Some(at))
+            }
+        };
+        self.insert_conn(key, addr, false, Stage::Connecting, home);
+        let conn = self.conn(key).expect("just inserted");
+        (conn.transport, conn.fetch) = (transport, fetch);
+        if let Some(index) = home {
+            self.touch(index);
         }
+        Some(key)
     }
 
-    fn utp_socket(&self, addr: SocketAddr) -> io::Result<OwnedFd> {
-        // A port of its own: from the listening port it could meet a connection that the same peer has opened, and the kernel
-        // could not tell them apart.
-        connected(local_for(addr, self.config.bind, 0)?, addr)
+    /// Another attempt beside one that is under way or has just failed; `None` when the torrent wants no more, or it
+    /// cannot be.
+    pub(crate) fn start_another(&mut self, of: SocketKey, transport: Transport) -> Option<SocketKey> {
+        let conn = self.conn(of)?;
+        let (addr, what) = (conn.addr, conn.what()?);
+        let wanted = match what {
+            For::Torrent(index) => self.homes[index].is_running(),
+            For::Magnet(at) => self.fetchers[at].wants_peers(),
+        };
+        if !wanted || self.stopping.is_some() || !self.has_room() {
+            return None;
+        }
+        self.start_attempt(what, addr, transport)
     }
 
     /// Attempts that have had their head start get a rival.
@@ -158,14 +194,11 @@ impl Shard {
     /// Tries the other transport beside `key`; `false` when that cannot be.
     fn start_rival(&mut self, key: SocketKey) -> bool {
         let Some(conn) = self.conn(key) else { return false };
-        let (addr, other) = (conn.addr, conn.transport.other());
-        // One that only fetches metadata has no home yet.
-        let Some(index) = conn.home else { return false };
-        let is_racing = matches!(conn.stage, Stage::Connecting) && conn.rival.is_none();
-        if !is_racing || self.stopping.is_some() || !self.has_room() || !self.homes[index].is_running() {
+        let other = conn.transport.other();
+        if !matches!(conn.stage, Stage::Connecting) || conn.rival.is_some() {
             return false;
         }
-        let Some(rival) = self.start_attempt(index, addr, other) else { return false };
+        let Some(rival) = self.start_another(key, other) else { return false };
         self.conn(key).expect("seen just now").rival = Some(rival);
         self.conn(rival).expect("just inserted").rival = Some(key);
         true
@@ -191,6 +224,11 @@ impl Shard {
         let conn = self.conn(key).expect("seen just now");
         conn.stage = Stage::Handshake(HandshakeReader::default());
         self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
+        if self.ring.was_accepted(key) {
+            // Both have dialled, and the peer's attempt counts: it speaks first.
+            self.conn(key).expect("seen just now").answers = true;
+            return self.ring.recv_plain(key);
+        }
         let info_hash = self.dialled_for(self.conns[key.index()].as_ref().expect("seen just now"));
         self.greet(key, info_hash);
     }

@@ -142,7 +142,7 @@ impl Shard {
         let policy = self.config.encryption.incoming;
         let conn = self.conn(key).expect("called for a connection that lives");
         let is_first = matches!(&conn.stage, Stage::Handshake(reader) if reader.as_bytes().is_empty());
-        if !is_first || !conn.incoming || conn.encrypted || bytes.is_empty() {
+        if !is_first || !(conn.incoming || conn.answers) || conn.encrypted || bytes.is_empty() {
             return false;
         }
         let len = bytes.len().min(GREETING.len());
@@ -202,16 +202,15 @@ impl Shard {
         let is_preferred = self.config.encryption.outgoing == Encryption::Prefer && self.stopping.is_none();
         let Some(conn) = self.conn(key).filter(|_| is_preferred) else { return };
         let is_opening = matches!(&conn.stage, Stage::Encrypting(mse) if matches!(**mse, Mse::Opening(_)));
-        let (Some(index), true) = (conn.home, is_opening) else { return };
+        if !is_opening {
+            return;
+        }
         let (addr, transport) = (conn.addr, conn.transport);
         if self.plain_only.0.len() >= PLAIN_MAX {
             self.plain_only.0.clear();
         }
         self.plain_only.0.insert(addr);
-        if self.homes[index].is_running()
-            && self.has_room()
-            && self.start_attempt(index, addr, transport).is_some()
-        {
+        if self.start_another(key, transport).is_some() {
             self.conn(key).expect("seen just now").superseded = true;
         }
     }

@@ -27,7 +27,7 @@ use ccbt_protocol::wire::receiver::Sink;
 
 use crate::announce::{Announces, Identity, Totals};
 use crate::conns::End;
-use crate::dialling::outgoing_socket;
+use crate::dialling::For;
 use crate::discovery::Interest;
 use crate::messages::{Event, FromShard};
 use crate::ring::SocketKey;
@@ -77,7 +77,7 @@ pub(crate) struct Fetcher {
     trackers: Vec<Vec<String>>,
     max_peers: usize,
     /// Connections, half-open ones included.
-    conns: usize,
+    pub(crate) conns: usize,
     sockets: HashMap<PeerKey, SocketKey>,
     /// The metadata was told: what is connected waits for the torrent.
     done: bool,
@@ -89,6 +89,13 @@ pub(crate) struct Fetcher {
     lsd: bool,
     /// The discovery thread looks for peers.
     finding: bool,
+}
+
+impl Fetcher {
+    /// Whether new connections are of use.
+    pub(crate) fn wants_peers(&self) -> bool {
+        !self.done && !self.paused && self.ending.is_none()
+    }
 }
 
 /// Takes what one peer sent.
@@ -199,7 +206,7 @@ impl Shard {
         let Some(fetcher) = self.fetchers.get_mut(at) else { return };
         if let Some(announces) = &mut fetcher.announces {
             let totals = Totals { left: LEFT_UNKNOWN, ..Totals::default() };
-            announces.poll(now, totals, &self.tracker, &self.announced);
+            announces.poll(now, totals, &self.trackers, &self.announced);
         }
         self.find_for_fetcher(at);
         self.dial_for_fetcher(at);
@@ -220,8 +227,7 @@ impl Shard {
     fn find_for_fetcher(&mut self, at: usize) {
         let Some(discovery) = &self.discovery else { return };
         let fetcher = &mut self.fetchers[at];
-        let rests = fetcher.done || fetcher.paused || fetcher.ending.is_some() || self.stopping.is_some();
-        let wanted = (fetcher.dht || fetcher.lsd) && !rests;
+        let wanted = (fetcher.dht || fetcher.lsd) && fetcher.wants_peers() && self.stopping.is_none();
         if wanted == fetcher.finding {
             return;
         }
@@ -289,6 +295,9 @@ impl Shard {
         let Some(announces) = &mut fetcher.announces else { return };
         let outcome = announces.on_done(self.now, done);
         fetcher.candidates.add_all(&outcome.peers, Source::Tracker);
+        if let (Some(ip), Some(discovery)) = (outcome.external_ip, &self.discovery) {
+            discovery.external(ip);
+        }
         let key = fetcher.key;
         if let Some((url, reason)) = outcome.problem {
             self.tell(FromShard::Event(key, Event::Tracker { url, reason }));
@@ -302,22 +311,12 @@ impl Shard {
         for _ in 0..DIALS_PER_TURN {
             let room = self.has_room() && self.stopping.is_none();
             let fetcher = &mut self.fetchers[at];
-            let rests = fetcher.done || fetcher.paused || fetcher.ending.is_some();
-            if rests || !room || fetcher.conns >= fetcher.max_peers {
+            if !fetcher.wants_peers() || !room || fetcher.conns >= fetcher.max_peers {
                 return;
             }
             let Some(addr) = fetcher.candidates.next(self.now, &mut self.rng) else { return };
-            match outgoing_socket(addr, self.config.bind) {
-                Ok(fd) => {
-                    fetcher.conns += 1;
-                    let key = self.ring.connect(fd, addr);
-                    self.insert_conn(key, addr, false, Stage::Connecting, None);
-                    self.conn(key).expect("just inserted").fetch = Some(at);
-                }
-                Err(error) => {
-                    tracing::debug!(%addr, %error, "cannot connect");
-                    fetcher.candidates.gone(self.now, addr, false);
-                }
+            if !self.connect(For::Magnet(at), addr) {
+                self.fetchers[at].candidates.gone(self.now, addr, false);
             }
         }
     }
@@ -434,7 +433,9 @@ impl Shard {
             fetcher.sockets.remove(&peer);
             fetcher.fetching.gone(now, peer)
         });
-        fetcher.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        if !conn.superseded {
+            fetcher.candidates.gone(now, conn.addr, useful && !conn.hostile);
+        }
         self.settle_fetcher(at);
     }
 

@@ -174,6 +174,10 @@ pub enum ToShard {
         /// What it says.
         message: FromSatellite,
     },
+    /// To the home: a relay says that the peer there dials us (BEP 55).
+    Punch(TorrentKey, SocketAddr),
+    /// To a satellite: this address cannot be reached; whoever told of it may help.
+    Rendezvous(TorrentKey, SocketAddr),
     /// A satellite connects to this address for its home; answered by [`Self::SatellitePeer`] when that is over.
     Dial {
         /// The torrent.

@@ -366,6 +366,9 @@ impl Shard {
             torrent.picker_mut().set_priority(piece, priority);
         }
         torrent.priorities_changed();
+        if self.may_punch() {
+            torrent.enable_holepunch();
+        }
         satellite.phase = Phase::Running;
         satellite.in_memory = in_memory;
         satellite.torrent = Some(torrent);

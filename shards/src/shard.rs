@@ -9,7 +9,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -32,7 +31,6 @@ use slab::Slab;
 use crate::announce::DoneQueue;
 use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
-use crate::control::TrackerClient;
 use crate::counters::ShardStats;
 use crate::dialling::{Transport, Transports, Worked};
 use crate::discovery::Discovery;
@@ -42,11 +40,13 @@ use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::pacing::Gathering;
+use crate::ring::utp::UtpEnds;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
 use crate::timers::Timers;
 use crate::torrents::Home;
+use crate::trackers::Trackers;
 use crate::zero_copy::ZeroCopySend;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -87,8 +87,6 @@ pub struct ShardConfig {
     pub torrent: TorrentConfig,
     /// Limits count the headers of IP and TCP, too.
     pub count_overhead: bool,
-    /// How trackers are asked.
-    pub tracker: crate::control::TrackerClientConfig,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
     /// When payload is sent without a copy in the kernel.
@@ -115,6 +113,10 @@ pub struct Links {
     pub connections: Arc<AtomicUsize>,
     /// Where peers are found without trackers; `None`: nowhere.
     pub discovery: Option<Discovery>,
+    /// Who has a uTP socket of the listening port.
+    pub utp_ends: UtpEnds,
+    /// Where announces go.
+    pub trackers: Trackers,
 }
 
 /// How far a connection is.
@@ -168,6 +170,8 @@ pub(crate) struct Conn {
     pub hostile: bool,
     /// Its torrent's home has given it to this shard.
     pub placed: bool,
+    /// We have opened it, and yet the peer speaks first.
+    pub answers: bool,
     /// Of a connection that we have opened: how.
     pub transport: Transport,
     /// The attempt at the same address over the other transport.
@@ -208,6 +212,7 @@ impl Conn {
             hungry: false,
             hostile: false,
             placed: false,
+            answers: false,
             transport: Transport::Tcp,
             rival: None,
             superseded: false,
@@ -243,6 +248,7 @@ pub struct Shard {
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
+    pub(crate) utp_ends: UtpEnds,
     /// Transports that have worked.
     pub(crate) worked: Worked,
     /// Peers that do not take encrypted connections.
@@ -250,7 +256,7 @@ pub struct Shard {
     /// Torrents by what encrypted connections name them by.
     pub(crate) torrent_names: HashMap<[u8; 20], InfoHash>,
     pub(crate) limits: ShardLimits,
-    pub(crate) tracker: Rc<TrackerClient>,
+    pub(crate) trackers: Trackers,
     pub(crate) discovery: Option<Discovery>,
     pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
@@ -309,7 +315,7 @@ impl Shard {
             storage: storage.client(links.bell.clone(), UNDER_WAY_MAX),
             partition,
             cache,
-            tracker: Rc::new(TrackerClient::new(config.tracker.clone())),
+            trackers: links.trackers,
             announced: DoneQueue::new(links.bell.clone()),
             config,
             bell: links.bell,
@@ -327,6 +333,7 @@ impl Shard {
             conns: Vec::new(),
             connections: links.connections,
             discovery: links.discovery,
+            utp_ends: links.utp_ends,
             rng: rand::make_rng(),
             worked: Worked::default(),
             plain_only: PlainOnly::default(),

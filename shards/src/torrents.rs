@@ -201,7 +201,7 @@ impl Shard {
             super_seeding: self.homes[index].super_seeding,
             ..self.config.torrent.clone()
         };
-        let (now, id) = (self.now, self.config.peer_id);
+        let (now, id, punches) = (self.now, self.config.peer_id, self.may_punch());
         let home = &mut self.homes[index];
         if home.seed_only && have.count() == 0 && home.restarted.is_some() {
             return self.nothing_left(index);
@@ -210,6 +210,9 @@ impl Shard {
         home.durability.found(have.clone(), recent, !home.seed_only, now);
         let mut torrent = Torrent::new(now, home.meta.info_hash, id, home.meta.geometry, config, have);
         torrent.go_on_from(home.stats);
+        if punches {
+            torrent.enable_holepunch();
+        }
         home.torrent = Some(torrent);
         home.set_priorities();
         home.phase = Phase::Running;
@@ -231,7 +234,7 @@ impl Shard {
         }
         let totals = home.totals();
         if let Some(announces) = &mut home.announces {
-            announces.poll(now, totals, &self.tracker, &self.announced);
+            announces.poll(now, totals, &self.trackers, &self.announced);
         }
     }
 
@@ -248,6 +251,9 @@ impl Shard {
             let outcome = announces.on_done(self.now, done);
             for peer in outcome.peers {
                 home.candidates.add(peer, Source::Tracker);
+            }
+            if let (Some(ip), Some(discovery)) = (outcome.external_ip, &self.discovery) {
+                discovery.external(ip);
             }
             if let Some((url, reason)) = outcome.problem {
                 let key = home.key;

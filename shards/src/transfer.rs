@@ -254,6 +254,7 @@ impl Shard {
                 TorrentEvent::OwnAddress(teller, ours) => {
                     self.homes[index].candidates.told_own_address(teller, ours);
                 }
+                TorrentEvent::Punch(addr) => self.punch(index, addr),
                 TorrentEvent::DhtNode(addr) => {
                     if let Some(discovery) = &self.discovery {
                         discovery.node(addr);

@@ -96,6 +96,16 @@ impl Shard {
             }
             ToShard::ToSatellite { key, message } => self.on_to_satellite(key, message),
             ToShard::FromSatellite { key, shard, message } => self.on_from_satellite(key, shard, message),
+            ToShard::Punch(key, addr) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.punch(index, addr);
+                }
+            }
+            ToShard::Rendezvous(key, addr) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.seek_relay(index, addr);
+                }
+            }
             ToShard::Dial { key, addr, home } => self.on_dial(key, addr, home),
             ToShard::SatellitePeer { key, shard, back } => self.on_satellite_peer(key, shard, back),
             ToShard::SatelliteMet { key, shard, id } => self.on_satellite_met(key, shard, id),

@@ -12,7 +12,7 @@
 //! its first member, which is this thread's.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ use crate::discovery::{Stray, Strays};
 use crate::inbox::Inbox;
 use crate::messages::{Arrival, ToShard};
 use crate::ring::Stream;
-use crate::ring::utp::{DetachedUtp, io as datagrams, micros};
+use crate::ring::utp::{DetachedUtp, UtpEnds, io as datagrams, micros};
 
 /// Datagrams are cut here: a SYN has no payload.
 const SYN_LEN_MAX: usize = 512;
@@ -66,8 +66,7 @@ fn bind_one(addr: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Takes in datagrams of peers without a connection; see the module.
 pub struct Strangers {
-    bind: Option<IpAddr>,
-    port: u16,
+    ends: UtpEnds,
     shards: Vec<Inbox>,
     next: usize,
     admission: Admission,
@@ -78,13 +77,13 @@ pub struct Strangers {
 impl Strangers {
     /// `shards` take turns.
     pub fn new(
-        (bind, port): (Option<IpAddr>, u16),
+        ends: UtpEnds,
         shards: Vec<Inbox>,
         connections: Arc<AtomicUsize>,
         connections_max: usize,
     ) -> Self {
         let admission = Admission::default();
-        Self { bind, port, shards, next: 0, admission, connections, connections_max }
+        Self { ends, shards, next: 0, admission, connections, connections_max }
     }
 
     /// Takes in a datagram that has come to the listening port from `from`.
@@ -94,14 +93,15 @@ impl Strangers {
         }
         let now = micros(Instant::now());
         let Some(syn) = self.admission.admit(now, from, datagram) else { return };
-        let local = datagrams::local_for(from, self.bind, self.port);
-        let fd = match local.and_then(|local| datagrams::connected(local, from)) {
-            Ok(fd) => fd,
+        let socket = match self.ends.accept(from) {
+            Ok(Some(socket)) => socket,
+            // One that has just been dialled, or is going.
+            Ok(None) => return,
             Err(error) => return tracing::debug!(%from, %error, "no socket for a uTP connection"),
         };
-        let config = datagrams::config(&fd);
+        let config = datagrams::config(&socket.fd);
         let conn = Connection::accept(now, config, &syn, rand::random()).expect("a SYN was admitted");
-        let stream = Stream::Utp(Box::new(DetachedUtp { fd, conn, unread: Default::default() }));
+        let stream = Stream::Utp(Box::new(DetachedUtp { socket, conn, unread: Default::default() }));
         let shard = self.next % self.shards.len();
         self.next = self.next.wrapping_add(1);
         // One that is so far behind that its inbox is full takes no connections; the peer comes again.

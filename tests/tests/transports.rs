@@ -82,7 +82,6 @@ fn libtorrent_seeds_to_us() {
 }
 
 #[test]
-#[ignore = "libtorrent ends uTP connections to us after some MiB: not understood yet"]
 fn we_seed_to_libtorrent() {
     to_libtorrent(24 * MIB, None);
 }
@@ -93,7 +92,6 @@ fn libtorrent_seeds_to_us_over_a_bad_path() {
 }
 
 #[test]
-#[ignore = "as we_seed_to_libtorrent"]
 fn we_seed_to_libtorrent_over_a_bad_path() {
     to_libtorrent(2 * MIB, Some(BAD));
 }
@@ -173,7 +171,6 @@ fn rc4_over_utp() {
 }
 
 #[test]
-#[ignore = "as we_seed_to_libtorrent"]
 fn we_seed_over_utp_in_rc4() {
     let mut settings = encrypted(0, 2).to_vec();
     settings.extend(utp_alone());

@@ -25,6 +25,7 @@ pub mod deadlines;
 pub mod dht;
 pub mod fetching;
 pub mod geometry;
+pub mod holepunch;
 pub mod ids;
 pub mod lease;
 pub mod lsd;

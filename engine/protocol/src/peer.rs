@@ -136,6 +136,8 @@ pub struct Peer {
     pub(crate) peer_choking: bool,
     pub(crate) peer_interested: bool,
     pub(crate) upload_only: bool,
+    /// It is connected over uTP, and so its port is the one that it listens on.
+    pub(crate) utp: bool,
     /// It has said where its DHT node is.
     pub(crate) told_port: bool,
     pub(crate) snubbed: bool,
@@ -189,6 +191,7 @@ impl Peer {
             peer_choking: true,
             peer_interested: false,
             upload_only: false,
+            utp: false,
             told_port: false,
             snubbed: false,
             held: false,

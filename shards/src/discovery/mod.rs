@@ -91,6 +91,7 @@ pub(crate) enum Command {
     Node(SocketAddr),
     Hosts(Vec<(String, u16)>),
     External(IpAddr),
+    Datagram(SocketAddr, Vec<u8>),
     Stop,
 }
 
@@ -169,6 +170,11 @@ impl Discovery {
     /// Our address as a tracker or router sees it (BEP 24). Lost when there is no room.
     pub fn external(&self, ip: IpAddr) {
         self.send(Command::External(ip));
+    }
+
+    /// A datagram that came to a uTP socket of the listening port and is of the DHT. Lost when there is no room.
+    pub fn datagram(&self, from: SocketAddr, bytes: Vec<u8>) {
+        self.send(Command::Datagram(from, bytes));
     }
 
     /// UDP port of the DHT, to be told to peers; 0 = there is no DHT, or it does not answer.

@@ -154,6 +154,11 @@ impl Worker {
                         dht.set_external(now, ip, &mut self.rng);
                     }
                 }
+                Ok(Command::Datagram(from, bytes)) => {
+                    if let Some(dht) = &mut self.dht {
+                        dht.handle(now, from, &bytes, &mut self.rng);
+                    }
+                }
                 Ok(Command::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
                 Err(crossbeam_channel::TryRecvError::Empty) => return true,
             }

@@ -93,6 +93,9 @@ impl Shard {
             return self.end(key, End::Ours);
         };
         let peer = torrent.adopted(now, info);
+        if self.ring.is_utp(key) {
+            torrent.over_utp(peer);
+        }
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);

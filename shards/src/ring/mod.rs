@@ -38,7 +38,7 @@ use slab::Slab;
 
 use self::socket::{Ends, Socket};
 use self::user_data::{Op, UserData};
-use self::utp::{DetachedUtp, UtpSockets};
+use self::utp::{DetachedUtp, UtpSocket, UtpSockets};
 use self::zero_copy::ZeroCopy;
 use crate::zero_copy::ZeroCopySend;
 
@@ -68,6 +68,8 @@ pub enum Event {
     Sent(SocketKey, io::Result<usize>),
     /// A socket that was [`SocketRing::close`]d has no operation left and is gone.
     Closed(SocketKey),
+    /// A datagram of the DHT's that came to a uTP connection's socket, and who sent it.
+    Stray(SocketAddr, Vec<u8>),
     /// Memory that sends without a copy had held is free.
     Released,
     /// The doorbell was rung.
@@ -406,7 +408,9 @@ impl SocketRing {
         };
         let fd = self.sockets.remove(key.index as usize).into_fd();
         Some(match utp {
-            Some((conn, unread)) => Stream::Utp(Box::new(DetachedUtp { fd, conn, unread })),
+            Some((seat, conn, unread)) => {
+                Stream::Utp(Box::new(DetachedUtp { socket: UtpSocket { fd, seat }, conn, unread }))
+            }
             None => Stream::Tcp(fd),
         })
     }

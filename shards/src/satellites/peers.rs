@@ -11,6 +11,7 @@ use ccbt_protocol::ids::{PeerId, TorrentKey};
 
 use super::{Part, Satellite};
 use crate::conns::End;
+use crate::dialling::For;
 use crate::messages::ToShard;
 use crate::shard::{Conn, Shard};
 
@@ -60,6 +61,9 @@ impl Shard {
         {
             guests.remove(&id);
         }
+        if !back.incoming && back.id.is_none() && !back.useful {
+            self.seek_relay(index, back.addr);
+        }
         self.note_change(index);
         self.touch(index);
     }
@@ -83,7 +87,7 @@ impl Shard {
         let room = self.has_room();
         let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
         // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
-        if !index.is_some_and(|index| self.connect(index, addr)) {
+        if !index.is_some_and(|index| self.connect(For::Torrent(index), addr)) {
             let back = GivenBack { addr, incoming: false, id: None, useful: false };
             self.post(home, ToShard::SatellitePeer { key, shard: self.config.index, back });
         }

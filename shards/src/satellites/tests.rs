@@ -69,7 +69,17 @@ impl Team {
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let (others, control) = (inboxes.clone(), control.clone());
             let (lines, connections) = (Arc::default(), connections.clone());
-            let links = Links { bell, inbox, others, control, lines, connections, discovery: None };
+            let links = Links {
+                bell,
+                inbox,
+                others,
+                control,
+                lines,
+                connections,
+                discovery: None,
+                utp_ends: Default::default(),
+                trackers: crate::trackers::Trackers::unheard(),
+            };
             let mut config = config();
             config.index = index;
             config.listeners =

@@ -1,8 +1,9 @@
-//! What must hold for any payload of a ut_pex or ut_metadata message. Run by the fuzz target and over the corpus by tests.
+//! What must hold for any payload of a ut_pex, ut_metadata or ut_holepunch message. Run by the fuzz target and over the corpus by tests.
 
 use std::time::Instant;
 
 use ccbt_protocol::candidates::is_global;
+use ccbt_protocol::holepunch::HolepunchMessage;
 use ccbt_protocol::metadata::MetadataMessage;
 use ccbt_protocol::pex::{Gate, MAX_PAYLOAD_LEN, PexMessage};
 
@@ -13,6 +14,11 @@ pub fn run(data: &[u8]) {
     {
         let payload = message.encode();
         assert_eq!(MetadataMessage::parse(&payload), Ok(message));
+    }
+    if let Ok(message) = HolepunchMessage::parse(data) {
+        let payload = message.encode();
+        assert!(payload.len() <= 24);
+        assert_eq!(HolepunchMessage::parse(&payload), Ok(message));
     }
     let Ok(message) = PexMessage::parse(data) else { return };
     assert!(data.len() <= MAX_PAYLOAD_LEN);

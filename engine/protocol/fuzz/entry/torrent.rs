@@ -140,9 +140,11 @@ impl World {
             dht_port: u16::from(flags & 4 > 0),
             super_seeding: flags & 8 > 0,
         };
+        let mut torrent = Torrent::new(now, InfoHash([1; 20]), PeerId([9; 20]), geometry, config, have);
+        torrent.enable_holepunch();
         Self {
             now,
-            torrent: Torrent::new(now, InfoHash([1; 20]), PeerId([9; 20]), geometry, config, have),
+            torrent,
             memory: Memory { max: usize::from(flags >> 4) + 1, ..Memory::default() },
             peers: Vec::new(),
             hashing: Vec::new(),
@@ -333,6 +335,7 @@ impl World {
                 TorrentEvent::Ban(ip) => assert!(ip.is_ipv4()),
                 TorrentEvent::Peers(peers) => assert!(peers.len() <= 100),
                 TorrentEvent::OwnAddress(..) => {}
+                TorrentEvent::Punch(addr) => assert!(addr.port() != 0),
                 TorrentEvent::DhtNode(addr) => assert!(addr.port() != 0),
                 TorrentEvent::Finished => assert!(self.torrent.is_finished()),
             }

@@ -201,6 +201,14 @@ impl Candidates {
         Some(addr)
     }
 
+    /// Whether `addr` may be connected to now, whatever happened before; then it counts as connected.
+    pub fn claim(&mut self, addr: SocketAddr, source: Source) -> bool {
+        self.add(addr, source);
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        let free = self.known.get_mut(&addr).filter(|candidate| candidate.is_free());
+        free.map(|candidate| candidate.connected = true).is_some()
+    }
+
     /// When [`Candidates::next`] has something, `now` or later; `None` = not before something is added or freed.
     pub fn next_ready(&self, now: Instant) -> Option<Instant> {
         let free = self.known.values().filter(|c| c.is_free());

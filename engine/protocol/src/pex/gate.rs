@@ -52,7 +52,7 @@ impl Gate {
 
 /// Whether the peer at `teller` can know of a peer at `addr` that we can reach: addresses of this machine only from this
 /// machine, those of a local network only from one, and all others if anybody could have them.
-fn is_plausible(teller: IpAddr, addr: SocketAddr) -> bool {
+pub(crate) fn is_plausible(teller: IpAddr, addr: SocketAddr) -> bool {
     let (teller, ip) = (teller.to_canonical(), addr.ip().to_canonical());
     let is_usable = addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast();
     is_usable && (is_global(ip) || teller.is_loopback() || !ip.is_loopback() && !is_global(teller))

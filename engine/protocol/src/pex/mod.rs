@@ -11,6 +11,7 @@ mod gate;
 
 pub use book::{Book, Told};
 pub use gate::Gate;
+pub(crate) use gate::is_plausible;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

@@ -10,10 +10,8 @@ use crate::bitfield::Bitfield;
 use crate::ids::PieceIndex;
 use crate::peer::{Has, PeerFault};
 use crate::picker::PeerKey;
+use crate::wire::extension::LT_DONTHAVE_NAME;
 use crate::wire::message::Message;
-
-/// Name of the extension in the extended handshake's `m` (BEP 10).
-pub const NAME: &str = "lt_donthave";
 
 impl Torrent {
     /// Tells that `piece` is ours no longer.
@@ -21,7 +19,7 @@ impl Torrent {
         let keys: Vec<PeerKey> = self.peer_keys().collect();
         for key in keys {
             let peer = peer_of(&mut self.slots, key);
-            let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(NAME)) else { continue };
+            let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else { continue };
             peer.push(&Message::Extended { id, payload: &piece.0.to_be_bytes() });
             self.mark(key);
         }

@@ -6,12 +6,16 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::holepunching::Punch;
 use super::{Torrent, TorrentEvent, key_index, peer_of};
+use crate::holepunch;
 use crate::metadata::{self, MetadataMessage, PIECE_LEN, Served};
 use crate::peer::{Peer, PeerFault};
 use crate::pex::{self, Flags, Gate, PexMessage, Told};
 use crate::picker::PeerKey;
-use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE, UT_METADATA, UT_PEX};
+use crate::wire::extension::{
+    ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME, UT_HOLEPUNCH, UT_METADATA, UT_PEX,
+};
 use crate::wire::message::Message;
 
 /// State of the extensions of one peer.
@@ -24,6 +28,7 @@ pub(crate) struct Gossip {
     served: Option<Served>,
     told: Told,
     gate: Gate,
+    pub(super) punch: Punch,
 }
 
 impl Gossip {
@@ -42,9 +47,12 @@ impl Torrent {
     /// The extension messages that we understand, as the extended handshake tells them.
     pub(super) fn extensions(&self) -> Vec<(String, u8)> {
         let mut messages =
-            vec![(super::donthave::NAME.to_owned(), LT_DONTHAVE), (metadata::NAME.to_owned(), UT_METADATA)];
+            vec![(LT_DONTHAVE_NAME.to_owned(), LT_DONTHAVE), (metadata::NAME.to_owned(), UT_METADATA)];
         if self.pex.is_some() {
             messages.push((pex::NAME.to_owned(), UT_PEX));
+        }
+        if self.punch.is_some() {
+            messages.push((holepunch::NAME.to_owned(), UT_HOLEPUNCH));
         }
         messages
     }
@@ -68,16 +76,18 @@ impl Torrent {
             }
         }
         let (metadata_id, pex_id) = (hello.id_of(metadata::NAME), hello.id_of(pex::NAME));
-        if metadata_id.is_some() || pex_id.is_some() || peer.gossip.is_some() {
+        let punch_id = hello.id_of(holepunch::NAME);
+        if metadata_id.or(pex_id).or(punch_id).is_some() || peer.gossip.is_some() {
             let new = || Gossip {
                 metadata_id: None,
                 pex_id: None,
                 served: None,
                 told: Told::default(),
                 gate: Gate::new(now),
+                punch: Punch::new(now),
             };
             let gossip = peer.gossip.get_or_insert_with(|| Box::new(new()));
-            (gossip.metadata_id, gossip.pex_id) = (metadata_id, pex_id);
+            (gossip.metadata_id, gossip.pex_id, gossip.punch.id) = (metadata_id, pex_id, punch_id);
         }
         let before = listens_at(peer);
         peer.extension = Some(hello);
@@ -95,6 +105,7 @@ impl Torrent {
         match id {
             UT_METADATA => self.on_metadata_message(now, key, payload),
             LT_DONTHAVE => self.on_dont_have(now, key, payload),
+            UT_HOLEPUNCH if self.punch.is_some() => self.on_holepunch_message(now, key, payload),
             UT_PEX if self.pex.is_some() => self.on_pex_message(now, key, payload),
             _ => peer_of(&mut self.slots, key).strike(),
         }
@@ -127,6 +138,9 @@ impl Torrent {
         let Ok(message) = PexMessage::parse(payload) else { return peer.strike() };
         let Some(gossip) = peer.gossip.as_mut() else { return peer.strike() };
         let Some(peers) = gossip.gate.pass(now, peer.info.addr.ip(), &message) else { return peer.strike() };
+        if let (Some(punch), true) = (&mut self.punch, gossip.punch.id.is_some()) {
+            peers.iter().for_each(|addr| punch.told(key, *addr));
+        }
         if !peers.is_empty() && self.events.len() < MAX_WAITING {
             self.events.push_back(TorrentEvent::Peers(peers));
         }
@@ -195,10 +209,10 @@ impl Torrent {
 }
 
 /// Events of hearsay that may wait: the caller takes them after every receive.
-const MAX_WAITING: usize = 1024;
+pub(super) const MAX_WAITING: usize = 1024;
 
 /// Where others can reach a peer: the address that we connected to, or the port that it names.
-fn listens_at(peer: &Peer) -> Option<SocketAddr> {
+pub(super) fn listens_at(peer: &Peer) -> Option<SocketAddr> {
     if !peer.info.incoming {
         return Some(peer.info.addr);
     }
@@ -208,5 +222,10 @@ fn listens_at(peer: &Peer) -> Option<SocketAddr> {
 
 fn flags(peer: &Peer) -> Flags {
     let is_seed = peer.is_seed() || peer.upload_only;
-    Flags::default().with(Flags::SEED, is_seed).with(Flags::REACHABLE, !peer.info.incoming)
+    let punches = peer.gossip.as_ref().is_some_and(|gossip| gossip.punch.id.is_some());
+    Flags::default()
+        .with(Flags::SEED, is_seed)
+        .with(Flags::UTP, peer.utp)
+        .with(Flags::HOLEPUNCH, punches)
+        .with(Flags::REACHABLE, !peer.info.incoming)
 }

@@ -17,6 +17,7 @@
 mod blocks;
 mod donthave;
 mod extensions;
+mod holepunching;
 mod messages;
 mod pieces;
 mod spread;
@@ -27,7 +28,6 @@ mod urgency;
 mod wishes;
 
 pub use blocks::BlockPlace;
-pub use donthave::NAME as LT_DONTHAVE_NAME;
 pub(crate) use extensions::Gossip;
 pub use stats::Stats;
 
@@ -41,8 +41,9 @@ use crate::blame::Blame;
 use crate::choker::{Choker, ChokerConfig};
 use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
+use crate::holepunch::Introductions;
 use crate::ids::{InfoHash, PeerId, PieceIndex};
-use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
+use crate::peer::{Has, Peer, PeerFault, PeerInfo};
 use crate::pex::Book;
 use crate::picker::{PeerKey, Picker, PickerConfig};
 use crate::rate::RateMeter;
@@ -101,6 +102,8 @@ pub enum TorrentEvent {
     Peers(Vec<SocketAddr>),
     /// The peer at the first address says that ours is the second one.
     OwnAddress(IpAddr, IpAddr),
+    /// The peer at this address dials us now, through its NAT: dial it as well, over uTP (BEP 55).
+    Punch(SocketAddr),
     /// A peer says that there is a DHT node; told once for each connection.
     DhtNode(SocketAddr),
     /// Every wanted piece is verified and written.
@@ -148,6 +151,8 @@ pub struct Torrent {
     super_seed: Option<SuperSeed>,
     /// Who is connected, to be told to others, where that is done.
     pex: Option<Book>,
+    /// Who told of whom, where ut_holepunch is spoken.
+    punch: Option<Introductions>,
     /// Somebody may be shown a piece.
     reveal_due: bool,
 }
@@ -203,6 +208,7 @@ impl Torrent {
             super_seed: super_seeds.then(|| SuperSeed::new(geometry.piece_count())),
             reveal_due: false,
             pex: config.pex.then(Book::default),
+            punch: None,
             config,
         };
         this.check_finished();
@@ -270,27 +276,6 @@ impl Torrent {
     pub fn peer_keys(&self) -> impl Iterator<Item = PeerKey> + '_ {
         let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
         live.map(|(at, slot)| PeerKey(slot.generation << KEY_INDEX_BITS | at as u32))
-    }
-
-    /// What to show of every connection.
-    pub fn peer_statuses(&mut self, now: Instant) -> Vec<PeerStatus> {
-        let keys: Vec<PeerKey> = self.peer_keys().collect();
-        let status = |key: PeerKey| {
-            let peer = peer_of(&mut self.slots, key);
-            PeerStatus {
-                key,
-                addr: peer.info.addr,
-                id: peer.info.id,
-                down_rate: peer.down.rate(now),
-                up_rate: peer.up.rate(now),
-                outstanding: peer.outstanding.len(),
-                window: peer.window.size(),
-                seed: peer.is_seed(),
-                incoming: peer.info.incoming,
-                snubbed: peer.snubbed,
-            }
-        };
-        keys.into_iter().map(status).collect()
     }
 
     /// Whether every wanted piece is verified and written.

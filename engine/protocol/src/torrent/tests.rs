@@ -2,6 +2,7 @@
 
 mod donthave;
 mod extensions;
+mod holepunch;
 mod streams;
 mod superseed;
 pub(crate) mod swarm;

@@ -24,6 +24,8 @@ const KEEP_ALIVE: Micros = 29 * SECOND;
 const SILENCE_MAX: u32 = 6;
 /// SYNs sent: 7 s.
 const SYNS_MAX: u32 = 3;
+/// Packets that must be answered, sent to a peer that wants a new connection, before the old one is given up.
+const CHALLENGES_MAX: u32 = 3;
 /// Timeouts in a row after which the path may have stopped to pass large packets.
 const BLACK_HOLE: u32 = 2;
 /// Most that clocks are believed to drift apart between two packets, in microseconds (as libutp).
@@ -65,6 +67,19 @@ enum State {
     Failed(Failure),
 }
 
+/// The peer's host wants another connection over the same two ports. Either the peer has forgotten this one, or somebody
+/// else has its address: we send what it must answer. When it does, the new one is refused; otherwise this one is over.
+#[derive(Clone, Copy, Debug)]
+struct Challenge {
+    /// The latest SYN's.
+    id: u16,
+    seq: Seq,
+    /// Packets sent so far, and when the next is due.
+    asked: u32,
+    at: Option<Micros>,
+    ask_now: bool,
+}
+
 /// A connection. See the module for the order of calls.
 #[derive(Debug)]
 pub struct Connection {
@@ -96,6 +111,7 @@ pub struct Connection {
     repeat_answer: bool,
     send_syn: bool,
     send_reset: bool,
+    challenge: Option<Challenge>,
     /// A SYN of another connection, to be refused: its id and number.
     refused: Option<(u16, Seq)>,
     closing: bool,
@@ -132,6 +148,7 @@ impl Connection {
             repeat_answer: false,
             send_syn: false,
             send_reset: false,
+            challenge: None,
             refused: None,
             closing: false,
             fin_sent: false,
@@ -168,6 +185,11 @@ impl Connection {
     /// Whether bytes may flow.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
+    }
+
+    /// The peer has dialled, even if we did as well.
+    pub fn was_accepted(&self) -> bool {
+        matches!(self.state, State::Open { syn: Some(_) })
     }
 
     /// Why it is over; `None` while it is not, and after an orderly end.
@@ -258,8 +280,7 @@ impl Connection {
             (State::Open { syn: Some(syn) }, Kind::Syn) if packet.seq == syn && packet.id == self.send_id => {
                 (self.ack_now, self.repeat_answer) = (true, true);
             }
-            // The same port of the same host: its socket is ours. Who hears no now need not wait to try TCP.
-            (_, Kind::Syn) => self.refused = Some((packet.id, packet.seq)),
+            (state, Kind::Syn) => self.another(now, state, &packet),
             (state, Kind::Reset) => {
                 // Who knows nothing of the connection answers with the id that it was sent.
                 if packet.id == self.recv_id || packet.id == self.send_id {
@@ -275,6 +296,35 @@ impl Connection {
             }
             (State::Open { .. }, _) => self.handle_open(now, &packet, room, sink),
         }
+    }
+
+    /// A SYN of another connection over the same ports of the same hosts; the socket is ours.
+    fn another(&mut self, now: Micros, state: State, syn: &Packet<'_>) {
+        match (state, &mut self.challenge) {
+            (State::Open { .. }, Some(challenge)) => (challenge.id, challenge.seq) = (syn.id, syn.seq),
+            (State::Open { .. }, place) => {
+                *place = Some(Challenge { id: syn.id, seq: syn.seq, asked: 0, at: None, ask_now: true });
+            }
+            (State::SynSent(ours), _) => {
+                // Both have dialled: the attempt with the greater numbers counts, as both ends see them.
+                if (syn.seq.0, syn.id) > (ours.0, self.recv_id) {
+                    self.turn_around(now, syn);
+                }
+            }
+            (State::Failed(_), _) => {}
+        }
+    }
+
+    /// We have dialled, and accept instead.
+    fn turn_around(&mut self, now: Micros, syn: &Packet<'_>) {
+        self.state = State::Open { syn: Some(syn.seq) };
+        (self.recv_id, self.send_id) = (syn.id.wrapping_add(1), syn.id);
+        self.inbound = Inbound::new(syn.seq.plus(1), self.inbound.window());
+        self.peer_window = syn.window as usize;
+        (self.silence, self.retransmit_at, self.send_syn) = (0, None, false);
+        self.rtt.progress();
+        self.note_times(now, syn, true);
+        (self.ack_now, self.repeat_answer) = (true, true);
     }
 
     fn answered(&mut self, now: Micros, packet: &Packet<'_>) {
@@ -309,6 +359,9 @@ impl Connection {
     fn handle_open(&mut self, now: Micros, packet: &Packet<'_>, room: usize, sink: &mut impl FnMut(&[u8])) {
         let Some(place) = self.outbound.place_of(packet.ack) else { return };
         self.silence = 0;
+        if let Some(Challenge { id, seq, .. }) = self.challenge.take_if(|challenge| challenge.asked > 0) {
+            self.refused = Some((id, seq));
+        }
         let flying = self.outbound.flying();
         // An older packet that was overtaken tells nothing of the window.
         if place >= 0 {
@@ -366,7 +419,11 @@ impl Connection {
         if self.failure().is_some() {
             return None;
         }
-        [self.retransmit_at, self.ack_at, self.probe_window_at, keep_alive].into_iter().flatten().min()
+        let challenge = self.challenge.and_then(|challenge| challenge.at);
+        [self.retransmit_at, self.ack_at, self.probe_window_at, challenge, keep_alive]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what time brings.
@@ -385,6 +442,14 @@ impl Connection {
         if is_due(self.probe_window_at) {
             self.probe_window_at = None;
             self.may_overrun = true;
+        }
+        if let Some(challenge) = self.challenge.as_mut().filter(|challenge| is_due(challenge.at)) {
+            if challenge.asked >= CHALLENGES_MAX {
+                self.state = State::Failed(Failure::TimedOut);
+                return;
+            }
+            challenge.at = None;
+            challenge.ask_now = true;
         }
         if self.is_open() && now >= self.last_sent + KEEP_ALIVE {
             self.ack_now = true;

@@ -78,6 +78,8 @@ pub(super) struct Net {
     pub largest_call: usize,
     lose_range: Option<(u64, usize)>,
     reno: Option<Reno>,
+    /// RESETs that were sent.
+    pub resets: Vec<Vec<u8>>,
 }
 
 impl Net {
@@ -112,6 +114,9 @@ impl Net {
     fn send(&mut self, from: usize, datagram: Vec<u8>, may_fragment: bool, payload: &std::ops::Range<u64>) {
         self.sent += 1;
         self.count_data += usize::from(!payload.is_empty());
+        if datagram[0] >> 4 == Kind::Reset as u8 {
+            self.resets.push(datagram.clone());
+        }
         let mut lost = self.rng.random_bool(self.link.loss)
             || (!may_fragment && datagram.len() > self.link.mtu)
             || std::mem::take(&mut self.lose_next) > 0;
@@ -256,6 +261,7 @@ impl Pair {
             largest_call: 0,
             lose_range: None,
             reno: None,
+            resets: Vec::new(),
         };
         let mut this = Self { net, ends: vec![first], lens, seq };
         this.pump(0);

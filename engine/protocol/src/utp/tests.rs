@@ -89,19 +89,85 @@ fn a_reset_ends_it_and_is_refused_from_strangers() {
     assert_eq!(conn.failure(), Some(Failure::Refused));
 }
 
-#[test]
-fn a_second_connection_over_the_same_ports_is_refused_at_once() {
-    let mut pair = Pair::new(16, good(), [1000, 0]);
-    pair.run_for(100 * MS);
+/// The SYN of a connection that is none of the pair's, and who waits for its answer.
+fn another_dial() -> (Connection, Vec<u8>) {
     let mut other = Connection::dial(CONFIG, 77, 88);
     let mut out = Transmit::default();
     assert!(other.poll_transmit(0, &mut out));
-    let conn = &mut pair.ends[1].conn;
-    conn.handle(pair.net.now, &out.heads, 0, &mut |_| panic!("no payload"));
-    assert!(conn.poll_transmit(pair.net.now, &mut out));
-    other.handle(5, &out.heads, 0, &mut |_| panic!("no payload"));
+    (other, out.heads)
+}
+
+#[test]
+fn a_second_connection_over_the_same_ports_is_refused_when_the_first_proves_to_live() {
+    let mut pair = Pair::new(16, good(), [1000, 0]);
+    pair.ends.iter_mut().for_each(|end| end.closes = false);
+    pair.run_for(300 * MS);
+    let (mut other, syn) = another_dial();
+    for _ in 0..50 {
+        pair.ends[1].conn.handle(pair.net.now, &syn, 0, &mut |_| panic!("no payload"));
+    }
+    let before = pair.net.sent;
+    pair.consume(1);
+    pair.run_for(100 * MS);
+    // One packet that must be answered, the answer, and the refusal.
+    assert!(pair.net.sent - before <= 3, "{} packets for 50 SYNs", pair.net.sent - before);
+    assert_eq!(pair.net.resets.len(), 1, "one refusal");
+    other.handle(5, &pair.net.resets[0], 0, &mut |_| panic!("no payload"));
     assert_eq!(other.failure(), Some(Failure::Refused));
+    pair.ends.iter_mut().for_each(|end| end.closes = true);
     pair.run();
+}
+
+/// Holes are punched that way (BEP 55): both dial from their one port.
+#[test]
+fn two_that_dial_each_other_share_one_connection() {
+    for (ids, seqs) in [((1, 2), (9, 8)), ((1, 2), (8, 9)), ((1, 2), (9, 9)), ((2, 1), (9, 9))] {
+        let mut ends = [Connection::dial(CONFIG, ids.0, seqs.0), Connection::dial(CONFIG, ids.1, seqs.1)];
+        let mut out = Transmit::default();
+        ends[0].write(3);
+        ends[1].write(5);
+        let (mut got, mut now) = ([0, 0], 0);
+        for _ in 0..8 {
+            let mut sent = [Vec::new(), Vec::new()];
+            for at in 0..2 {
+                if ends[at].deadline().is_some_and(|due| due <= now) {
+                    ends[at].handle_timeout(now);
+                }
+                while ends[at].poll_transmit(now, &mut out) {
+                    let mut bytes = std::mem::take(&mut out.heads);
+                    let payload: usize =
+                        out.packets.iter().map(|p| (p.payload.end - p.payload.start) as usize).sum();
+                    bytes.resize(bytes.len() + payload, 7);
+                    sent[at].push(bytes);
+                }
+            }
+            now += 30 * MS;
+            for at in 0..2 {
+                for bytes in &sent[1 - at] {
+                    ends[at].handle(now, bytes, 0, &mut |bytes| got[at] += bytes.len());
+                }
+            }
+        }
+        assert!(ends[0].is_open() && ends[1].is_open());
+        assert_eq!(got, [5, 3]);
+        assert!(ends[0].was_accepted() != ends[1].was_accepted(), "one of them dials");
+    }
+}
+
+#[test]
+fn a_peer_that_has_forgotten_the_connection_gets_another_soon() {
+    let mut pair = Pair::new(17, good(), [1000, 0]);
+    pair.ends.iter_mut().for_each(|end| end.closes = false);
+    pair.run_for(SECOND);
+    // It is gone without a word, and nothing of ours is on its way that would show it.
+    pair.net.link.loss = 1.0;
+    let (_, syn) = another_dial();
+    let conn = &mut pair.ends[1].conn;
+    conn.handle(pair.net.now, &syn, 0, &mut |_| panic!("no payload"));
+    pair.consume(1);
+    pair.run_for(3 * SECOND);
+    assert_eq!(pair.ends[1].conn.failure(), Some(Failure::TimedOut));
+    assert!(pair.net.resets.is_empty() && pair.ends[0].conn.failure().is_none());
 }
 
 #[test]

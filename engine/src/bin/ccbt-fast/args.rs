@@ -100,6 +100,8 @@ pub enum Command {
     Limit(LimitArgs),
     /// Hash all data of torrents of the daemon again
     Recheck(PickArgs),
+    /// Ask the trackers of torrents of the daemon how many peers they know
+    Scrape(PickArgs),
     /// Move torrents of the daemon in its queue
     Queue(QueueArgs),
     /// Show the daemon as a whole

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         Command::Remove(args) => control::remove(args),
         Command::Limit(args) => control::limit(args),
         Command::Recheck(args) => control::recheck(args),
+        Command::Scrape(args) => control::scrape(args),
         Command::Queue(args) => control::queue(args),
         Command::Stats(args) => control::stats(args),
         Command::Events(args) => control::events(args),

@@ -6,7 +6,7 @@ use ccbt_protocol::utp::{Connection, Packet};
 
 use super::*;
 use crate::ring::utp::io::{config, connected};
-use crate::ring::utp::{DetachedUtp, micros};
+use crate::ring::utp::{DetachedUtp, Seat, UtpEnds, UtpSocket, micros};
 
 /// The next event that `wanted` takes, of any of the rings.
 fn until<T>(rings: &mut [&mut SocketRing], mut wanted: impl FnMut(Event) -> Option<T>) -> T {
@@ -33,7 +33,7 @@ fn loopback() -> SocketAddr {
 fn utp_pair(dialler: &mut SocketRing, acceptor: Option<&mut SocketRing>) -> (SocketKey, SocketKey) {
     let door = UdpSocket::bind(loopback()).unwrap();
     door.set_read_timeout(Some(PATIENCE)).unwrap();
-    let ours = connected(loopback(), door.local_addr().unwrap()).unwrap();
+    let ours = UtpEnds::default().dial(door.local_addr().unwrap()).unwrap();
     let dialled = dialler.connect_utp(ours, (7, 65_530));
     dialler.flush().unwrap();
     let mut syn = [0; 100];
@@ -43,7 +43,8 @@ fn utp_pair(dialler: &mut SocketRing, acceptor: Option<&mut SocketRing>) -> (Soc
     let fd = connected(local, from).unwrap();
     let syn = Packet::decode(&syn[..len]).unwrap();
     let conn = Connection::accept(micros(Instant::now()), config(&fd), &syn, 65_534).unwrap();
-    let parts = DetachedUtp { fd, conn, unread: Default::default() };
+    let socket = UtpSocket { fd, seat: Seat::default() };
+    let parts = DetachedUtp { socket, conn, unread: Default::default() };
     let is_connected = |event| matches!(event, Event::Connected(of, Ok(())) if of == dialled).then_some(());
     let accepted = match acceptor {
         Some(acceptor) => {
@@ -225,7 +226,7 @@ fn receives_end_at_once_or_when_there_is_something_or_are_cancelled() {
 fn nobody_there_is_told_at_once() {
     let mut ring = ring();
     let closed = UdpSocket::bind(loopback()).unwrap().local_addr().unwrap();
-    let key = ring.connect_utp(connected(loopback(), closed).unwrap(), (1, 2));
+    let key = ring.connect_utp(UtpEnds::default().dial(closed).unwrap(), (1, 2));
     let started = Instant::now();
     until(&mut [&mut ring], |event| matches!(event, Event::Connected(of, Err(_)) if of == key).then_some(()));
     assert!(started.elapsed() < PATIENCE);

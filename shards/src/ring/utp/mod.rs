@@ -12,6 +12,7 @@
 //! the peer has acknowledged them, also when the shard has closed the socket: then the connection lingers.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use ccbt_protocol::utp::{Connection, Failure, Micros, Transmit};
 use io_uring::{opcode, types};
 use slab::Slab;
 
+pub use self::ends::{Seat, UtpEnds, UtpSocket};
 use self::io::{Datagrams, Outcome};
 use self::outgoing::Outgoing;
 use super::recv::RecvOp;
@@ -28,6 +30,7 @@ use super::send::SendBatch;
 use super::user_data::{Op, UserData};
 use super::{SocketKey, SocketRing};
 
+mod ends;
 pub mod io;
 mod outgoing;
 mod socket;
@@ -44,6 +47,8 @@ const REFUSED_MAX: usize = 16;
 const LINGER: Duration = Duration::from_secs(3);
 /// Connections that linger at most; others are reset.
 const LINGERING_MAX: usize = 1024;
+/// Datagrams of the DHT's that wait at most; more are lost.
+const STRAYS_MAX: usize = 64;
 /// Empty batches kept for reuse at most.
 const SPARE_MAX: usize = 64;
 /// Memory of a connection's unread bytes that is kept when they are read.
@@ -66,7 +71,7 @@ fn instant(at: Micros) -> Instant {
 #[derive(Debug)]
 pub struct DetachedUtp {
     /// The connected UDP socket.
-    pub fd: OwnedFd,
+    pub socket: UtpSocket,
     /// Its state; nothing was sent but acknowledgements.
     pub conn: Connection,
     /// Bytes that were delivered and not received.
@@ -76,6 +81,7 @@ pub struct DetachedUtp {
 struct Utp {
     conn: Connection,
     fd: RawFd,
+    seat: Seat,
     generation: u32,
     /// Its socket; `None` once that is closed: then it lingers and owns the descriptor.
     key: Option<SocketKey>,
@@ -93,6 +99,8 @@ struct Utp {
     cancelled: bool,
     /// The shard waits for [`Event::Connected`].
     dialling: bool,
+    /// It dials on when it hears that nobody listens.
+    persists: bool,
     polling: bool,
     is_dirty: bool,
     is_listed: bool,
@@ -118,6 +126,7 @@ pub(super) struct UtpSockets {
     early: usize,
     lingering: usize,
     spare: Vec<SendBatch>,
+    strays: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
 impl UtpSockets {
@@ -133,11 +142,12 @@ impl UtpSockets {
             early: 0,
             lingering: 0,
             spare: Vec::new(),
+            strays: VecDeque::new(),
         }
     }
 
     pub fn has_events(&self) -> bool {
-        !self.listed.is_empty()
+        !self.listed.is_empty() || !self.strays.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -201,11 +211,11 @@ impl Utp {
 }
 
 impl SocketRing {
-    /// Starts connecting over `socket`, which is connected to the peer ([`io::connected`]); `ids` are random.
+    /// Starts connecting over `socket`; `ids` are random.
     /// [`Event::Connected`] follows.
-    pub fn connect_utp(&mut self, socket: OwnedFd, ids: (u16, u16)) -> SocketKey {
-        let conn = Connection::dial(io::config(&socket), ids.0, ids.1);
-        let key = self.add_utp(DetachedUtp { fd: socket, conn, unread: VecDeque::new() });
+    pub fn connect_utp(&mut self, socket: UtpSocket, ids: (u16, u16)) -> SocketKey {
+        let conn = Connection::dial(io::config(&socket.fd), ids.0, ids.1);
+        let key = self.add_utp(DetachedUtp { socket, conn, unread: VecDeque::new() });
         let index = self.utp_of(key);
         self.utp.slab[index as usize].dialling = true;
         key
@@ -213,7 +223,7 @@ impl SocketRing {
 
     /// Adds a connection.
     pub fn add_utp(&mut self, parts: DetachedUtp) -> SocketKey {
-        let DetachedUtp { fd, conn, unread } = parts;
+        let DetachedUtp { socket: UtpSocket { fd, seat }, conn, unread } = parts;
         let raw = fd.as_raw_fd();
         let key = self.add(fd);
         self.utp.generation = self.utp.generation.wrapping_add(1) & super::user_data::GENERATION_MASK;
@@ -222,6 +232,7 @@ impl SocketRing {
         let utp = Utp {
             conn,
             fd: raw,
+            seat,
             generation,
             key: Some(key),
             own: None,
@@ -234,6 +245,7 @@ impl SocketRing {
             at_once: false,
             cancelled: false,
             dialling: false,
+            persists: false,
             polling: false,
             is_dirty: false,
             is_listed: false,
@@ -264,7 +276,7 @@ impl SocketRing {
         utp.polling = false;
         let (index, at) = (data.index, data.index as usize);
         for _ in 0..READS {
-            let UtpSockets { slab, io, early, .. } = &mut self.utp;
+            let UtpSockets { slab, io, early, strays, .. } = &mut self.utp;
             let utp = &mut *slab[at];
             let mut recv = utp.key.map(|key| &mut self.sockets[key.index as usize].recv);
             match io.receive(utp.fd) {
@@ -272,6 +284,12 @@ impl SocketRing {
                     let now = micros(Instant::now());
                     let others = *early - utp.conn.early_bytes();
                     for datagram in bytes.chunks(segment) {
+                        if let (b'd', Some(peer)) = (datagram[0], utp.seat.peer()) {
+                            if strays.len() < STRAYS_MAX {
+                                strays.push_back((peer, datagram.to_vec()));
+                            }
+                            continue;
+                        }
                         let room = EARLY_MAX.saturating_sub(others + utp.conn.early_bytes());
                         utp.take(now, datagram, room, recv.as_deref_mut());
                     }
@@ -388,7 +406,7 @@ impl Utp {
 
     /// The other host says that nobody listens. Who dials believes it; later it may be anybody's word.
     fn unreachable(&mut self) {
-        if !self.conn.is_open() {
+        if !self.conn.is_open() && !self.persists {
             self.conn.abort();
         }
     }

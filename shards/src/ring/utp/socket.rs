@@ -6,12 +6,15 @@ use std::time::Instant;
 
 use ccbt_protocol::utp::{Config, Connection};
 
-use super::{LINGER, LINGERING_MAX, Place};
+use super::{LINGER, LINGERING_MAX, Place, Seat};
 use crate::ring::{Event, SocketKey, SocketRing};
 
 impl SocketRing {
     /// The next event of any connection.
     pub(in crate::ring) fn utp_event(&mut self) -> Option<Event> {
+        if let Some((from, bytes)) = self.utp.strays.pop_front() {
+            return Some(Event::Stray(from, bytes));
+        }
         while let Some(name) = self.utp.listed.front().copied() {
             if self.utp.get(name).is_some() {
                 if let Some(event) = self.utp_event_of(name.0) {
@@ -63,6 +66,23 @@ impl SocketRing {
             return None;
         };
         Some(Event::Received(key, socket.recv_done(result, 0)))
+    }
+
+    /// Whether `key` is a uTP connection.
+    pub fn is_utp(&self, key: SocketKey) -> bool {
+        self.get(key).is_some_and(|socket| socket.utp.is_some())
+    }
+
+    /// Goes on dialling when the other host says that nobody listens there: its NAT says so until it dials as well.
+    pub fn persist_utp(&mut self, key: SocketKey) {
+        let index = self.utp_of(key);
+        self.utp.slab[index as usize].persists = true;
+    }
+
+    /// Whether the peer of a uTP connection that we have dialled is the one that dials: both did at the same time.
+    pub fn was_accepted(&self, key: SocketKey) -> bool {
+        let utp = self.get(key).and_then(|socket| socket.utp);
+        utp.is_some_and(|index| self.utp.slab[index as usize].conn.was_accepted())
     }
 
     /// Whether no connection is left, lingering ones included.
@@ -138,17 +158,17 @@ impl SocketRing {
     }
 
     /// The connection out of the ring again; `None` while something is on its way. The descriptor is the socket's.
-    pub(in crate::ring) fn take_utp(&mut self, index: u32) -> Option<(Connection, VecDeque<u8>)> {
+    pub(in crate::ring) fn take_utp(&mut self, index: u32) -> Option<(Seat, Connection, VecDeque<u8>)> {
         let utp = &mut *self.utp.slab[index as usize];
         if !utp.outgoing.is_empty() {
             return None;
         }
         let config = Config { receive_window: 0, datagram_floor: 548, datagram_max: 548 };
         let conn = std::mem::replace(&mut utp.conn, Connection::dial(config, 0, 0));
-        let unread = std::mem::take(&mut utp.unread);
+        let (unread, seat) = (std::mem::take(&mut utp.unread), std::mem::take(&mut utp.seat));
         self.utp.early -= conn.early_bytes();
         self.drop_utp(index);
-        Some((conn, unread))
+        Some((seat, conn, unread))
     }
 
     /// Ends all connections that linger, whatever they have not delivered.

@@ -1,8 +1,7 @@
 //! Pieces that are had no longer (BEP 54).
 
 use super::*;
-use crate::torrent::LT_DONTHAVE_NAME;
-use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE};
+use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME};
 
 const THEIR_ID: u8 = 9;
 

@@ -324,6 +324,7 @@ impl Swarm {
                         self.nodes[node].torrent.released(peer, block);
                     }
                 }
+                TorrentEvent::Punch(addr) => panic!("{addr} dials us, and nobody said so"),
                 TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
                 TorrentEvent::Close(key, fault) => {
                     if let Some(end) = self.find(node, key) {

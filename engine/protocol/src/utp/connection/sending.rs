@@ -35,6 +35,10 @@ impl Connection {
             }
             return false;
         }
+        if self.challenge.is_some_and(|challenge| challenge.ask_now) {
+            self.send_challenge(now, out);
+            return true;
+        }
         // Data carries acknowledgements, but for selective ones: a longer header would make packets unequal.
         if self.ack_now && (self.inbound.has_holes() || self.repeat_answer) {
             self.send_state(now, out);
@@ -117,6 +121,22 @@ impl Connection {
         let answer = std::mem::take(&mut self.repeat_answer);
         let seq = if answer { self.outbound.oldest() } else { self.outbound.next_seq() };
         self.head(now, Kind::State, self.send_id, seq, out);
+        self.acknowledges(now);
+    }
+
+    /// A packet of payload that the peer has: it is acknowledged once more and not delivered.
+    fn send_challenge(&mut self, now: Micros, out: &mut Transmit) {
+        let start = out.heads.len();
+        self.packet(now, Kind::Data, self.send_id, self.outbound.oldest().minus(1), None)
+            .encode_head(&mut out.heads);
+        out.heads.push(0);
+        out.push(start, 0..0);
+        let wait = self.rtt.timeout();
+        if let Some(challenge) = &mut self.challenge {
+            challenge.ask_now = false;
+            challenge.asked += 1;
+            challenge.at = Some(now + wait);
+        }
         self.acknowledges(now);
     }
 

@@ -1,10 +1,10 @@
-"""CPU time of uTP on loopback: ccbt-fast and libtorrent, each with each.
+"""CPU time of uTP, TCP and RC4 on loopback: ccbt-fast and libtorrent, each with each.
 
-    .cache/venv/bin/python bench/utp.py CCBT_FAST [--mib 512] [--rounds 3] [--transport utp|tcp]
+    .cache/venv/bin/python bench/transports.py CCBT_FAST [--mib 512] [--rounds 3] [--transport utp|tcp|rc4|utp+rc4]
 
 Prints, for each pair of seed and leech, the CPU seconds per GiB that either process has used between the moment when
 the seed was ready and the end of the download (medians), and the rate. libtorrent gets the settings of
-bench/src/clients/libtorrent.py.
+bench/src/clients/libtorrent.py; CCBT_FAST may be several programs, separated by commas, which take turns.
 """
 
 import argparse
@@ -56,17 +56,23 @@ class Client:
         self.port = free_port()
         self.log = open(output / f"{mode}.log", "wb")
         peers = [] if peer is None else [f"127.0.0.1:{peer}"]
-        utp = args.transport == "utp"
-        if args.kind == "ccbt":
-            command = [args.ccbt, mode, torrent, "--output", output, "--port", str(self.port), "--bind", "127.0.0.1"]
+        utp, rc4 = "utp" in args.transport, "rc4" in args.transport
+        if args.kind.startswith("ccbt"):
+            program = args.ccbt.split(",")[int(args.kind[4:] or 0)]
+            command = [program, mode, torrent, "--output", output, "--port", str(self.port), "--bind", "127.0.0.1"]
             command += ["--no-tracker", "--json", "--log-level", "error", "--no-checkpoint", "--no-config"]
             command += ["--utp", "--no-tcp"] if utp else []
+            encryption = "require" if rc4 else "off"
+            command += [f"--encryption-in={encryption}", f"--encryption-out={encryption}"]
             command += [word for peer in peers for word in ("--peer", peer)]
         else:
             text = SCRIPT.read_text()
             if utp:
                 text = text.replace('_utp": False', '_utp": True')
                 text = text.replace("session = lt", 'settings["enable_outgoing_tcp"] = False\nsession = lt', 1)
+            if rc4:
+                text = text.replace("pe_disabled", "pe_forced")
+                text = text.replace("session = lt", 'settings["allowed_enc_level"] = lt.enc_level.pe_rc4\nsession = lt', 1)
             command = [sys.executable, "-c", text, mode, torrent, output, str(self.port), *peers]
         self.process = subprocess.Popen([str(word) for word in command], stdout=self.log, stderr=self.log)
 
@@ -119,7 +125,7 @@ def main():
     parser.add_argument("ccbt")
     parser.add_argument("--mib", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--transport", default="utp", choices=["utp", "tcp"])
+    parser.add_argument("--transport", default="utp", choices=["utp", "tcp", "rc4", "utp+rc4"])
     parser.add_argument("--dir", default="/dev/shm")
     parser.add_argument("--pairs", default="libtorrent-libtorrent,libtorrent-ccbt,ccbt-libtorrent,ccbt-ccbt")
     args = parser.parse_args()
