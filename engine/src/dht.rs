@@ -96,7 +96,9 @@ impl Client {
                     }
                     Event::Scraped(of, seeds, peers) if of == search => found.scraped = Some((seeds, peers)),
                     Event::Found(of, item) if of == search => found.item = Some(*item),
-                    Event::Samples(of, node, samples) if of == search && found.samples.len() < SAMPLES_MAX => {
+                    Event::Samples(of, node, samples)
+                        if of == search && found.samples.len() < SAMPLES_MAX =>
+                    {
                         found.samples.push((node, samples));
                     }
                     Event::Done { search: of, nodes, stored } if of == search => {
@@ -169,8 +171,11 @@ impl Client {
     fn wait(&self, until: Instant) {
         let wait = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-        let mut fds: Vec<_> =
-            self.sockets.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)).collect();
+        let mut fds: Vec<_> = self
+            .sockets
+            .iter()
+            .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
+            .collect();
         // Interrupted or not: the caller looks at everything.
         let _ = poll(&mut fds, Some(&wait));
     }

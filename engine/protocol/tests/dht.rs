@@ -477,9 +477,8 @@ fn ten_thousand_torrents_are_announced_in_time() {
     let (begin, mut begun, mut tick) = (net.now, 0, 0);
     let asked = |net: &Net| net.nodes[node].dht.as_ref().expect("honest").stats().queries_out;
     let before = asked(&net);
-    let done = |net: &Net| {
-        net.nodes[node].events.iter().filter(|event| matches!(event, Event::Done { .. })).count()
-    };
+    let done =
+        |net: &Net| net.nodes[node].events.iter().filter(|event| matches!(event, Event::Done { .. })).count();
     net.nodes[node].dht.as_mut().expect("honest").set_torrents(begin, 10_000);
     while done(&net) < SAMPLE {
         let now = net.now;
@@ -502,12 +501,16 @@ fn ten_thousand_torrents_are_announced_in_time() {
         }
         assert!(net.now - begin < Duration::from_secs(1800), "{} of {SAMPLE}", done(&net));
     }
-    let stored = net.nodes[node].events.iter().filter(|event| matches!(event, Event::Done { stored: 4.., .. }));
+    let stored =
+        net.nodes[node].events.iter().filter(|event| matches!(event, Event::Done { stored: 4.., .. }));
     let stored = stored.count();
     let seconds = (net.now - begin).as_secs_f64();
     let (all, queries) = (seconds * 10_000.0 / SAMPLE as f64, (asked(&net) - before) as f64);
-    println!("{seconds:.0} s, {:.0} queries each, {:.0} a second; {all:.0} s for 10,000; {stored} stored",
-        queries / SAMPLE as f64, queries / seconds);
+    println!(
+        "{seconds:.0} s, {:.0} queries each, {:.0} a second; {all:.0} s for 10,000; {stored} stored",
+        queries / SAMPLE as f64,
+        queries / seconds
+    );
     assert!(all < 1500.0, "{all:.0} s for ten thousand");
     assert!(stored * 100 >= SAMPLE * 95, "{stored} of {SAMPLE} are stored");
 }

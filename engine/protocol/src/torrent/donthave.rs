@@ -19,7 +19,9 @@ impl Torrent {
         let keys: Vec<PeerKey> = self.peer_keys().collect();
         for key in keys {
             let peer = peer_of(&mut self.slots, key);
-            let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else { continue };
+            let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else {
+                continue;
+            };
             peer.push(&Message::Extended { id, payload: &piece.0.to_be_bytes() });
             self.mark(key);
         }
@@ -27,7 +29,12 @@ impl Torrent {
 
     /// The peer says that it has lost a piece. One that it never had is an offence, and so is the first one that a seed
     /// loses, which costs us a look at all pieces.
-    pub(super) fn on_dont_have(&mut self, now: Instant, key: PeerKey, payload: &[u8]) -> Result<(), PeerFault> {
+    pub(super) fn on_dont_have(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        payload: &[u8],
+    ) -> Result<(), PeerFault> {
         let peer = peer_of(&mut self.slots, key);
         let Ok(index) = payload.try_into().map(u32::from_be_bytes) else { return peer.strike() };
         let piece = PieceIndex(index);

@@ -285,7 +285,8 @@ impl World {
                     && !self.nodes[at].parts[part].torrent.picker().have().has(block.piece)
                 {
                     let lost = self.nodes[at].lost.get(&block.piece);
-                    let lost = lost.unwrap_or_else(|| panic!("{at} never had {block:?}, and is asked for it"));
+                    let lost =
+                        lost.unwrap_or_else(|| panic!("{at} never had {block:?}, and is asked for it"));
                     assert!(now - *lost < HEARD_OF, "{at} lost {block:?} long ago, and is asked for it");
                     self.requests_crossed += 1;
                 }

@@ -72,8 +72,11 @@ fn soak() {
     let mut runs = 0;
     while begin.elapsed() < Duration::from_secs(seconds) {
         let seed = first.wrapping_add(runs);
-        let (test, scenario): (_, fn(u64) -> u64) =
-            if runs % 4 == 3 { ("fifty_peers_with_churn_finish", storm::fifty) } else { ("anything_goes", storm::any) };
+        let (test, scenario): (_, fn(u64) -> u64) = if runs % 4 == 3 {
+            ("fifty_peers_with_churn_finish", storm::fifty)
+        } else {
+            ("anything_goes", storm::any)
+        };
         with_seeds(test, [seed], |seed| _ = scenario(seed));
         runs += 1;
     }
@@ -126,7 +129,12 @@ fn rarest_first_spreads_better_than_sequential() {
             println!(
                 "{name}: {} pieces after a minute, evenness {:.3}; independent of the seed after {:.0} s and {:.2} \
                  copies; finished after {:.0} s, the last one {:.0} s",
-                flash.pieces, flash.evenness, flash.independent_s, flash.seed_sent, flash.mean_s, flash.last_s
+                flash.pieces,
+                flash.evenness,
+                flash.independent_s,
+                flash.seed_sent,
+                flash.mean_s,
+                flash.last_s
             );
         }
         assert!(rarest.pieces > 2 * sequential.pieces);
@@ -198,7 +206,8 @@ fn peers_alone_spread_peers() {
             let node = world.add(Plan { magnet: nth % 2 == 0, ..plan.clone() }, |_| false);
             world.start(node);
             let friend = world.roll(node);
-            let (addr, by) = (world.nodes[friend].addr, if nth % 2 == 0 { Source::Magnet } else { Source::User });
+            let (addr, by) =
+                (world.nodes[friend].addr, if nth % 2 == 0 { Source::Magnet } else { Source::User });
             world.tell(node, addr, by);
             world.run(SECOND);
         }
@@ -223,7 +232,10 @@ fn hostile_members_stop_nobody() {
         world.finish(1800 * SECOND);
         let honest: Vec<_> = world.nodes.iter().filter(|node| !node.plan.manner.is_hostile()).collect();
         for node in &honest {
-            assert!(node.bans.iter().all(|ip| honest.iter().all(|other| other.addr.ip() != *ip)), "an honest one is banned");
+            assert!(
+                node.bans.iter().all(|ip| honest.iter().all(|other| other.addr.ip() != *ip)),
+                "an honest one is banned"
+            );
         }
         assert!(honest.iter().any(|node| !node.bans.is_empty()), "nobody bans a liar");
     });

@@ -63,7 +63,11 @@ impl World {
             .map(|node| format!("{node}: {}", self.describe(node)))
             .collect();
         let origin = self.describe(0);
-        panic!("{} nodes do not finish within {time:?}:\n{}\nthe origin: {origin}", late.len(), late.join("\n"));
+        panic!(
+            "{} nodes do not finish within {time:?}:\n{}\nthe origin: {origin}",
+            late.len(),
+            late.join("\n")
+        );
     }
 }
 

@@ -33,8 +33,7 @@ pub struct NetConfig {
 }
 
 impl NetConfig {
-    pub const GOOD: Self =
-        Self { latency_ms: 5..60, jitter_ms: 5, loss: 0.0, breaks: 0.0, dial_loss: 0.0 };
+    pub const GOOD: Self = Self { latency_ms: 5..60, jitter_ms: 5, loss: 0.0, breaks: 0.0, dial_loss: 0.0 };
     pub const BAD: Self =
         Self { latency_ms: 5..200, jitter_ms: 50, loss: 0.02, breaks: 0.0002, dial_loss: 0.1 };
 }

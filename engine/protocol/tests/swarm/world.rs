@@ -18,7 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use sha1::{Digest, Sha1};
 
-use crate::net::{Entry, NetConfig, End, LINK_WINDOW, Link, Packet, ToNode, What, Whose, duration_of};
+use crate::net::{End, Entry, LINK_WINDOW, Link, NetConfig, Packet, ToNode, What, Whose, duration_of};
 use crate::node::{Manner, Node, Part, Plan, Role};
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -226,13 +226,7 @@ impl World {
         }
         let config = TorrentConfig { metadata: Some(metadata.into()), ..node.plan.torrent.clone() };
         let home = Torrent::new(now, hash, node.id, geometry, config.clone(), have.clone());
-        let part = |torrent, role| Part {
-            torrent,
-            role,
-            memory: BTreeMap::new(),
-            starved: false,
-            conns: 0,
-        };
+        let part = |torrent, role| Part { torrent, role, memory: BTreeMap::new(), starved: false, conns: 0 };
         node.parts.push(part(home, Role::Home(Lender::new(now))));
         for shard in 1..node.plan.shards {
             let torrent = Torrent::new_satellite(now, hash, node.id, geometry, config.clone(), have.clone());

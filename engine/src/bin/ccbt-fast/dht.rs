@@ -111,9 +111,7 @@ fn answer(command: &DhtCommand, put: Option<Item>, found: &Found) -> (Value, boo
             (json!({ "samples": nodes.collect::<Vec<_>>() }), !found.samples.is_empty())
         }
         DhtCommand::Get { .. } => (found.item.as_ref().map_or(json!({}), item), found.item.is_some()),
-        DhtCommand::Put { .. } => {
-            (item(put.as_ref().expect("it was to be stored")), found.stored > 0)
-        }
+        DhtCommand::Put { .. } => (item(put.as_ref().expect("it was to be stored")), found.stored > 0),
         DhtCommand::Lookup { .. } | DhtCommand::Ping { .. } => {
             let peers: Vec<String> = found.peers.iter().map(ToString::to_string).collect();
             (json!({ "peers": peers }), !found.peers.is_empty())

@@ -85,6 +85,7 @@ fn nonsense_is_an_offence_and_flapping_ends() {
     // Each time that a seed becomes none costs a look at every piece.
     let mut script = Script::new(FAST, none(4));
     script.says(Message::HaveAll).unwrap();
-    let mut flap = || dont_have(&mut script, 1).is_err() || script.says(Message::Have(PieceIndex(1))).is_err();
+    let mut flap =
+        || dont_have(&mut script, 1).is_err() || script.says(Message::Have(PieceIndex(1))).is_err();
     assert!((0..1000).any(|_| flap()));
 }
