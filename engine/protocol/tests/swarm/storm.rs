@@ -82,7 +82,6 @@ fn plan_of(world: &mut World) -> Plan {
     plan.disk_faults = [0.0, 0.0, 0.02][rng.random_range(0..3)];
     let slots = rng.random_range(2..12);
     plan.torrent.choker = ChokerConfig { slots, optimistic: 1, ..ChokerConfig::default() };
-    plan.torrent.super_seeding = rng.random_bool(0.1);
     plan.torrent.picker.strategy = match rng.random_range(0..6) {
         0 => Strategy::Sequential,
         1 => Strategy::RoundRobin,
