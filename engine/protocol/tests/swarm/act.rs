@@ -119,6 +119,7 @@ impl World {
         if the_part.torrent.wants_choke_round() {
             the_part.torrent.choke_round(now, &mut self.rng);
         }
+        the_part.torrent.reveal(now, &mut self.rng);
         let mut busy = false;
         while let Some(event) = self.nodes[at].parts[part].torrent.poll_event() {
             busy = true;
