@@ -1,6 +1,6 @@
 //! Asking the DHT by itself: one search at a time, for a program that has no session.
 //!
-//! Role: a [`Dht`] node that only asks (BEP 43), with its own sockets, driven by whoever calls it: [`Client::search`] and
+//! Role: a [`Dht`] node that only asks (BEP 43), with its own sockets, driven by its caller: [`Client::search`] and
 //! [`Client::ping`] return when there is an answer or their time is up. Called by `ccbt-fast dht` and by users of the
 //! library. Invariant: nothing waits longer than the time that was given, name look-ups apart from [`Client::start`].
 
@@ -52,7 +52,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins at `nodes` (`HOST:PORT`), whose names may take `patience` to be looked up. Errors: there is no socket, or none
+    /// Begins at `nodes` (`HOST:PORT`), whose names may take `patience` to be looked up. Errors: no socket, or none
     /// of the nodes has an address.
     pub fn start(nodes: &[String], patience: Duration) -> io::Result<Self> {
         let entries = resolve(nodes, patience);
