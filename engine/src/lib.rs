@@ -34,20 +34,24 @@ pub mod choosing;
 pub mod config;
 pub mod daemon;
 pub mod dht;
+pub mod doctor;
 mod goal;
 pub mod hashing;
 pub mod layout;
 pub mod linking;
+pub mod metrics;
 mod session;
 pub mod streaming;
 #[cfg(test)]
 mod testing;
+pub mod tuning;
 
 pub use ccbt_protocol::dht::DhtStats;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
 pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
+pub use ccbt_protocol::proxy::{Credentials as ProxyCredentials, ProxyKind};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_protocol::tracker::udp::ScrapeEntry;
 pub use ccbt_shards::control::TrackerError;
@@ -57,6 +61,7 @@ pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
+pub use ccbt_shards::proxying::Proxy;
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;

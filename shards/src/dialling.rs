@@ -137,7 +137,12 @@ impl Shard {
         transport: Transport,
     ) -> Option<SocketKey> {
         let started = match transport {
-            Transport::Tcp => outgoing_socket(addr, self.config.bind).map(|fd| self.ring.connect(fd, addr)),
+            Transport::Tcp => {
+                let way = self.way_to(addr);
+                outgoing_socket(way, self.config.bind).map(|fd| self.ring.connect(fd, way))
+            }
+            // Nothing goes past a proxy.
+            Transport::Utp if self.config.proxy.is_some() => Err(io::ErrorKind::Unsupported.into()),
             Transport::Utp => {
                 self.utp_ends.dial(addr).map(|socket| self.ring.connect_utp(socket, rand::random()))
             }
@@ -221,8 +226,15 @@ impl Shard {
         }
         self.worked.remember(addr, transport);
         self.timers.races.set(key.index(), None);
-        let conn = self.conn(key).expect("seen just now");
-        conn.stage = Stage::Handshake(HandshakeReader::default());
+        if self.ask_proxy(key) {
+            return;
+        }
+        self.conn(key).expect("seen just now").stage = Stage::Handshake(HandshakeReader::default());
+        self.begin_handshake(key);
+    }
+
+    /// A connection that we have opened leads to the peer: says the first words.
+    pub(crate) fn begin_handshake(&mut self, key: SocketKey) {
         self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
         if self.ring.was_accepted(key) {
             // Both have dialled, and the peer's attempt counts: it speaks first.

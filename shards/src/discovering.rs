@@ -3,6 +3,8 @@
 //! Owner: the torrent's home; satellites tell nothing. Invariant: a private torrent (BEP 27) is in neither the DHT nor
 //! the local network, says nothing of a node to its peers, and passes no node of theirs on.
 
+use std::net::IpAddr;
+
 use ccbt_protocol::ids::TorrentKey;
 
 use crate::discovery::Interest;
@@ -77,6 +79,13 @@ impl Shard {
         } else {
             // It has no room: the next tick comes again.
             self.stir(index);
+        }
+    }
+
+    /// A tracker says at which address it sees us (BEP 24).
+    pub(crate) fn learn_address(&self, ip: Option<IpAddr>) {
+        if let (Some(ip), Some(discovery)) = (ip, &self.discovery) {
+            discovery.external(ip);
         }
     }
 

@@ -115,7 +115,7 @@ impl Shard {
     }
 
     /// Sends bytes of a handshake, which are encrypted if they have to be.
-    fn say(&mut self, key: SocketKey, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, key: SocketKey, bytes: &[u8]) {
         if let Some(conn) = self.conn(key) {
             conn.outbox.extend_from_slice(bytes);
         }

@@ -295,13 +295,11 @@ impl Shard {
         let Some(announces) = &mut fetcher.announces else { return };
         let outcome = announces.on_done(self.now, done);
         fetcher.candidates.add_all(&outcome.peers, Source::Tracker);
-        if let (Some(ip), Some(discovery)) = (outcome.external_ip, &self.discovery) {
-            discovery.external(ip);
-        }
         let key = fetcher.key;
         if let Some((url, reason)) = outcome.problem {
             self.tell(FromShard::Event(key, Event::Tracker { url, reason }));
         }
+        self.learn_address(outcome.external_ip);
         self.settle_fetcher(at);
     }
 

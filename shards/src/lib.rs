@@ -27,6 +27,7 @@ mod pacing;
 mod partial;
 mod pieces;
 pub mod playing;
+pub mod proxying;
 mod punching;
 mod relocating;
 pub mod ring;

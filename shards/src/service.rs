@@ -27,6 +27,7 @@ use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread, Strays};
 use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
+use crate::proxying::{Proxy, for_peers};
 use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
@@ -86,6 +87,8 @@ pub struct ServiceConfig {
     pub transports: Transports,
     /// Which connections are encrypted.
     pub encryption: EncryptionPolicy,
+    /// What connections go through; with it nothing else leaves.
+    pub proxy: Option<Proxy>,
 }
 
 /// Why the engine does not start.
@@ -136,7 +139,11 @@ struct Running {
 
 impl Service {
     /// Starts everything.
-    pub fn start(config: ServiceConfig) -> Result<Self, StartError> {
+    pub fn start(mut config: ServiceConfig) -> Result<Self, StartError> {
+        if let Some(proxy) = config.proxy.clone() {
+            proxy.confine(&mut config);
+            config.trackers.client.proxy = Some(proxy).filter(|proxy| proxy.trackers);
+        }
         let count = config.shard_cpus.len().max(1);
         let (listeners, port) = listen(&config.listen, config.transports.tcp)?;
         let shares = shares_port(&config, port);
@@ -372,6 +379,7 @@ fn shard_config(
         zero_copy_send: config.zero_copy_send,
         transports: config.transports,
         encryption: config.encryption,
+        proxy: for_peers(config),
     }
 }
 

@@ -17,6 +17,7 @@ use ccbt_protocol::cache::ReadAhead;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::picker::PeerKey;
+use ccbt_protocol::proxy::Tunnel;
 use ccbt_protocol::torrent::TorrentConfig;
 use ccbt_protocol::wire::handshake::HandshakeReader;
 use ccbt_storage::arena::Partition;
@@ -40,6 +41,7 @@ use crate::inbox::Inbox;
 use crate::limits::{ConnLimits, ShardLimits};
 use crate::messages::{CacheStats, FromShard, ToShard};
 use crate::pacing::Gathering;
+use crate::proxying::Proxy;
 use crate::ring::utp::UtpEnds;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
@@ -95,6 +97,8 @@ pub struct ShardConfig {
     pub transports: Transports,
     /// Which connections are encrypted.
     pub encryption: EncryptionPolicy,
+    /// What all connections to peers go through.
+    pub proxy: Option<Arc<Proxy>>,
 }
 
 /// A shard's queues.
@@ -123,6 +127,8 @@ pub struct Links {
 pub(crate) enum Stage {
     /// Our connect is in flight.
     Connecting,
+    /// The proxy is asked for the peer.
+    Proxied(Box<Tunnel>),
     /// The handshake of MSE is under way.
     Encrypting(Box<Mse>),
     /// Waiting for the peer's handshake.

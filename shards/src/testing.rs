@@ -73,6 +73,7 @@ pub(crate) fn config() -> ShardConfig {
         zero_copy_send: ZeroCopySend::Off,
         transports: Transports::default(),
         encryption: EncryptionPolicy::default(),
+        proxy: None,
     }
 }
 

@@ -252,13 +252,11 @@ impl Shard {
             for peer in outcome.peers {
                 home.candidates.add(peer, Source::Tracker);
             }
-            if let (Some(ip), Some(discovery)) = (outcome.external_ip, &self.discovery) {
-                discovery.external(ip);
-            }
             if let Some((url, reason)) = outcome.problem {
                 let key = home.key;
                 self.tell(FromShard::Event(key, Event::Tracker { url, reason }));
             }
+            self.learn_address(outcome.external_ip);
             self.announce(index);
             self.dial(index);
             self.touch(index);

@@ -96,10 +96,16 @@ impl Shard {
         }
         let Some(conn) = self.conn(key) else { return };
         match conn.stage {
-            Stage::Handshake(_) | Stage::Encrypting(_) if n == 0 => self.ring.recv_plain(key),
+            Stage::Handshake(_) | Stage::Encrypting(_) | Stage::Proxied(_) if n == 0 => {
+                self.ring.recv_plain(key)
+            }
             Stage::Encrypting(_) => {
                 let bytes = self.ring.plain_bytes(key, n).to_vec();
                 self.on_mse_bytes(key, &bytes);
+            }
+            Stage::Proxied(_) => {
+                let bytes = self.ring.plain_bytes(key, n).to_vec();
+                self.on_proxy_bytes(key, &bytes);
             }
             Stage::Handshake(_) => {
                 let bytes = self.ring.plain_bytes(key, n).to_vec();

@@ -132,6 +132,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         zero_copy_send: ZeroCopySend::default(),
         transports: Default::default(),
         encryption: Default::default(),
+        proxy: None,
     };
     let error = Service::start(config).err().expect("the port is taken").to_string();
     assert!(error.contains(&first.port().to_string()) && error.contains("--port"), "{error}");

@@ -18,7 +18,7 @@ use crate::relocate::thread::{Mover, MoverClient};
 use crate::relocate::{RelocateDone, RelocateJob};
 use crate::ring::{DiskRing, survive_file_size_limit};
 use crate::schedule::tuner::Fixed;
-use crate::stats::{ServiceCounters, StorageStats, WorkerStats};
+use crate::stats::{ServiceCounters, StatsHandle, StorageStats, WorkerStats};
 
 /// Clients that may wait to be taken in; more would wait for the storage thread's next turn.
 const NEWCOMERS: usize = 16;
@@ -185,6 +185,11 @@ impl StorageService {
     /// What was done so far and how things stand. Cheap: a few hundred loads.
     pub fn stats(&self) -> StorageStats {
         self.stats.snapshot()
+    }
+
+    /// The counters, for other threads to look at.
+    pub fn stats_handle(&self) -> StatsHandle {
+        StatsHandle(Arc::clone(&self.stats))
     }
 
     /// io_uring's worker threads in this process. Reads a file of procfs per thread: not for every second.

@@ -292,6 +292,17 @@ pub struct StorageStats {
     pub hash: HashStats,
 }
 
+/// The counters of a service, which outlive it; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct StatsHandle(pub(crate) Arc<ServiceCounters>);
+
+impl StatsHandle {
+    /// As [`crate::StorageService::stats`].
+    pub fn stats(&self) -> StorageStats {
+        self.0.snapshot()
+    }
+}
+
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceStats {

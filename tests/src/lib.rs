@@ -9,7 +9,7 @@
 //! * Where and what: [`lab`], [`loopfs`], [`payload`], [`torrent`], [`ports`]
 //! * Ours: [`binary`], [`ccbt`], [`daemon`], [`confine`], [`cgroup`]
 //! * Theirs: [`libtorrent`], [`aria2`], [`transmission`]
-//! * Made by hand: [`tracker`], [`udp_tracker`], [`raw_peer`], [`raw_seeder`]
+//! * Made by hand: [`tracker`], [`udp_tracker`], [`proxy`], [`raw_peer`], [`raw_seeder`]
 
 pub mod aria2;
 pub mod binary;
@@ -24,6 +24,7 @@ pub mod payload;
 pub mod place;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod raw_peer;
 pub mod raw_seeder;
 pub mod torrent;

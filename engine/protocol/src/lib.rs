@@ -36,6 +36,7 @@ pub mod peer;
 pub mod pex;
 pub mod picker;
 pub mod playback;
+pub mod proxy;
 pub mod rate;
 pub mod request_window;
 pub mod selection;

@@ -19,6 +19,8 @@ mod metainfo;
 mod mse;
 #[path = "../fuzz/entry/pex.rs"]
 mod pex;
+#[path = "../fuzz/entry/proxy.rs"]
+mod proxy;
 #[path = "../fuzz/entry/torrent.rs"]
 mod torrent;
 #[path = "../fuzz/entry/tracker_http.rs"]
@@ -71,6 +73,11 @@ fn wire_corpus() {
 }
 
 #[test]
+fn proxy_corpus() {
+    run_corpus("proxy", proxy::run);
+}
+
+#[test]
 fn tracker_http_corpus() {
     run_corpus("tracker_http", tracker_http::run);
 }
@@ -120,10 +127,11 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 10] = [
+    let targets: [Target; 11] = [
         ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
+        ("proxy", proxy::run),
         ("tracker_http", tracker_http::run),
         ("tracker_udp", tracker_udp::run),
         ("torrent", torrent::run),

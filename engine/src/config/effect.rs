@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use ccbt_protocol::rate::TorrentLimits;
 
+use super::ProxySettings;
 use crate::checkpoints::CheckpointSettings;
 use crate::choosing::Choice;
 use crate::daemon::DaemonSettings;
@@ -64,6 +65,8 @@ pub struct Effect {
     pub log_file: Option<PathBuf>,
     /// Its content belongs into [`Settings::tracker_roots_pem`].
     pub tracker_ca_file: Option<PathBuf>,
+    /// What [`ProxySettings::load`] gives belongs into [`Settings::proxy`].
+    pub proxy: ProxySettings,
     /// For [`crate::daemon`].
     pub daemon: DaemonSettings,
 }
@@ -85,6 +88,7 @@ impl Default for Effect {
             log_level: LevelFilter::WARN,
             log_file: None,
             tracker_ca_file: None,
+            proxy: ProxySettings::default(),
             daemon: DaemonSettings::default(),
         }
     }

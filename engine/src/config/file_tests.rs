@@ -125,6 +125,8 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     for key in trusted {
         let value = match key.kind {
             _ if key.name == "listen" => "127.0.0.1:1",
+            _ if key.path() == "proxy.type" => "socks5",
+            _ if key.path() == "proxy.address" => "127.0.0.1:1",
             Kind::Address => "127.0.0.1",
             Kind::Hosts => "a.example:1",
             Kind::Bool => "true",
@@ -148,7 +150,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
 #[test]
 fn keys_of_the_python_client_say_what_became_of_them() {
     let text = "[network]\npipeline_depth = 16\nblock_size_kib = 16\nenable_encryption = true\n[disk]\nuse_mmap = true\n\
-                [observability]\nmetrics_port = 9090\n";
+                [observability]\nstructured_logging = true\n";
     let told = told(text, Trust::Full);
     for (line, part) in [
         (2, "pipeline_depth_min"),

@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 11] = [
+pub const ELSEWHERE: [(&str, &str); 9] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
@@ -22,8 +22,6 @@ pub const ELSEWHERE: [(&str, &str); 11] = [
     ),
     ("disk.resume_save_interval", "its name is checkpoint_interval"),
     ("network.enable_encryption", "one key for each way: encryption_in and encryption_out"),
-    ("observability.enable_metrics", NOT_YET),
-    ("observability.metrics_port", NOT_YET),
     ("observability.enable_peer_tracing", NOT_YET),
     ("observability.structured_logging", NOT_YET),
 ];

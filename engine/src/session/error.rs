@@ -1,6 +1,7 @@
 //! Why the library refuses something. One enum per operation; every message says what to do next.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,17 @@ pub enum StartError {
     /// Peers cannot be reached in any way.
     #[error("neither TCP nor uTP is enabled; set network.enable_tcp or network.enable_utp")]
     NoTransport,
+    /// Nobody can read the metrics.
+    #[error(
+        "cannot serve metrics at {address}: {source}; change observability.metrics_port, or set enable_metrics = false"
+    )]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Memory, descriptors, threads or the address to listen on are not to be had.
     #[error(transparent)]
     Service(#[from] ServiceError),

@@ -31,6 +31,7 @@ use ccbt_shards::trackers::{Scraped, TrackerStats};
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 
 use crate::checkpoints::{CheckpointSettings, Store};
+use crate::metrics::{Collector, MetricsServer, MetricsSettings, Picture};
 use crossbeam_channel::{Receiver, bounded};
 
 pub use error::{
@@ -44,6 +45,7 @@ pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
 pub use source::TorrentSource;
 pub(crate) use source::read_torrent;
+use torrent::Shared;
 pub use torrent::TorrentHandle;
 
 use checkpointing::Checkpointer;
@@ -68,6 +70,8 @@ pub struct Session {
     port: u16,
     /// Of torrents that bring none.
     torrent_limits: TorrentLimits,
+    /// Serves metrics, where that is wanted.
+    metrics: Option<MetricsServer>,
 }
 
 impl Session {
@@ -102,6 +106,8 @@ impl Session {
             service.shutdown();
             return Err(ServiceError::Resources(error).into());
         }
+        let metrics = settings.metrics.enabled.then(|| metrics_of(&settings.metrics, &service, &registry));
+        let metrics = metrics.transpose().inspect_err(|_| service.shutdown())?;
         let is_synced = settings.sync.policy != SyncPolicy::None;
         let start =
             |board| Checkpointer::start(&settings.checkpoints, is_synced, board, Arc::clone(&registry));
@@ -110,12 +116,17 @@ impl Session {
             ServiceError::Resources(error)
         })?;
         let (port, torrent_limits) = (service.port(), settings.torrent_limits);
-        Ok(Self { port, service: Some(service), registry, checkpointer, ended, torrent_limits })
+        Ok(Self { port, service: Some(service), registry, checkpointer, ended, torrent_limits, metrics })
     }
 
     /// The port listened on; 0 when there is none.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where metrics can be read; `None`: nowhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(MetricsServer::address)
     }
 
     /// Threads that serve peers.
@@ -290,6 +301,28 @@ impl Drop for Session {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// Serves what the service and its torrents do.
+fn metrics_of(
+    settings: &MetricsSettings,
+    service: &Service,
+    registry: &Arc<Registry>,
+) -> Result<MetricsServer, StartError> {
+    let (registry, storage) = (Arc::clone(registry), service.storage().stats_handle());
+    let (trackers, discovery) = (service.trackers().clone(), service.discovery().cloned());
+    let with_status = |shared: Arc<Shared>| Some((Arc::clone(shared.metainfo()), shared.status()?));
+    let look = move || Picture {
+        torrents: registry.torrents().into_iter().filter_map(with_status).collect(),
+        shards: registry.shards(),
+        caches: registry.caches(),
+        storage: storage.stats(),
+        trackers: trackers.stats(),
+        discovery: discovery.as_ref().map(Discovery::stats),
+    };
+    let address = SocketAddr::new(settings.address, settings.port);
+    MetricsServer::start(address, Collector::new(settings.torrents, look))
+        .map_err(|source| StartError::Metrics { address, source })
 }
 
 /// The settings with no more connections than there are descriptors for.

@@ -20,6 +20,7 @@ use ccbt_shards::dialling::Transports;
 use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
 use ccbt_shards::encryption::EncryptionPolicy;
 use ccbt_shards::messages::{AddTorrent, Known};
+use ccbt_shards::proxying::Proxy;
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
 use ccbt_shards::trackers::TrackersConfig;
@@ -30,6 +31,7 @@ use ccbt_storage::messages::Preallocate;
 use super::error::StartError;
 use crate::checkpoints::{self, Checkpoint, CheckpointSettings};
 use crate::layout::{Overrides, allowed_cpus, layout};
+use crate::metrics::MetricsSettings;
 
 /// Ports tried in turn when none is asked for; after them the system chooses.
 const DEFAULT_PORTS: std::ops::RangeInclusive<u16> = 6881..=6889;
@@ -81,6 +83,8 @@ pub struct Settings {
     pub checkpoints: CheckpointSettings,
     /// Certificate authorities to trust for HTTPS trackers besides the system's: contents of PEM files.
     pub tracker_roots_pem: Vec<Vec<u8>>,
+    /// What connections go through; with it nothing else leaves.
+    pub proxy: Option<Proxy>,
     /// Requests to one tracker host at a time, at least 1; others wait for their turn.
     pub tracker_connections: usize,
     /// When payload is sent without a copy in the kernel.
@@ -97,6 +101,8 @@ pub struct Settings {
     /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
     /// is bound to a loopback address.
     pub enable_lsd: bool,
+    /// What Prometheus may read.
+    pub metrics: MetricsSettings,
 }
 
 impl Default for Settings {
@@ -119,6 +125,7 @@ impl Default for Settings {
             sync: SyncConfig::default(),
             checkpoints: CheckpointSettings::default(),
             tracker_roots_pem: Vec::new(),
+            proxy: None,
             tracker_connections: DispatchPlan::default().per_host,
             zero_copy_send: ZeroCopySend::default(),
             transports: Transports::default(),
@@ -126,6 +133,7 @@ impl Default for Settings {
             enable_dht: true,
             dht: DhtSettings::default(),
             enable_lsd: true,
+            metrics: MetricsSettings::default(),
         }
     }
 }
@@ -203,6 +211,7 @@ impl Settings {
             zero_copy_send: self.zero_copy_send,
             transports: self.transports,
             encryption: self.encryption,
+            proxy: self.proxy.clone(),
         }
     }
 }

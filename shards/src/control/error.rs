@@ -125,6 +125,15 @@ pub enum TrackerError {
         /// Until it is asked again.
         after: Duration,
     },
+    /// The proxy gives no connection.
+    #[error("cannot connect through the proxy: {reason}")]
+    Proxy {
+        /// What went wrong.
+        reason: String,
+    },
+    /// A UDP tracker while trackers are asked through a proxy.
+    #[error("UDP trackers are not asked while proxy.trackers is on: nothing may go past the proxy")]
+    NotThroughProxy,
     /// It was not sent: too many wait, or there is no time left.
     #[error("not sent: too many requests wait for trackers")]
     NotSent,
@@ -156,6 +165,10 @@ impl TrackerError {
 
     pub(super) fn lost(error: &dyn Error) -> Self {
         Self::Lost { reason: chain(error) }
+    }
+
+    pub(super) fn proxy(error: &dyn Error) -> Self {
+        Self::Proxy { reason: chain(error) }
     }
 
     pub(super) fn connect(host: &str, error: &dyn Error) -> Self {

@@ -62,6 +62,9 @@ impl TrackerClient {
         target: &Target,
         origin: Option<IpAddr>,
     ) -> Result<(TcpStream, Option<IpAddr>), TrackerError> {
+        if let Some(proxy) = &self.config.proxy {
+            return self.connect_through(proxy, target, origin).await;
+        }
         let bind = self.config.bind;
         let addresses = self.resolver.addresses(&target.url, target.port, bind).await?;
         let allowed: Vec<_> = addresses

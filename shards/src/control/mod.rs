@@ -11,6 +11,7 @@ mod error;
 mod helper;
 mod http;
 mod pool;
+mod proxy;
 mod resolve;
 mod scrape;
 mod socket;
@@ -28,6 +29,7 @@ use ccbt_protocol::tracker::udp::RetryPlan;
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use url::Url;
 
+use crate::proxying::Proxy;
 use resolve::Resolver;
 
 /// How trackers are asked.
@@ -47,6 +49,8 @@ pub struct TrackerClientConfig {
     /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate
     /// or more.
     pub extra_roots_pem: Vec<Vec<u8>>,
+    /// HTTP trackers are asked through it, others not at all.
+    pub proxy: Option<Proxy>,
 }
 
 impl Default for TrackerClientConfig {
@@ -60,6 +64,7 @@ impl Default for TrackerClientConfig {
             udp_retry: RetryPlan { tries_max: 3, ..RetryPlan::default() },
             bind: None,
             extra_roots_pem: Vec::new(),
+            proxy: None,
         }
     }
 }

@@ -194,6 +194,9 @@ impl TrackerClient {
 
     /// Asks the tracker's addresses in turn. `Ok` is what was asked for.
     async fn ask_udp(&self, target: &Target, query: Query, is_brief: bool) -> Result<Outcome, TrackerError> {
+        if self.config.proxy.is_some() {
+            return Err(TrackerError::NotThroughProxy);
+        }
         self.udp.sweep();
         // Packets have their schedule; the look-up before them has HTTP's limit.
         let after = self.config.http_timeout;

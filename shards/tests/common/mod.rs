@@ -51,6 +51,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         zero_copy_send: ZeroCopySend::default(),
         transports: Default::default(),
         encryption: Default::default(),
+        proxy: None,
     };
     change(&mut config);
     Service::start(config).unwrap()

@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod dht;
 mod files;
+mod server;
 mod settings;
 mod stream;
 
@@ -29,6 +30,7 @@ pub use daemon::{
 };
 pub use dht::{DhtArgs, DhtCommand, Name, hex};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use server::{DoctorArgs, TuneArgs};
 pub use settings::{SettingArgs, SourceArgs};
 pub use stream::StreamArgs;
 
@@ -46,7 +48,7 @@ Exit codes:
   0              done; for `seed`, `daemon`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
   1              failed while running: bad pieces, or a failure of disk or network; no daemon runs
   2              wrong usage, configuration, torrent or path; nothing was created
-  3              io_uring or lockable memory is not available
+  3              io_uring or lockable memory is not available; for `doctor` a check failed
   129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one
 
 `download`, `seed` and `daemon` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
@@ -108,6 +110,10 @@ pub enum Command {
     Stats(ListArgs),
     /// Print what happens in the daemon, one JSON object a line
     Events(ListArgs),
+    /// Say what this machine lacks, and what to type about it; nothing is changed
+    Doctor(DoctorArgs),
+    /// Show what a server's settings should be, or set them
+    Tune(TuneArgs),
 }
 
 impl Command {

@@ -12,6 +12,7 @@ mod daemon;
 mod delete;
 mod demo;
 mod dht;
+mod doctor;
 mod download;
 mod failure;
 mod gauge;
@@ -30,6 +31,7 @@ mod signals;
 mod stream;
 mod table;
 mod transfer;
+mod tune;
 mod units;
 mod verify;
 
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
         Command::Queue(args) => control::queue(args),
         Command::Stats(args) => control::stats(args),
         Command::Events(args) => control::events(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Tune(args) => tune::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

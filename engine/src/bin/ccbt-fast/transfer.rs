@@ -133,6 +133,10 @@ pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<
         })?;
         settings.tracker_roots_pem = vec![pem];
     }
+    settings.proxy = effect
+        .proxy
+        .load()
+        .map_err(|text| Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned()))?;
     Ok(settings)
 }
 

@@ -9,6 +9,7 @@ mod discovery;
 mod disk;
 mod limits;
 mod network;
+mod proxy;
 mod strategy;
 mod system;
 
@@ -31,24 +32,26 @@ const LIMIT: Kind = Kind::Rate { max: 4 * TIB };
 const SECONDS: Kind = Kind::Time { bare: SECOND, min: SECOND, max: HOUR };
 
 /// Sections in the order of the file, each with what it is about.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("network", "Connections to peers."),
     ("disk", "Files and checkpoints."),
     ("strategy", "What is asked of whom, and who is served."),
     ("discovery", "How peers are found."),
+    ("proxy", "What all connections go through; with it nothing else leaves."),
     ("limits", "Rates, and when seeding ends."),
-    ("observability", "Logs."),
+    ("observability", "Logs and metrics."),
     ("engine", "Threads, CPUs and memory."),
     ("security", "Whom to trust."),
     ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
 ];
 
-const PARTS: [&[Key]; 8] = [
+const PARTS: [&[Key]; 9] = [
     network::KEYS,
     disk::KEYS,
     checkpoints::KEYS,
     strategy::KEYS,
     discovery::KEYS,
+    proxy::KEYS,
     limits::KEYS,
     system::KEYS,
     daemon::KEYS,

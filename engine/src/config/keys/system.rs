@@ -4,7 +4,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{MIB, TIB};
 use crate::config::key::{Key, key};
-use crate::config::kind::Kind;
+use crate::config::kind::{Kind, Value};
 
 pub(super) const KEYS: &[Key] = &[
     key(
@@ -29,6 +29,48 @@ pub(super) const KEYS: &[Key] = &[
     .or("none")
     .trusted_only()
     .flag("log-file"),
+    key(
+        "observability",
+        "enable_metrics",
+        Kind::Bool,
+        "false",
+        "Serve metrics for Prometheus: http://METRICS_ADDRESS:METRICS_PORT/metrics.",
+        |effect, value| effect.settings.metrics.enabled = *value == Value::Bool(true),
+    )
+    .trusted_only()
+    .switch("metrics", true),
+    key(
+        "observability",
+        "metrics_port",
+        Kind::Int { min: 1, max: 65535 },
+        "9090",
+        "Port of the metrics.",
+        |effect, value| effect.settings.metrics.port = value.number().map_or(0, |port| port as u16),
+    )
+    .trusted_only()
+    .flag("metrics-port"),
+    key(
+        "observability",
+        "metrics_address",
+        Kind::Address,
+        "127.0.0.1",
+        "Address of the metrics; everybody who reaches another one than loopback may read them.",
+        |effect, value| {
+            if let Value::Address(address) = value {
+                effect.settings.metrics.address = *address;
+            }
+        },
+    )
+    .trusted_only(),
+    key(
+        "observability",
+        "metrics_torrents",
+        Kind::Int { min: 0, max: 1000 },
+        "0",
+        "So many torrents have metrics of their own, with their names: those that move the most.",
+        |effect, value| effect.settings.metrics.torrents = value.count().unwrap_or(0),
+    )
+    .trusted_only(),
     key(
         "engine",
         "shards",

@@ -1,0 +1,98 @@
+//! Connections to peers through a proxy, up to the peer's first byte.
+//!
+//! Role: with a proxy every connection that we open leads to it; [`Tunnel`] asks it for the peer, and then the connection is
+//! greeted as any other. Owner: the shard. Invariants: with a proxy for peers no socket is connected to a peer, and nothing is
+//! listened on, neither over TCP nor UDP ([`Proxy::confine`]); without one this costs a look at an `Option` for each attempt.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ccbt_protocol::proxy::{Credentials, ProxyKind, Target, Tunnel};
+use ccbt_protocol::wire::handshake::HandshakeReader;
+
+use crate::conns::End;
+use crate::dialling::Transport;
+use crate::ring::SocketKey;
+use crate::service::ServiceConfig;
+use crate::shard::{Shard, Stage};
+
+/// A proxy, and what goes through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// How it is spoken to.
+    pub kind: ProxyKind,
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// Who we are to it.
+    pub credentials: Option<Credentials>,
+    /// Peers are connected to through it. What cannot go through it is off then: incoming connections, uTP, DHT, LSD.
+    pub peers: bool,
+    /// HTTP trackers are asked through it. UDP trackers, which cannot be, are not asked then.
+    pub trackers: bool,
+    /// It looks the trackers' names up; else they are looked up here.
+    pub hostnames: bool,
+}
+
+impl Proxy {
+    /// Turns off what would leave past it.
+    pub(crate) fn confine(&self, config: &mut ServiceConfig) {
+        if self.peers {
+            config.listen.clear();
+            config.transports.utp = false;
+            config.transports.tcp = true;
+            config.transports.preferred = Transport::Tcp;
+            config.discovery.dht = None;
+            config.discovery.lsd = false;
+        }
+    }
+}
+
+impl Shard {
+    /// Where a TCP connection to the peer `addr` leads.
+    pub(crate) fn way_to(&self, addr: SocketAddr) -> SocketAddr {
+        self.config.proxy.as_ref().map_or(addr, |proxy| proxy.addr)
+    }
+
+    /// A connection that we have opened stands: asks the proxy for the peer, if there is one. `false`: there is none.
+    pub(crate) fn ask_proxy(&mut self, key: SocketKey) -> bool {
+        let Some(proxy) = self.config.proxy.clone() else { return false };
+        let Some(conn) = self.conn(key) else { return true };
+        let mut out = Vec::new();
+        let target = Target::Addr(conn.addr);
+        let tunnel =
+            Tunnel::new(proxy.kind, proxy.credentials.clone(), target, &mut out).expect("no name is told");
+        conn.stage = Stage::Proxied(Box::new(tunnel));
+        self.timers.conns.set(key.index(), Some(self.now + self.config.handshake_timeout));
+        self.say(key, &out);
+        self.ring.recv_plain(key);
+        true
+    }
+
+    /// Bytes of the proxy.
+    pub(crate) fn on_proxy_bytes(&mut self, key: SocketKey, bytes: &[u8]) {
+        let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+        let Stage::Proxied(tunnel) = &mut conn.stage else { panic!("not at its proxy") };
+        let mut out = Vec::new();
+        match tunnel.push(bytes, &mut out) {
+            Err(error) => {
+                tracing::debug!(addr = %conn.addr, %error, "no connection through the proxy");
+                self.end(key, End::Broken);
+            }
+            Ok(None) => {
+                self.say(key, &out);
+                self.ring.recv_plain(key);
+            }
+            // A peer says nothing before we do.
+            Ok(Some(rest)) if !rest.is_empty() => self.end(key, End::Refused("it speaks before we do")),
+            Ok(Some(_)) => {
+                conn.stage = Stage::Handshake(HandshakeReader::default());
+                self.begin_handshake(key);
+            }
+        }
+    }
+}
+
+/// The proxy of a shard: that for peers.
+pub(crate) fn for_peers(config: &ServiceConfig) -> Option<Arc<Proxy>> {
+    config.proxy.clone().filter(|proxy| proxy.peers).map(Arc::new)
+}
