@@ -56,6 +56,10 @@ fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a n
 	for folder in engine/protocol engine; do (cd $$folder && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done) || exit 1; done
 
+.PHONY: soak
+soak: setup-demo ## Simulate swarms with fresh seeds for SECONDS (600); a seed that fails is printed
+	CCBT_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release -p ccbt-protocol --test swarm -- --ignored --nocapture soak
+
 .PHONY: test-cov
 test-cov: setup ## Run all tests and show which lines they reach (needs cargo-llvm-cov)
 	@cargo llvm-cov --version >/dev/null 2>&1 || { \

@@ -33,6 +33,7 @@ pub mod checkpoints;
 pub mod choosing;
 pub mod config;
 pub mod daemon;
+pub mod dht;
 pub mod doctor;
 mod goal;
 pub mod hashing;

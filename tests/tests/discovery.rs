@@ -164,3 +164,52 @@ fn found_in_the_local_network_alone_by_us_and_by_libtorrent() {
     far.bind(FAR).start().wait_done();
     made.payload.assert_equal_in(&copy);
 }
+
+/// What `ccbt-fast dht` prints, which has found what it was to find.
+fn ask_dht(node: SocketAddr, args: &[&str]) -> serde_json::Value {
+    let node = node.to_string();
+    let common = ["--no-config", "--json", "--timeout", "20", "--node", &node];
+    let output = Command::new(ccbt_fast()).arg("dht").args(common).args(args).output().expect("it runs");
+    let (said, problem) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{args:?}: {said} {problem}");
+    serde_json::from_str(&said).expect("one object")
+}
+
+#[test]
+fn the_command_reads_and_stores_at_our_node_and_libtorrents() {
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let hub = our_hub(&lab);
+    let settings = LibtorrentPeer::dht_settings(Some(hub.address()));
+    let theirs = LibtorrentPeer::start_with(&made.torrent_path, &made.data, settings);
+    wait_until(PATIENCE, "an announce of libtorrent's", || (hub.stat("dht_stored") > 0).then_some(()));
+    for (nth, node) in [hub.address(), theirs.address()].into_iter().enumerate() {
+        let ping = ask_dht(node, &["ping", &node.to_string()]);
+        assert_eq!(ping["id"].as_str().map(str::len), Some(40), "{ping}");
+        // An immutable value, then a mutable one that is replaced.
+        let put = ask_dht(node, &["put", "grüße"]);
+        let target = put["target"].as_str().expect("its name");
+        assert_eq!(ask_dht(node, &["get", target])["text"], "grüße");
+        let key = lab.path().join(format!("key{nth}"));
+        let key = key.to_str().expect("plain");
+        for (seq, text) in [("7", "first"), ("8", "second")] {
+            let put = ask_dht(node, &["put", text, "--key", key, "--salt", "s", "--seq", seq]);
+            let public = put["key"].as_str().expect("a public key");
+            let got = ask_dht(node, &["get", public, "--salt", "s"]);
+            assert_eq!((&got["text"], got["seq"].as_i64()), (&json!(text), seq.parse().ok()), "{got}");
+        }
+    }
+    let hash = made.torrent.info_hash_hex();
+    let found = ask_dht(hub.address(), &["lookup", &hash]);
+    assert_eq!(found["peers"], json!([theirs.address().to_string()]));
+    let scraped = ask_dht(hub.address(), &["scrape", &hash]);
+    assert_eq!((scraped["seeds"].as_f64(), scraped["peers"].as_f64()), (Some(1.0), Some(0.0)), "{scraped}");
+    let sampled = ask_dht(hub.address(), &["sample"]);
+    let nodes = sampled["samples"].as_array().expect("a list");
+    assert!(nodes.iter().any(|node| node["info_hashes"] == json!([hash])), "{sampled}");
+    // Nobody is there: it ends in its time, and says so.
+    let args = ["dht", "--no-config", "--timeout", "1", "--node", "127.0.0.1:1", "lookup", &hash];
+    let output = Command::new(ccbt_fast()).args(args).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    hub.stop();
+}

@@ -2,7 +2,9 @@
 //! torrents, and going on without any peer.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,12 +150,18 @@ fn the_daemon_takes_magnet_links_and_keeps_them_over_a_restart() {
     daemon.kill();
     let daemon = DaemonCommand::new(&lab).start();
     waits(&daemon.list()[0]);
+    let mut events = UnixStream::connect(daemon.socket()).expect("the daemon listens");
+    events.write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
     let mut seed = LibtorrentPeer::start(&made.torrent_path, &made.data);
     seed.connect(daemon.address());
     wait_until(PATIENCE, "a seeding daemon", || (daemon.list()[0]["state"] == "seeding").then_some(()));
     assert_eq!(daemon.list()[0]["name"], "one.bin");
     made.payload.assert_equal_in(&lab.dir("out"));
     daemon.stop();
+    let mut told = String::new();
+    events.read_to_string(&mut told).expect("it ends");
+    assert!(told.contains("\"event\":\"status\""), "{told}");
+    assert!(!told.contains("\"event\":\"added\""), "a link is told as added once, when it comes: {told}");
     let daemon = DaemonCommand::new(&lab).start();
     assert_eq!(daemon.list().len(), 1, "the torrent has taken the link's place");
     daemon.stop();

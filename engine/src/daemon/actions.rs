@@ -102,7 +102,7 @@ impl Core {
         let file_priorities = wanted_files(&record, &metainfo, &effect)?;
         record.completion_handled = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_complete());
         self.state.add(hash, &record, bytes).map_err(|error| unwritable(&error))?;
-        self.forget_magnet(hash);
+        let was_link = self.forget_magnet(hash);
         let counters = checkpoint.as_ref().map_or_else(Counters::default, |checkpoint| Counters {
             downloaded: checkpoint.totals.downloaded,
             uploaded: checkpoint.totals.uploaded,
@@ -125,8 +125,9 @@ impl Core {
         }
         (self.order_changed, self.undecided) = (true, true);
         let (position, runs) = self.place(hash);
-        let row = self.torrents[&hash].row(position, runs);
-        self.subscribers.tell(&Event::Added(Box::new(row)));
+        let row = Box::new(self.torrents[&hash].row(position, runs));
+        // A link was told as added when it came.
+        self.subscribers.tell(&if was_link { Event::Status(row) } else { Event::Added(row) });
         Ok(hash)
     }
 

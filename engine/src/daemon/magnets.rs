@@ -119,13 +119,13 @@ impl Core {
         Ok(())
     }
 
-    /// Its torrent is added from a file meanwhile.
-    pub fn forget_magnet(&mut self, hash: InfoHash) {
-        if let Some(pending) = self.magnets.remove(&hash) {
-            self.keys.remove(&pending.handle.key());
-            let result = self.state.remove_magnet(hash);
-            self.told_once(result);
-        }
+    /// Its torrent is there, or was added from a file meanwhile. Whether there was such a link.
+    pub fn forget_magnet(&mut self, hash: InfoHash) -> bool {
+        let Some(pending) = self.magnets.remove(&hash) else { return false };
+        self.keys.remove(&pending.handle.key());
+        let result = self.state.remove_magnet(hash);
+        self.told_once(result);
+        true
     }
 
     /// What lists show of them.

@@ -139,10 +139,12 @@ impl Worker {
                     }
                     let cancelled = self.swarms.add(now, interest);
                     self.cancel(cancelled);
+                    self.pace(now);
                 }
                 Ok(Command::Remove(key)) => {
                     let cancelled = self.swarms.remove(key);
                     self.cancel(cancelled);
+                    self.pace(now);
                 }
                 Ok(Command::Node(addr)) => {
                     if let Some(dht) = self.dht.as_mut().filter(|_| may_contact(&self.config, addr)) {
@@ -175,6 +177,13 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// Asks as much as that many torrents need.
+    fn pace(&mut self, now: Instant) {
+        if let Some(dht) = &mut self.dht {
+            dht.set_torrents(now, self.swarms.len());
+        }
     }
 
     fn cancel(&mut self, search: Option<ccbt_protocol::dht::SearchId>) {

@@ -10,7 +10,7 @@
 mod priority;
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,8 @@ impl Candidate {
 /// The list. See the module.
 #[derive(Debug, Default)]
 pub struct Candidates {
-    known: HashMap<SocketAddr, Candidate>,
+    /// In order, so that the same draws lead to the same choice.
+    known: BTreeMap<SocketAddr, Candidate>,
     /// How many of each source are known.
     held: [usize; SHARES.len()],
     banned: HashSet<IpAddr>,

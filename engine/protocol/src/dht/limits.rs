@@ -39,6 +39,13 @@ impl Budget {
         Self { per_second, most, level: most * 1000, at: now }
     }
 
+    /// From now on so many come a second, and as many may be there.
+    pub fn set_rate(&mut self, now: Instant, per_second: u64) {
+        self.fill(now);
+        (self.per_second, self.most) = (per_second, per_second);
+        self.level = self.level.min(self.most * 1000);
+    }
+
     fn fill(&mut self, now: Instant) {
         let millis = now.saturating_duration_since(self.at).as_millis();
         if millis > 0 {

@@ -31,9 +31,14 @@ pub use types::{Announce, DhtConfig, DhtStats, Event, Goal, SearchId, Transmit};
 /// Queries of ours without an answer at most.
 pub const ASKED_MAX: usize = 1024;
 /// Searches of the caller's that may run at a time.
-pub const SEARCHES_MAX: usize = 32;
-/// Queries that we send, per second and at once: 20 KB/s.
-const QUERIES: (u64, u64) = (200, 200);
+pub const SEARCHES_MAX: usize = 96;
+/// Queries that we send, per second and at once, for up to some thousand torrents: 20 KB/s.
+const QUERIES: u64 = 200;
+/// The same for any number of them: 70 KB/s.
+const QUERIES_MAX: u64 = 700;
+/// Queries that a look-up with its announce takes, and seconds from one of a torrent to the next.
+const LOOKUP_QUERIES: u64 = 60;
+const LOOKUP_EVERY: u64 = 15 * 60;
 /// An answer takes a round trip; after this somebody else is asked too.
 const LATE: Duration = Duration::from_millis(1500);
 /// After this none is expected.
@@ -128,7 +133,7 @@ impl Dht {
             peers: PeerStore::default(),
             items: ItemStore::default(),
             sources: Sources::new(now),
-            budget: Budget::new(now, QUERIES),
+            budget: Budget::new(now, (QUERIES, QUERIES)),
             asked: BTreeMap::new(),
             searches: BTreeMap::new(),
             next_search: 0,
@@ -219,6 +224,13 @@ impl Dht {
             self.chores = now;
             self.events.push_back(Event::External(ip));
         }
+    }
+
+    /// So many torrents are looked up again and again: enough is asked for each to have its turn in time, up to
+    /// [`QUERIES_MAX`] a second. More of them have to wait for longer.
+    pub fn set_torrents(&mut self, now: Instant, torrents: usize) {
+        let wanted = torrents as u64 * LOOKUP_QUERIES / LOOKUP_EVERY;
+        self.budget.set_rate(now, wanted.clamp(QUERIES, QUERIES_MAX));
     }
 
     // ---- what comes in

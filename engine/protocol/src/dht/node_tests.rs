@@ -244,14 +244,14 @@ fn searches_and_queries_are_bounded_and_all_come_to_an_end() {
     }
     assert_eq!(started, SEARCHES_MAX);
     let mut sent = rig.sent().len();
-    assert!(sent <= QUERIES.1 as usize, "{sent}");
+    assert!(sent <= QUERIES as usize, "{sent}");
     let begin = rig.now;
     while rig.dht.stats().searches > 0 {
         let wait =
             rig.dht.next_wakeup(rig.now).saturating_duration_since(rig.now).max(Duration::from_millis(1));
         sent += rig.pass(wait).len();
         let seconds = rig.now.duration_since(begin).as_secs();
-        assert!(sent as u64 <= QUERIES.1 + QUERIES.0 * (seconds + 1), "{sent} in {seconds} s");
+        assert!(sent as u64 <= QUERIES + QUERIES * (seconds + 1), "{sent} in {seconds} s");
         assert!(rig.dht.asked.len() <= ASKED_MAX && seconds < 120);
     }
     let done =

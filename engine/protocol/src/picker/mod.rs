@@ -250,6 +250,11 @@ impl Picker {
         self.rarity.add(piece);
     }
 
+    /// A peer, not a seed, has lost `piece`. O(1).
+    pub fn peer_lost(&mut self, piece: PieceIndex) {
+        self.rarity.subtract(piece);
+    }
+
     /// `peer` is gone: what it alone was to be asked for is anybody's. Requests still counted for it, if any,
     /// end.
     pub fn peer_gone(&mut self, peer: PeerKey) {

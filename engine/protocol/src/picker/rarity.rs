@@ -153,6 +153,11 @@ impl Rarity {
         self.set_copies(piece, |copies| copies + 1);
     }
 
+    /// One peer fewer has `piece`.
+    pub fn subtract(&mut self, piece: PieceIndex) {
+        self.set_copies(piece, |copies| copies.checked_sub(1).expect("a copy is removed that was added"));
+    }
+
     /// One more peer has these.
     pub fn add_field(&mut self, field: &Bitfield) {
         assert_eq!(field.len() as usize, self.copies.len(), "a bitfield of another torrent");
@@ -162,8 +167,7 @@ impl Rarity {
     /// A peer that had these is gone.
     pub fn remove_field(&mut self, field: &Bitfield) {
         assert_eq!(field.len() as usize, self.copies.len(), "a bitfield of another torrent");
-        let less = |copies: u32| copies.checked_sub(1).expect("a bitfield is removed that was added");
-        field.iter().for_each(|piece| self.set_copies(piece, less));
+        field.iter().for_each(|piece| self.subtract(piece));
     }
 
     /// One more peer has everything.

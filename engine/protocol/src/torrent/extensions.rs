@@ -13,7 +13,9 @@ use crate::metadata::{self, MetadataMessage, PIECE_LEN, Served};
 use crate::peer::{Peer, PeerFault};
 use crate::pex::{self, Flags, Gate, PexMessage, Told};
 use crate::picker::PeerKey;
-use crate::wire::extension::{ExtensionHandshake, UT_HOLEPUNCH, UT_METADATA, UT_PEX};
+use crate::wire::extension::{
+    ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME, UT_HOLEPUNCH, UT_METADATA, UT_PEX,
+};
 use crate::wire::message::Message;
 
 /// State of the extensions of one peer.
@@ -44,7 +46,8 @@ impl Gossip {
 impl Torrent {
     /// The extension messages that we understand, as the extended handshake tells them.
     pub(super) fn extensions(&self) -> Vec<(String, u8)> {
-        let mut messages = vec![(metadata::NAME.to_owned(), UT_METADATA)];
+        let mut messages =
+            vec![(LT_DONTHAVE_NAME.to_owned(), LT_DONTHAVE), (metadata::NAME.to_owned(), UT_METADATA)];
         if self.pex.is_some() {
             messages.push((pex::NAME.to_owned(), UT_PEX));
         }
@@ -101,6 +104,7 @@ impl Torrent {
     ) -> Result<(), PeerFault> {
         match id {
             UT_METADATA => self.on_metadata_message(now, key, payload),
+            LT_DONTHAVE => self.on_dont_have(now, key, payload),
             UT_HOLEPUNCH if self.punch.is_some() => self.on_holepunch_message(now, key, payload),
             UT_PEX if self.pex.is_some() => self.on_pex_message(now, key, payload),
             _ => peer_of(&mut self.slots, key).strike(),

@@ -15,6 +15,7 @@
 //! meet it there.
 
 mod blocks;
+mod donthave;
 mod extensions;
 mod holepunching;
 mod messages;
@@ -43,7 +44,7 @@ use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
 use crate::holepunch::Introductions;
 use crate::ids::{InfoHash, PeerId, PieceIndex};
-use crate::peer::{Has, Peer, PeerFault, PeerInfo, PeerStatus};
+use crate::peer::{Has, Peer, PeerFault, PeerInfo};
 use crate::pex::Book;
 use crate::picker::{PeerKey, Picker, PickerConfig};
 use crate::rate::RateMeter;
@@ -276,27 +277,6 @@ impl Torrent {
     pub fn peer_keys(&self) -> impl Iterator<Item = PeerKey> + '_ {
         let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.peer.is_some());
         live.map(|(at, slot)| PeerKey(slot.generation << KEY_INDEX_BITS | at as u32))
-    }
-
-    /// What to show of every connection.
-    pub fn peer_statuses(&mut self, now: Instant) -> Vec<PeerStatus> {
-        let keys: Vec<PeerKey> = self.peer_keys().collect();
-        let status = |key: PeerKey| {
-            let peer = peer_of(&mut self.slots, key);
-            PeerStatus {
-                key,
-                addr: peer.info.addr,
-                id: peer.info.id,
-                down_rate: peer.down.rate(now),
-                up_rate: peer.up.rate(now),
-                outstanding: peer.outstanding.len(),
-                window: peer.window.size(),
-                seed: peer.is_seed(),
-                incoming: peer.info.incoming,
-                snubbed: peer.snubbed,
-            }
-        };
-        keys.into_iter().map(status).collect()
     }
 
     /// Whether every wanted piece is verified and written.

@@ -69,6 +69,7 @@ impl Torrent {
             return;
         }
         self.restless = true;
+        self.disclaim(piece);
         if self.news.satellite {
             self.picker.lost_elsewhere(piece);
         } else {
@@ -90,6 +91,9 @@ impl Torrent {
     /// Another shard found `piece` damaged.
     pub fn lost_elsewhere(&mut self, piece: PieceIndex) {
         self.restless = true;
+        if self.picker.have().has(piece) {
+            self.disclaim(piece);
+        }
         self.picker.lost_elsewhere(piece);
         self.after_loss();
     }

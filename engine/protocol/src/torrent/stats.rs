@@ -1,5 +1,11 @@
 //! What a torrent has moved so far: plain sums, owned by [`super::Torrent`] and copied into statuses.
 
+use std::time::Instant;
+
+use super::{Torrent, peer_of};
+use crate::peer::PeerStatus;
+use crate::picker::PeerKey;
+
 /// Sums since the torrent was added to this process. Units: bytes of payload, unless said otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -25,5 +31,28 @@ impl std::ops::AddAssign for Stats {
         self.wasted += other.wasted;
         self.hash_failures += other.hash_failures;
         self.banned += other.banned;
+    }
+}
+
+impl Torrent {
+    /// What to show of every connection.
+    pub fn peer_statuses(&mut self, now: Instant) -> Vec<PeerStatus> {
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        let status = |key: PeerKey| {
+            let peer = peer_of(&mut self.slots, key);
+            PeerStatus {
+                key,
+                addr: peer.info.addr,
+                id: peer.info.id,
+                down_rate: peer.down.rate(now),
+                up_rate: peer.up.rate(now),
+                outstanding: peer.outstanding.len(),
+                window: peer.window.size(),
+                seed: peer.is_seed(),
+                incoming: peer.info.incoming,
+                snubbed: peer.snubbed,
+            }
+        };
+        keys.into_iter().map(status).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! Torrents against each other over virtual wires ([`swarm`]), and one torrent against scripted peers.
 
+mod donthave;
 mod extensions;
 mod holepunch;
 mod streams;

@@ -20,6 +20,10 @@ pub const MAX_MESSAGE_NAME_LEN: usize = 64;
 pub const UT_PEX: u8 = 1;
 /// Our id of ut_metadata messages (BEP 9).
 pub const UT_METADATA: u8 = 2;
+/// Our id of lt_donthave messages (BEP 54).
+pub const LT_DONTHAVE: u8 = 7;
+/// Name of these in the extended handshake.
+pub const LT_DONTHAVE_NAME: &str = "lt_donthave";
 /// Our id of ut_holepunch messages (BEP 55).
 pub const UT_HOLEPUNCH: u8 = 4;
 /// Bencode values in a payload: a dictionary this large is no handshake.

@@ -6,6 +6,7 @@
 mod checkpoints;
 mod config;
 mod daemon;
+mod dht;
 mod files;
 mod server;
 mod settings;
@@ -27,6 +28,7 @@ pub use daemon::{
     AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
     RemoveArgs,
 };
+pub use dht::{DhtArgs, DhtCommand, Name, hex};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
 pub use server::{DoctorArgs, TuneArgs};
 pub use settings::{SettingArgs, SourceArgs};
@@ -80,6 +82,8 @@ pub enum Command {
     Info(InfoArgs),
     /// Show and check the configuration
     Config(ConfigArgs),
+    /// Ask the DHT: peers, numbers, values
+    Dht(DhtArgs),
     /// Make, share, download and compare a file on this machine, without the internet
     Demo(DemoArgs),
     /// Run many torrents until stopped; the commands below control it

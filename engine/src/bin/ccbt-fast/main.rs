@@ -11,6 +11,7 @@ mod create;
 mod daemon;
 mod delete;
 mod demo;
+mod dht;
 mod doctor;
 mod download;
 mod failure;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Config(args) => config::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Dht(args) => dht::run(args),
         Command::Daemon(args) => daemon::run(args),
         Command::Add(args) => control::add(args),
         Command::List(args) => control::list(args),
