@@ -17,7 +17,7 @@ use ccbt_protocol::selection::Selection;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::dialling::Transports;
 use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
-use ccbt_shards::encryption::EncryptionPolicy;
+use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
@@ -116,8 +116,8 @@ impl Default for Settings {
             checkpoints: CheckpointSettings::default(),
             tracker_roots_pem: Vec::new(),
             zero_copy_send: ZeroCopySend::default(),
-            transports: Transports::default(),
-            encryption: EncryptionPolicy::default(),
+            transports: Transports { utp: true, ..Transports::default() },
+            encryption: EncryptionPolicy { incoming: Encryption::Prefer, ..EncryptionPolicy::default() },
             enable_dht: true,
             dht: DhtSettings::default(),
             enable_lsd: true,
