@@ -57,6 +57,7 @@ system_packages() {
         has aria2c || need+=(aria2)
         has transmission-daemon || need+=(transmission-daemon)
         has transmission-remote || need+=(transmission-cli)
+        has opentracker || need+=(opentracker)
         has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3 python3-venv)
     fi
     [ "${#need[@]}" -eq 0 ] && return

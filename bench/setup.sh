@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the programs that ccbt-bench compares with: aria2, transmission, mktorrent and fio from the distribution,
+# Installs the programs that ccbt-bench compares with: aria2, transmission, mktorrent, fio and opentracker from the distribution,
 # the newest libtorrent from PyPI into .cache/bench-venv, rqbit from crates.io into .cache/rqbit (minutes, once). Does
 # nothing, quickly, where they are there already. Prints their versions.
 set -euo pipefail
@@ -29,6 +29,7 @@ command -v transmission-daemon >/dev/null || packages+=(transmission-daemon)
 command -v transmission-create >/dev/null || packages+=(transmission-cli)
 command -v mktorrent >/dev/null || packages+=(mktorrent)
 command -v fio >/dev/null || packages+=(fio)
+command -v opentracker >/dev/null || packages+=(opentracker)
 if ! "$venv/bin/python" -c 'import libtorrent' 2>/dev/null; then
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
 fi

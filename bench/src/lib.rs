@@ -28,4 +28,5 @@ pub mod shards;
 pub mod stats;
 pub mod storage;
 pub mod tracker;
+pub mod trackers;
 pub mod transfer;

@@ -11,6 +11,7 @@ use ccbt_bench::picker::{self, PickerArgs};
 use ccbt_bench::scale::{self, ScaleArgs};
 use ccbt_bench::shards::{self, ShardsArgs};
 use ccbt_bench::storage::{self, StorageArgs, child::ChildArgs};
+use ccbt_bench::trackers::{self, TrackersArgs};
 use ccbt_bench::transfer::{self, ReportArgs, TransferArgs};
 use clap::{Parser, Subcommand};
 
@@ -52,6 +53,8 @@ enum Command {
     Picker(PickerArgs),
     /// Move one torrent with 1, 2, 4 … shards; print CPU seconds per GiB of each, balance, messages and rates
     Shards(ShardsArgs),
+    /// Let many torrents announce to one opentracker; print when, over how many connections, and what it costs
+    Trackers(TrackersArgs),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
         Command::Shards(args) => shards::run(&args),
+        Command::Trackers(args) => trackers::run(&args),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

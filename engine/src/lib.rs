@@ -33,6 +33,7 @@ pub mod checkpoints;
 pub mod choosing;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 mod goal;
 pub mod hashing;
 pub mod layout;
@@ -41,6 +42,7 @@ mod session;
 pub mod streaming;
 #[cfg(test)]
 mod testing;
+pub mod tuning;
 
 pub use ccbt_protocol::dht::DhtStats;
 pub use ccbt_protocol::ids::{InfoHash, TorrentKey};
@@ -48,6 +50,8 @@ pub use ccbt_protocol::magnet::{Magnet, MagnetError as MagnetLinkError};
 pub use ccbt_protocol::metainfo::Metainfo;
 pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::rate::TorrentLimits;
+pub use ccbt_protocol::tracker::udp::ScrapeEntry;
+pub use ccbt_shards::control::TrackerError;
 pub use ccbt_shards::dialling::{Transport, Transports};
 pub use ccbt_shards::discovery::{DhtSettings, DiscoveryStats};
 pub use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
@@ -55,6 +59,7 @@ pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;
 pub use ccbt_storage::relocate::MoveOptions;

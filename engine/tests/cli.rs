@@ -242,3 +242,67 @@ fn help_and_version_exit_with_0() {
     }
     assert_eq!(run(dir.path(), "").0, 2, "no command is wrong usage");
 }
+
+#[test]
+fn doctor_judges_folders_and_ports_and_changes_nothing() {
+    let dir = folder();
+    let dir = dir.path();
+    let (code, report) = run_json(dir, "doctor --json");
+    assert_eq!(code, 0, "{report}");
+    let of = |report: &Value, check: &str| {
+        let all = report["findings"].as_array().expect("a list").clone();
+        all.into_iter()
+            .find(|finding| finding["check"] == check)
+            .unwrap_or_else(|| panic!("no {check}: {report}"))
+    };
+    for check in [
+        "kernel",
+        "io_uring",
+        "memlock",
+        "descriptors",
+        "cpus",
+        "hashing",
+        "folder",
+        "direct-writes",
+        "port-ipv4",
+    ] {
+        of(&report, check);
+    }
+    assert_eq!(
+        (of(&report, "io_uring")["verdict"].as_str(), of(&report, "folder")["verdict"].as_str()),
+        (Some("ok"), Some("ok"))
+    );
+    for finding in report["findings"].as_array().expect("a list") {
+        assert_eq!(finding["verdict"] == "ok", finding["advice"].is_null(), "{finding}");
+    }
+    assert!(names(dir).is_empty(), "{:?}", names(dir));
+    let (code, words, stderr) = run(dir, "doctor --folder missing");
+    assert_eq!(code, 3, "{words}{stderr}");
+    assert!(words.contains("FAIL  folder") && words.contains("mkdir -p 'missing'"), "{words}");
+    assert!(stderr.contains("1 checks failed"), "{stderr}");
+}
+
+#[test]
+fn tune_shows_the_difference_and_applies_it_below_a_root() {
+    let dir = folder();
+    let dir = dir.path();
+    fs::create_dir_all(dir.join("image/proc/sys/net/core")).expect("created");
+    fs::write(dir.join("image/proc/sys/net/core/somaxconn"), "128\n").expect("written");
+    let (code, words, _) = run(dir, "tune --profile seedbox-10g --root image");
+    assert_eq!(code, 0, "{words}");
+    assert!(
+        words.contains("net.core.somaxconn: 128 -> 8192") && words.contains("nothing was changed"),
+        "{words}"
+    );
+    assert_eq!(names(&dir.join("image")), ["proc"]);
+    let (code, words, stderr) = run(dir, "tune --profile seedbox-10g --root image --apply");
+    assert_eq!(code, 0, "{words}{stderr}");
+    assert_eq!(fs::read_to_string(dir.join("image/proc/sys/net/core/somaxconn")).expect("there"), "8192");
+    let (code, words, stderr) = run(dir, "config check image/etc/ccbt/ccbt.toml");
+    assert_eq!(code, 0, "{words}{stderr}");
+    fs::write(dir.join("image/etc/ccbt/ccbt.toml"), "[engine]\n").expect("written");
+    let (code, _, stderr) = run(dir, "tune --profile hdd --root image --apply");
+    assert!(code == 1 && stderr.contains("was not written by"), "{stderr}");
+    let (code, _, stderr) = run(dir, "tune --profile seedbox");
+    assert!(code == 2 && stderr.contains("bulk-25g+"), "{stderr}");
+}

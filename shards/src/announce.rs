@@ -1,30 +1,33 @@
-//! The announces of one torrent: schedule, tasks, answers.
+//! The announces of one torrent: schedule and answers.
 //!
-//! Owner: the torrent's home shard. [`Announces::poll`] starts what [`Announcer`] says is due as tasks on the
-//! shard's executor; each ends by putting an [`AnnounceDone`] into the [`DoneQueue`], which the shard takes
-//! to [`Announces::on_done`]. Invariants: every announce started is either in `under_way` or given up by
+//! Owner: the torrent's home shard. [`Announces::poll`] gives what [`Announcer`] says is due to the tracker thread
+//! ([`Trackers`]); each ends as an [`AnnounceDone`] in the shard's [`DoneQueue`], which the shard takes to
+//! [`Announces::on_done`]. Invariants: every announce given away is either in `under_way` or given up by
 //! [`Announces::stop`]; after `stop` nothing but `stopped` goes out.
 
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
-use std::rc::Rc;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::tracker::schedule::{Announce, AnnounceToken, Announcer, SchedulePlan, TrackerStatus};
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use ccbt_storage::doorbell::Doorbell;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use crate::control::{TrackerClient, TrackerError, shown};
+use crate::control::{TrackerError, shown};
+use crate::trackers::{AnnounceJob, Trackers};
 
 /// Peers asked for in one announce: enough for a torrent's connections, and for some that fail.
 const NUMWANT: u32 = 100;
 /// How long [`Announces::stop`] waits for trackers that may have learned of us by an unanswered `started`.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// When an announce is tried again for which the tracker thread had no room.
+const NO_ROOM: Duration = Duration::from_secs(10);
 
 /// An announce ended.
 #[derive(Debug)]
@@ -39,35 +42,45 @@ pub struct AnnounceDone {
     pub result: Result<AnnounceResponse, TrackerError>,
 }
 
-/// Where announce tasks put their results; pushing rings the shard's bell so that its loop wakes.
+/// Where the results of one shard's announces arrive; each rings the shard's bell.
 ///
-/// Bounded by the announces under way: a torrent has at most one per tracker.
+/// Bounded by the announces under way: a torrent has at most one per tier.
 #[derive(Clone, Debug)]
 pub struct DoneQueue {
-    queue: Rc<RefCell<VecDeque<AnnounceDone>>>,
+    results: Receiver<AnnounceDone>,
+    sender: DoneSender,
+}
+
+/// The tracker thread's end of a [`DoneQueue`].
+#[derive(Clone, Debug)]
+pub struct DoneSender {
+    results: Sender<AnnounceDone>,
     bell: Arc<Doorbell>,
+}
+
+impl DoneSender {
+    /// Adds a result and wakes the shard's loop. Nothing happens when the shard has gone.
+    pub fn push(&self, done: AnnounceDone) {
+        let _ = self.results.send(done);
+        self.bell.ring();
+    }
 }
 
 impl DoneQueue {
     /// An empty queue of the shard that sleeps on `bell`.
     pub fn new(bell: Arc<Doorbell>) -> Self {
-        Self { queue: Rc::default(), bell }
-    }
-
-    /// Adds a result and wakes the shard's loop.
-    pub fn push(&self, done: AnnounceDone) {
-        self.queue.borrow_mut().push_back(done);
-        self.bell.ring();
+        let (sender, results) = unbounded();
+        Self { results, sender: DoneSender { results: sender, bell } }
     }
 
     /// Takes the oldest result.
     pub fn pop(&self) -> Option<AnnounceDone> {
-        self.queue.borrow_mut().pop_front()
+        self.results.try_recv().ok()
     }
 
     /// Whether there is no result.
     pub fn is_empty(&self) -> bool {
-        self.queue.borrow().is_empty()
+        self.results.is_empty()
     }
 }
 
@@ -102,6 +115,8 @@ pub struct Outcome {
     pub peers: Vec<SocketAddr>,
     /// Tracker URL (escaped) and text, of a failure or of a warning.
     pub problem: Option<(String, String)>,
+    /// Our address as the tracker sees it (BEP 24).
+    pub external_ip: Option<IpAddr>,
 }
 
 /// The announces of one torrent.
@@ -118,6 +133,8 @@ pub struct Announces {
     has_completed: bool,
     /// After a stop: when unanswered announces are not waited for any longer.
     give_up_at: Option<Instant>,
+    /// Told to the tracker thread with every announce: what has not been sent is of no use, but for `completed` and `stopped`.
+    over: Arc<AtomicBool>,
 }
 
 impl Announces {
@@ -132,21 +149,29 @@ impl Announces {
             owed: VecDeque::new(),
             has_completed: false,
             give_up_at: None,
+            over: Arc::default(),
         }
     }
 
-    /// Starts what is due, as detached glommio tasks. Call on the executor's thread.
-    pub fn poll(&mut self, now: Instant, totals: Totals, client: &Rc<TrackerClient>, done: &DoneQueue) {
+    /// Gives what is due to `trackers`, which answer to `done`.
+    pub fn poll(&mut self, now: Instant, totals: Totals, trackers: &Trackers, done: &DoneQueue) {
         if self.give_up_at.is_some_and(|at| at <= now) {
             // `stopped` has a time limit of its own.
             self.under_way.retain(|_, event| *event == Event::Stopped);
         }
         while let Some(announce) = self.owed.pop_front().or_else(|| self.announcer.poll(now)) {
-            self.start(announce, totals, client.clone(), done.clone());
+            self.start(now, announce, totals, trackers, done.sender.clone());
         }
     }
 
-    fn start(&mut self, announce: Announce, totals: Totals, client: Rc<TrackerClient>, done: DoneQueue) {
+    fn start(
+        &mut self,
+        now: Instant,
+        announce: Announce,
+        totals: Totals,
+        trackers: &Trackers,
+        done: DoneSender,
+    ) {
         let Announce { token, url, event, tracker_id } = announce;
         let Identity { torrent, info_hash, peer_id, port } = self.identity;
         let Totals { uploaded, downloaded, left } = totals;
@@ -163,12 +188,12 @@ impl Announces {
             tracker_id,
             ip: None,
         };
-        self.under_way.insert(token, event);
-        glommio::spawn_local(async move {
-            let result = client.announce(&url, &request).await;
-            done.push(AnnounceDone { torrent, token, url, result });
-        })
-        .detach();
+        let job = AnnounceJob { torrent, token, url, request, over: self.over.clone(), done };
+        if trackers.announce(job) {
+            self.under_way.insert(token, event);
+        } else {
+            self.announcer.on_deferred(token, now + NO_ROOM);
+        }
     }
 
     /// When [`Self::poll`] has something next, unless another call comes before.
@@ -201,6 +226,7 @@ impl Announces {
             return;
         }
         self.give_up_at = Some(now + STOP_GRACE);
+        self.over.store(true, Ordering::Relaxed);
         self.owed.extend(self.announcer.stop(now));
         // What was under way to the same trackers is of no interest any more; its result will find no one.
         let owed = &self.owed;
@@ -216,6 +242,7 @@ impl Announces {
         self.owed.clear();
         self.has_completed = false;
         self.give_up_at = None;
+        self.over = Arc::default();
     }
 
     /// Whether no announce is under way and none is owed (after [`Self::stop`]).
@@ -234,15 +261,19 @@ impl Announces {
         }
         let outcome = match result {
             Ok(response) => {
-                self.announcer.on_response(now, token, &response);
+                self.announcer.on_response(now, token, &response, &mut self.rng);
                 let problem = response.warning.map(|warning| (shown(&url), warning));
                 let peers = if self.give_up_at.is_none() { response.peers } else { Vec::new() };
-                Outcome { peers, problem }
+                Outcome { peers, problem, external_ip: response.external_ip }
+            }
+            Err(TrackerError::NotSent) => {
+                self.announcer.on_deferred(token, now + NO_ROOM);
+                Outcome::default()
             }
             Err(error) => {
                 let text = error.to_string();
                 self.announcer.on_failure(now, token, &text, error.retry_in(), &mut self.rng);
-                Outcome { peers: Vec::new(), problem: Some((shown(&url), text)) }
+                Outcome { problem: Some((shown(&url), text)), ..Outcome::default() }
             }
         };
         if self.give_up_at.is_some() {

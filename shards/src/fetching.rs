@@ -206,7 +206,7 @@ impl Shard {
         let Some(fetcher) = self.fetchers.get_mut(at) else { return };
         if let Some(announces) = &mut fetcher.announces {
             let totals = Totals { left: LEFT_UNKNOWN, ..Totals::default() };
-            announces.poll(now, totals, &self.tracker, &self.announced);
+            announces.poll(now, totals, &self.trackers, &self.announced);
         }
         self.find_for_fetcher(at);
         self.dial_for_fetcher(at);
@@ -295,6 +295,9 @@ impl Shard {
         let Some(announces) = &mut fetcher.announces else { return };
         let outcome = announces.on_done(self.now, done);
         fetcher.candidates.add_all(&outcome.peers, Source::Tracker);
+        if let (Some(ip), Some(discovery)) = (outcome.external_ip, &self.discovery) {
+            discovery.external(ip);
+        }
         let key = fetcher.key;
         if let Some((url, reason)) = outcome.problem {
             self.tell(FromShard::Event(key, Event::Tracker { url, reason }));

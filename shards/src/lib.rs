@@ -40,6 +40,7 @@ pub mod sync;
 mod testing;
 mod timers;
 mod torrents;
+pub mod trackers;
 mod transfer;
 mod turns;
 mod uploads;

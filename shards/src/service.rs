@@ -22,7 +22,6 @@ use crossbeam_channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::checking::line::DeviceLines;
-use crate::control::TrackerClientConfig;
 use crate::dialling::Transports;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread, Strays};
 use crate::encryption::EncryptionPolicy;
@@ -31,6 +30,7 @@ use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::trackers::{Trackers, TrackersConfig, TrackersThread};
 use crate::utp_acceptor::{self, Strangers, UtpAcceptor};
 use crate::zero_copy::ZeroCopySend;
 use crate::{drive, executor};
@@ -71,7 +71,7 @@ pub struct ServiceConfig {
     /// Requests on the way.
     pub window: WindowConfig,
     /// How trackers are asked.
-    pub tracker: TrackerClientConfig,
+    pub trackers: TrackersConfig,
     /// Bytes per second for all torrents together; 0 = unlimited.
     pub down_limit: u64,
     /// As `down_limit`, for sending.
@@ -126,6 +126,7 @@ pub struct Service {
     port: u16,
     /// `None`: neither DHT nor local discovery is wanted.
     discovery: Option<DiscoveryThread>,
+    trackers: TrackersThread,
 }
 
 struct Running {
@@ -164,6 +165,7 @@ impl Service {
             if shares { (Some(strangers), None) } else { (None, Some(strangers)) };
         let strays = to_discovery.map(|strangers| Box::new(strangers) as Box<dyn Strays>);
         let discovery = start_discovery(&config, &listeners, strays)?;
+        let trackers = TrackersThread::start(config.trackers.clone()).map_err(StartError::Resources)?;
         for (index, (bell, inbox)) in bells.into_iter().zip(receivers).enumerate() {
             let links = Links {
                 bell,
@@ -174,6 +176,7 @@ impl Service {
                 connections: connections.clone(),
                 discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
                 utp_ends: utp_ends.clone(),
+                trackers: trackers.handle().clone(),
             };
             let mut own = Vec::new();
             for listener in listeners.iter().filter(|_| config.transports.tcp) {
@@ -202,6 +205,7 @@ impl Service {
             changing_limits: Mutex::default(),
             port,
             discovery,
+            trackers,
         };
         this.set_limits(config.down_limit, config.up_limit);
         Ok(this)
@@ -215,6 +219,11 @@ impl Service {
     /// Where peers are found without trackers.
     pub fn discovery(&self) -> Option<&Discovery> {
         self.discovery.as_ref().map(DiscoveryThread::handle)
+    }
+
+    /// The way to the tracker thread.
+    pub fn trackers(&self) -> &Trackers {
+        self.trackers.handle()
     }
 
     /// Number of shards.
@@ -303,6 +312,7 @@ impl Service {
     /// Asks all shards to stop: trackers hear `stopped`, writes end, files are synced. [`FromShard::Stopped`] follows
     /// from each within about 3 s.
     pub fn shutdown(&self) {
+        self.trackers.handle().closing();
         for shard in &self.shards {
             shard.inbox.send(ToShard::Shutdown);
         }
@@ -317,6 +327,7 @@ impl Service {
                 tracing::error!("a shard panicked");
             }
         }
+        self.trackers.stop();
         if let Some(discovery) = self.discovery {
             discovery.stop();
         }
@@ -357,7 +368,6 @@ fn shard_config(
             super_seeding: false,
         },
         count_overhead: config.count_overhead,
-        tracker: config.tracker.clone(),
         sync: config.sync,
         zero_copy_send: config.zero_copy_send,
         transports: config.transports,

@@ -9,7 +9,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -32,7 +31,6 @@ use slab::Slab;
 use crate::announce::DoneQueue;
 use crate::cache::{ExtentKey, ReadCache};
 use crate::checking::line::DeviceLines;
-use crate::control::TrackerClient;
 use crate::counters::ShardStats;
 use crate::dialling::{Transport, Transports, Worked};
 use crate::discovery::Discovery;
@@ -48,6 +46,7 @@ use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
 use crate::timers::Timers;
 use crate::torrents::Home;
+use crate::trackers::Trackers;
 use crate::zero_copy::ZeroCopySend;
 
 /// Pieces that hold download memory at most, however small they are: fetched, hashed, written or checked.
@@ -88,8 +87,6 @@ pub struct ShardConfig {
     pub torrent: TorrentConfig,
     /// Limits count the headers of IP and TCP, too.
     pub count_overhead: bool,
-    /// How trackers are asked.
-    pub tracker: crate::control::TrackerClientConfig,
     /// When written pieces are made durable.
     pub sync: SyncConfig,
     /// When payload is sent without a copy in the kernel.
@@ -118,6 +115,8 @@ pub struct Links {
     pub discovery: Option<Discovery>,
     /// Who has a uTP socket of the listening port.
     pub utp_ends: UtpEnds,
+    /// Where announces go.
+    pub trackers: Trackers,
 }
 
 /// How far a connection is.
@@ -257,7 +256,7 @@ pub struct Shard {
     /// Torrents by what encrypted connections name them by.
     pub(crate) torrent_names: HashMap<[u8; 20], InfoHash>,
     pub(crate) limits: ShardLimits,
-    pub(crate) tracker: Rc<TrackerClient>,
+    pub(crate) trackers: Trackers,
     pub(crate) discovery: Option<Discovery>,
     pub(crate) announced: DoneQueue,
     /// Connections to look after before the turn ends.
@@ -316,7 +315,7 @@ impl Shard {
             storage: storage.client(links.bell.clone(), UNDER_WAY_MAX),
             partition,
             cache,
-            tracker: Rc::new(TrackerClient::new(config.tracker.clone())),
+            trackers: links.trackers,
             announced: DoneQueue::new(links.bell.clone()),
             config,
             bell: links.bell,

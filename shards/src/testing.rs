@@ -22,13 +22,13 @@ use ccbt_storage::messages::Preallocate;
 use ccbt_storage::{StorageConfig, StorageService};
 use crossbeam_channel::{Receiver, unbounded};
 
-use crate::control::TrackerClientConfig;
 use crate::dialling::Transports;
 use crate::encryption::EncryptionPolicy;
 use crate::inbox::Inbox;
 use crate::messages::{AddTorrent, Event, FromShard, Snapshot};
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::trackers::Trackers;
 use crate::zero_copy::ZeroCopySend;
 
 /// Bounds a hang; never a measure of speed.
@@ -69,7 +69,6 @@ pub(crate) fn config() -> ShardConfig {
             super_seeding: false,
         },
         count_overhead: false,
-        tracker: TrackerClientConfig::default(),
         sync: SyncConfig::default(),
         zero_copy_send: ZeroCopySend::Off,
         transports: Transports::default(),
@@ -142,6 +141,7 @@ impl Rig {
             connections: Arc::default(),
             discovery: None,
             utp_ends: crate::ring::utp::UtpEnds::default(),
+            trackers: Trackers::unheard(),
         };
         let mut config = config();
         change(&mut config);

@@ -234,7 +234,7 @@ impl Shard {
         }
         let totals = home.totals();
         if let Some(announces) = &mut home.announces {
-            announces.poll(now, totals, &self.tracker, &self.announced);
+            announces.poll(now, totals, &self.trackers, &self.announced);
         }
     }
 
@@ -251,6 +251,9 @@ impl Shard {
             let outcome = announces.on_done(self.now, done);
             for peer in outcome.peers {
                 home.candidates.add(peer, Source::Tracker);
+            }
+            if let (Some(ip), Some(discovery)) = (outcome.external_ip, &self.discovery) {
+                discovery.external(ip);
             }
             if let Some((url, reason)) = outcome.problem {
                 let key = home.key;

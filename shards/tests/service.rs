@@ -5,10 +5,10 @@ mod common;
 use ccbt_protocol::choker::ChokerConfig;
 use ccbt_protocol::ids::PeerId;
 use ccbt_protocol::request_window::WindowConfig;
-use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::messages::{Event, FromShard, State};
 use ccbt_shards::service::{Service, ServiceConfig};
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::trackers::TrackersConfig;
 use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use common::*;
@@ -124,7 +124,7 @@ fn a_taken_port_is_an_error_that_names_it() {
         max_connections: 10,
         choker: ChokerConfig::default(),
         window: WindowConfig::default(),
-        tracker: TrackerClientConfig::default(),
+        trackers: TrackersConfig::default(),
         down_limit: 0,
         up_limit: 0,
         count_overhead: false,

@@ -2,6 +2,8 @@
 
 #[path = "trackers/announces.rs"]
 mod announces;
+#[path = "trackers/dispatch.rs"]
+mod dispatch;
 #[path = "trackers/http.rs"]
 mod http;
 #[path = "trackers/tls.rs"]

@@ -28,6 +28,7 @@ pub struct DaemonCommand {
     port: u16,
     socket: PathBuf,
     use_dht: bool,
+    use_trackers: bool,
 }
 
 impl DaemonCommand {
@@ -40,13 +41,19 @@ impl DaemonCommand {
     /// As [`Self::new`] with another socket and folder of the state.
     pub fn with_socket(lab: &Lab, socket: &Path, state: &Path) -> Self {
         let mut command = Command::new(ccbt_fast());
-        command.arg("daemon").args(["--json", "--bind", "127.0.0.1", "--no-tracker", "--no-config"]);
+        command.arg("daemon").args(["--json", "--bind", "127.0.0.1", "--no-config"]);
         command.args(["--log-level", "info", "--memory", "64"]);
         command.arg("--output").arg(lab.dir("out")).arg("--socket").arg(socket).arg("--state-dir").arg(state);
         if let Some(shards) = test_shards() {
             command.args(["--shards", &shards.to_string()]);
         }
-        Self { command, port: free_port(), socket: socket.to_owned(), use_dht: false }
+        Self { command, port: free_port(), socket: socket.to_owned(), use_dht: false, use_trackers: false }
+    }
+
+    /// Asks the torrents' trackers instead of passing `--no-tracker`.
+    pub fn trackers(mut self) -> Self {
+        self.use_trackers = true;
+        self
     }
 
     /// Options.
@@ -74,6 +81,9 @@ impl DaemonCommand {
     /// Starts it.
     pub fn launch(mut self) -> Daemon {
         self.command.args(["--port", &self.port.to_string()]);
+        if !self.use_trackers {
+            self.command.arg("--no-tracker");
+        }
         if !self.use_dht {
             self.command.arg("--no-dht");
         }

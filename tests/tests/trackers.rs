@@ -1,12 +1,18 @@
 //! Trackers: what we tell them, what we learn from them, and what happens when they misbehave.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 
+use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::CcbtCommand;
+use ccbt_tests::daemon::DaemonCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
-use ccbt_tests::torrent::TorrentSpec;
+use ccbt_tests::ports::free_port;
+use ccbt_tests::process::{Process, wait_until};
+use ccbt_tests::torrent::{Torrent, TorrentSpec};
 use ccbt_tests::tracker::{Reply, Tracker};
 use ccbt_tests::udp_tracker::UdpTracker;
 
@@ -144,4 +150,70 @@ fn a_tracker_that_never_answers_does_not_hold_up_the_end() {
     seed.wait_ready();
     silent.wait_announce(seed.address().port(), |announce| announce.event == "started");
     seed.stop();
+}
+
+/// Torrents of the test with opentracker: half of them by HTTP, half by UDP.
+const MANY: usize = 300;
+
+/// What opentracker answers to this path.
+fn ask_opentracker(port: u16, path: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("opentracker runs");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).expect("it listens");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+/// Whether opentracker knows so many incomplete peers of each torrent.
+fn has_leechers(port: u16, made: &[Published], count: usize) -> bool {
+    let wanted = format!("10:incompletei{count}e");
+    made.iter().all(|made| {
+        let escaped: String = made.torrent.info_hash().iter().map(|byte| format!("%{byte:02x}")).collect();
+        let answer = ask_opentracker(port, &format!("/scrape?info_hash={escaped}"));
+        let known = answer.windows(wanted.len()).any(|window| window == wanted.as_bytes());
+        // It forgets torrents without peers.
+        known || (count == 0 && !answer.windows(9).any(|window| window == b"10:incomp"))
+    })
+}
+
+/// Hundreds of torrents announce, are scraped, and say goodbye within the time that there is.
+#[test]
+fn hundreds_of_torrents_at_opentracker() {
+    let lab = Lab::open();
+    let port = free_port();
+    let made: Vec<Published> = (0..MANY)
+        .map(|nth| {
+            let scheme = if nth % 2 == 0 { "http" } else { "udp" };
+            let spec =
+                TorrentSpec::pieces_of(16 * KIB).announce(format!("{scheme}://127.0.0.1:{port}/announce"));
+            let payload = Payload::single(&format!("{nth}.bin"), 16 * KIB);
+            let torrent = Torrent::of(&payload, &spec);
+            let torrent_path = lab.file(&format!("{nth}.torrent"), torrent.bytes());
+            Published { data: lab.dir("data"), torrent_path, torrent, payload }
+        })
+        .collect();
+    let hashes: String = made.iter().map(|made| made.torrent.info_hash_hex() + "\n").collect();
+    std::fs::write(lab.dir("opentracker").join("hashes"), hashes).expect("the lab is writable");
+    let mut command = Command::new("opentracker");
+    command.args(["-i", "127.0.0.1", "-p", &port.to_string(), "-P", &port.to_string()]);
+    // Started by root it changes its root and becomes another user, who must be able to read the list.
+    command.args(["-w", "hashes", "-d"]).arg(lab.dir("opentracker"));
+    let _opentracker = Process::start("opentracker", &mut command);
+    wait_until(PATIENCE, "opentracker", || TcpStream::connect(("127.0.0.1", port)).ok());
+    let adds = made.iter().flat_map(|made| ["--add".into(), made.torrent_path.clone().into_os_string()]);
+    let unlimited =
+        ["--set", "daemon.active_downloads=unlimited", "--set", "discovery.tracker_connections=4"];
+    let daemon = DaemonCommand::new(&lab).trackers().args(unlimited).args(adds).start();
+    wait_until(PATIENCE, "answers for all", || {
+        (daemon.stat("tracker_answered") >= MANY as u64).then_some(())
+    });
+    assert_eq!((daemon.stat("tracker_failed"), daemon.stat("tracker_hosts")), (0, 2));
+    assert!(has_leechers(port, &made, 1));
+    for made in &made[..2] {
+        let scrape = daemon.ask(&["scrape", &made.torrent.info_hash_hex()]).remove(0);
+        let tracker = &scrape["trackers"][0];
+        assert_eq!((&tracker["seeders"], &tracker["leechers"]), (&0.into(), &1.into()), "{scrape}");
+    }
+    daemon.stop();
+    assert!(has_leechers(port, &made, 0), "some have not said goodbye");
 }

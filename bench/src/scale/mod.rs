@@ -7,9 +7,9 @@
 pub mod child;
 mod peers;
 mod report;
-mod sample;
-mod subject;
-mod torrents;
+pub(crate) mod sample;
+pub(crate) mod subject;
+pub(crate) mod torrents;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;

@@ -49,7 +49,7 @@ pub(super) fn idle(pid: u32, time: Duration) -> Result<Idle, BenchError> {
 
 /// CPU seconds and context switches of all threads so far. The scheduler's own clock (`schedstat`) is exact; the one
 /// of `stat` counts ticks, between which short turns vanish.
-pub(super) fn work(pid: u32) -> Result<(f64, f64), BenchError> {
+pub(crate) fn work(pid: u32) -> Result<(f64, f64), BenchError> {
     let tasks = format!("/proc/{pid}/task");
     let (mut cpu, mut switches) = (0.0, 0.0);
     let threads = fs::read_dir(&tasks).map_err(BenchError::file("read", tasks.as_ref()))?;

@@ -18,7 +18,7 @@ const QUIET_PERCENT: f64 = 5.0;
 
 /// A client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Subject {
+pub(crate) enum Subject {
     /// A build of this program, by the name in the report.
     Ccbt {
         name: &'static str,
@@ -32,7 +32,7 @@ pub(super) enum Subject {
 }
 
 /// One that runs.
-pub(super) struct Started {
+pub(crate) struct Started {
     pub process: Process,
     /// From the first torrent added until all seed, as far as it tells.
     pub add_s: Option<f64>,
@@ -61,7 +61,7 @@ impl Subject {
     }
 
     /// Starts it and waits until all torrents seed.
-    pub(super) fn start(
+    pub(crate) fn start(
         &self,
         torrents: &Torrents,
         scratch: &Path,

@@ -12,20 +12,20 @@ use crate::error::BenchError;
 const PIECE_LEN: u32 = 16 * 1024;
 
 /// `count` torrents below one folder: `torrents/N.torrent`, their data in `data/`. Removed when dropped.
-pub(super) struct Torrents {
+pub(crate) struct Torrents {
     folder: PathBuf,
-    first: [u8; 20],
+    hashes: Vec<[u8; 20]>,
 }
 
 impl Torrents {
     /// Makes them, each with `pieces` pieces and one file, which reads as zeros.
-    pub(super) fn make(
+    pub(crate) fn make(
         folder: PathBuf,
         count: usize,
         pieces: u32,
         tracker: Option<&str>,
     ) -> Result<Self, BenchError> {
-        let mut this = Self { folder, first: [0; 20] };
+        let mut this = Self { folder, hashes: Vec::with_capacity(count) };
         for dir in [this.torrents(), this.data()] {
             std::fs::create_dir_all(&dir).map_err(BenchError::file("create", &dir))?;
         }
@@ -36,10 +36,8 @@ impl Torrents {
             let trackers = tracker.map(|url| vec![vec![url.to_owned()]]).unwrap_or_default();
             let plan = Builder::single_file(&name, len).piece_len(PIECE_LEN).trackers(trackers).plan();
             let bytes = plan.expect("a sound torrent").finish(&hashes);
-            if nth == 0 {
-                let parsed = ccbt_protocol::metainfo::Metainfo::parse(&bytes).expect("our own torrent");
-                this.first = parsed.info_hash.0;
-            }
+            let parsed = ccbt_protocol::metainfo::Metainfo::parse(&bytes).expect("our own torrent");
+            this.hashes.push(parsed.info_hash.0);
             let path = this.torrents().join(format!("{nth:05}.torrent"));
             std::fs::write(&path, bytes).map_err(BenchError::file("write", &path))?;
             let path = this.data().join(name);
@@ -61,7 +59,12 @@ impl Torrents {
 
     /// Info-hash of the first.
     pub(super) fn first(&self) -> [u8; 20] {
-        self.first
+        self.hashes[0]
+    }
+
+    /// Info-hashes of all.
+    pub(crate) fn hashes(&self) -> &[[u8; 20]] {
+        &self.hashes
     }
 }
 

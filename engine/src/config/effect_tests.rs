@@ -51,6 +51,7 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("discovery.enable_trackers", "false", "use_trackers: false"),
     ("discovery.enable_http_trackers", "false", "http: false"),
     ("discovery.enable_udp_trackers", "false", "udp: false"),
+    ("discovery.tracker_connections", "3", "tracker_connections: 3"),
     ("discovery.enable_pex", "false", "use_pex: false"),
     ("discovery.enable_dht", "false", "enable_dht: false"),
     ("discovery.dht_port", "7001", "dht: DhtSettings { port: Some(7001)"),

@@ -343,6 +343,42 @@ pub struct Stats {
     pub dht_stored: usize,
     /// Announces of others that came over the local network.
     pub lsd_heard: u64,
+    /// Tracker hosts that are known.
+    pub tracker_hosts: usize,
+    /// Of them those that do not answer.
+    pub tracker_hosts_down: usize,
+    /// Announces and scrapes that wait for their turn.
+    pub tracker_waiting: usize,
+    /// Those under way.
+    pub tracker_running: usize,
+    /// Those that were answered.
+    pub tracker_answered: u64,
+    /// Those that were not.
+    pub tracker_failed: u64,
+}
+
+/// What the trackers of a torrent know of it (BEP 48).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrapes {
+    /// Which torrent.
+    pub info_hash: String,
+    /// In the order of the torrent file.
+    pub trackers: Vec<Scrape>,
+}
+
+/// What one tracker knows of a torrent; no counts: it does not tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrape {
+    /// Its announce URL.
+    pub url: String,
+    /// Complete peers.
+    pub seeders: Option<u32>,
+    /// Incomplete peers.
+    pub leechers: Option<u32>,
+    /// Downloads ever completed.
+    pub completed: Option<u32>,
+    /// Why there is no answer.
+    pub error: Option<String>,
 }
 
 /// What became of the files of a torrent that was removed.

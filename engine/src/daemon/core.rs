@@ -21,6 +21,7 @@ use super::state::{Board, Counters, StateDir};
 use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::watch::WatchFolder;
+use crate::Scraped;
 use crate::checkpoints::Store;
 use crate::config::Config;
 use crate::session::{Session, SessionEvent};
@@ -63,6 +64,7 @@ pub(super) enum Request {
     Queue(String, api::QueueStep),
     Change(String, api::Change),
     Peers(String, api::Peers),
+    Scrape(String),
     Stats,
     Limits(api::LimitChange),
     Subscribe(Streaming),
@@ -85,7 +87,12 @@ pub(super) enum Answer {
     Detail(Box<api::TorrentDetail>),
     Removed(api::Removed),
     Stats(Box<api::Stats>),
-    Limits { down: u64, up: u64 },
+    Limits {
+        down: u64,
+        up: u64,
+    },
+    /// Of the torrent: each tracker's URL, and where its answer will be.
+    Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
     Events(mpsc::Receiver<String>),
 }
 
@@ -180,6 +187,7 @@ impl Core {
             Request::Queue(id, step) => self.step(&id, step),
             Request::Change(id, change) => self.change(&id, &change),
             Request::Peers(id, peers) => self.add_peers(&id, peers),
+            Request::Scrape(id) => self.scrape(&id),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
             Request::Subscribe(streaming) => {

@@ -1,9 +1,13 @@
 //! Finding torrents of the daemon and telling how they are.
 
 use ccbt_protocol::ids::InfoHash;
+use ccbt_protocol::tracker::schedule::is_supported;
 
 use super::api::{Activity, ApiError, Event, Stats, Torrent as Row};
 use super::core::{Answer, Core};
+
+/// Trackers of a torrent that are asked at a time.
+const SCRAPES_MAX: usize = 20;
 
 impl Core {
     /// The torrent whose info-hash begins with `id`.
@@ -90,6 +94,7 @@ impl Core {
         let count = |state| rows.iter().filter(|row| row.state == state).count();
         let limits = self.reloader.limits();
         let found = self.session.discovery_stats().unwrap_or_default();
+        let trackers = self.session.tracker_stats();
         let sum = |of: fn(&Row) -> u64| rows.iter().map(of).fold(0, u64::saturating_add);
         Stats {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -115,6 +120,21 @@ impl Core {
             dht_announced: found.announced,
             dht_stored: found.dht.stored[0],
             lsd_heard: found.lsd_in,
+            tracker_hosts: trackers.hosts,
+            tracker_hosts_down: trackers.hosts_down,
+            tracker_waiting: trackers.waiting,
+            tracker_running: trackers.running,
+            tracker_answered: trackers.answered,
+            tracker_failed: trackers.failed,
         }
+    }
+
+    /// Asks the trackers of a torrent about it. Whoever asked waits for them.
+    pub fn scrape(&self, id: &str) -> Result<Answer, ApiError> {
+        let hash = self.find_staying(id)?;
+        let urls = self.torrents[&hash].handle.metainfo().trackers.iter().flatten();
+        let supported = urls.filter(|url| is_supported(url)).take(SCRAPES_MAX);
+        let asked = supported.map(|url| (url.clone(), self.session.scrape(url, vec![hash]))).collect();
+        Ok(Answer::Scrapes(hash, asked))
     }
 }

@@ -21,12 +21,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ccbt_protocol::ids::PeerId;
+use ccbt_protocol::ids::{InfoHash, PeerId};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_shards::discovery::{Discovery, DiscoveryStats};
 use ccbt_shards::messages::{CacheStats, ShardStats, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_shards::sync::SyncPolicy;
+use ccbt_shards::trackers::{Scraped, TrackerStats};
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 
 use crate::checkpoints::{CheckpointSettings, Store};
@@ -188,6 +189,19 @@ impl Session {
     /// How finding peers without trackers does; `None` where neither DHT nor local discovery is used.
     pub fn discovery_stats(&self) -> Option<DiscoveryStats> {
         self.service().discovery().map(Discovery::stats)
+    }
+
+    /// How asking trackers does.
+    pub fn tracker_stats(&self) -> TrackerStats {
+        self.service().trackers().stats()
+    }
+
+    /// Asks the tracker with the announce URL `url` how many peers it knows of each torrent of `hashes` (BEP 48; 10,000 at
+    /// most), over the connections and within the limits of announces. The answer comes by the channel, in the order of
+    /// `hashes`, `None` for those that the tracker does not tell of; the channel hangs up when too many requests wait. It
+    /// takes as long as an announce: a tracker that is silent is given up after 30 s, over UDP after 105 s.
+    pub fn scrape(&self, url: &str, hashes: Vec<InfoHash>) -> Receiver<Scraped> {
+        self.service().trackers().scrape(url, hashes)
     }
 
     /// What disks and hash threads have done so far, and how their queues stand. Cheap.

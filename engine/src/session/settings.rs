@@ -14,6 +14,7 @@ use ccbt_protocol::picker::{PickerConfig, Priority};
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
+use ccbt_protocol::tracker::dispatch::DispatchPlan;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::dialling::Transports;
 use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
@@ -21,6 +22,7 @@ use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::trackers::TrackersConfig;
 use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
@@ -79,6 +81,8 @@ pub struct Settings {
     pub checkpoints: CheckpointSettings,
     /// Certificate authorities to trust for HTTPS trackers besides the system's: contents of PEM files.
     pub tracker_roots_pem: Vec<Vec<u8>>,
+    /// Requests to one tracker host at a time, at least 1; others wait for their turn.
+    pub tracker_connections: usize,
     /// When payload is sent without a copy in the kernel.
     pub zero_copy_send: ZeroCopySend,
     /// Whether peers are reached over TCP, uTP or both; at least one.
@@ -115,6 +119,7 @@ impl Default for Settings {
             sync: SyncConfig::default(),
             checkpoints: CheckpointSettings::default(),
             tracker_roots_pem: Vec::new(),
+            tracker_connections: DispatchPlan::default().per_host,
             zero_copy_send: ZeroCopySend::default(),
             transports: Transports { utp: true, ..Transports::default() },
             encryption: EncryptionPolicy { incoming: Encryption::Prefer, ..EncryptionPolicy::default() },
@@ -183,10 +188,13 @@ impl Settings {
             max_connections: self.max_connections,
             choker: self.choker.clone(),
             window: self.window.clone(),
-            tracker: TrackerClientConfig {
-                bind: self.bind,
-                extra_roots_pem: self.tracker_roots_pem.clone(),
-                ..TrackerClientConfig::default()
+            trackers: TrackersConfig {
+                client: TrackerClientConfig {
+                    bind: self.bind,
+                    extra_roots_pem: self.tracker_roots_pem.clone(),
+                    ..TrackerClientConfig::default()
+                },
+                plan: DispatchPlan { per_host: self.tracker_connections.max(1), ..DispatchPlan::default() },
             },
             down_limit: self.down_limit,
             up_limit: self.up_limit,

@@ -63,12 +63,12 @@ fn settings_reach_the_engine() {
     assert_eq!(config.storage.max_open_files, 9);
     assert_eq!((config.storage.queue_depth, config.storage.write_bytes), (Some(19), Some(1 << 18)));
     assert_eq!(config.listen, ["127.0.0.1:5".parse().unwrap()]);
-    assert_eq!((config.bind, config.tracker.bind), (settings.bind, settings.bind));
+    assert_eq!((config.bind, config.trackers.client.bind), (settings.bind, settings.bind));
     assert_eq!((config.memory_bytes, config.max_connections), (1 << 20, 7));
     assert_eq!((config.down_limit, config.up_limit, config.count_overhead), (11, 13, true));
     assert_eq!(config.sync, settings.sync);
     assert_eq!(config.zero_copy_send, ZeroCopySend::On);
-    assert_eq!(config.tracker.extra_roots_pem, [[3]]);
+    assert_eq!(config.trackers.client.extra_roots_pem, [[3]]);
     let dht = config.discovery.dht.expect("on");
     assert_eq!((dht.port, dht.state_file), (Some(9), Some("/state/dht.state".into())));
     assert!(!config.discovery.lsd);

@@ -111,6 +111,23 @@ pub enum TrackerError {
     /// Too many look-ups wait already.
     #[error("too many names are being looked up at once; the announce is tried again later")]
     Busy,
+    /// BEP 48 knows no way from its announce URL to that of scrapes.
+    #[error("{url} cannot be scraped: the last part of its path does not begin with \"announce\"")]
+    NoScrape {
+        /// The announce URL, escaped.
+        url: String,
+    },
+    /// Others got no answer from the host a moment ago, so it was not asked.
+    #[error("the tracker's host does not answer: {reason}; it is asked again in {}", seconds(after))]
+    HostDown {
+        /// What the last of the others met with.
+        reason: String,
+        /// Until it is asked again.
+        after: Duration,
+    },
+    /// It was not sent: too many wait, or there is no time left.
+    #[error("not sent: too many requests wait for trackers")]
+    NotSent,
 }
 
 impl TrackerError {
@@ -119,8 +136,22 @@ impl TrackerError {
         match self {
             Self::Refused(failure) => failure.retry_in,
             Self::Status { retry_in, .. } => *retry_in,
+            Self::HostDown { after, .. } => Some(RetryIn::After(*after)),
             _ => None,
         }
+    }
+
+    /// Whether it says that the tracker's host cannot be reached or does not answer: others will fare no better.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::NameLookup { .. }
+                | Self::WrongFamily { .. }
+                | Self::Connect { .. }
+                | Self::TimedOut { .. }
+                | Self::Tls { .. }
+                | Self::Lost { .. }
+        )
     }
 
     pub(super) fn lost(error: &dyn Error) -> Self {

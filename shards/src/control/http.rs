@@ -4,7 +4,6 @@
 //! [`BODY_MAX`] bytes of an answer are kept, neither packed nor unpacked; at most [`REDIRECTS_MAX`] redirects
 //! are followed, none of them from the Internet into the user's own network and none from https to http.
 
-use std::future::pending;
 use std::io::Read;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use ccbt_protocol::tracker::http::{ReplyError, announce_url, parse_response};
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, INTERVAL_MAX, RetryIn};
-use futures_lite::future;
 use glommio::net::TcpStream;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
@@ -22,7 +20,8 @@ use url::{Position, Url};
 
 use super::address::may_redirect;
 use super::error::{TrackerError, clean, shown};
-use super::socket::{Duplex, HyperIo, connect_tcp, within};
+use super::pool::Connection;
+use super::socket::{Duplex, connect_tcp, within};
 use super::{Target, TrackerClient};
 
 /// Longest answer in bytes. The 2000 peers that are kept are 200 kB even as dictionaries.
@@ -31,8 +30,6 @@ pub(super) const BODY_MAX: usize = 2 * 1024 * 1024;
 const REDIRECTS_MAX: usize = 5;
 /// Time for a connection to one address, while there are others to try.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest head of an answer in bytes.
-const HEAD_MAX: usize = 64 * 1024;
 
 impl TrackerClient {
     /// An announce over HTTP, without a time limit of its own.
@@ -41,18 +38,17 @@ impl TrackerClient {
         url: &str,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
-        let mut target = Target::parse(&announce_url(url, request))?;
+        let answer = self.get(&announce_url(url, request)).await?;
+        read_announce(&answer)
+    }
+
+    /// Fetches `url`, following redirects.
+    pub(super) async fn get(&self, url: &str) -> Result<Answer, TrackerError> {
+        let mut target = Target::parse(url)?;
         let mut origin = None;
         for _ in 0..=REDIRECTS_MAX {
-            let (stream, address) = self.connect(&target, origin).await?;
-            origin.get_or_insert(address);
-            let stream: Box<dyn Duplex> = if target.url.scheme() == "https" {
-                Box::new(self.tls.connect(&target.url, stream).await?)
-            } else {
-                Box::new(stream)
-            };
-            match self.fetch(&target.url, stream).await? {
-                Fetched::Answer(answer) => return answer,
+            match self.fetch(&target, &mut origin).await? {
+                Fetched::Answer(answer) => return Ok(answer),
                 Fetched::Redirect(location) => target = redirected(&target, &location)?,
             }
         }
@@ -65,7 +61,7 @@ impl TrackerClient {
         &self,
         target: &Target,
         origin: Option<IpAddr>,
-    ) -> Result<(TcpStream, IpAddr), TrackerError> {
+    ) -> Result<(TcpStream, Option<IpAddr>), TrackerError> {
         let bind = self.config.bind;
         let addresses = self.resolver.addresses(&target.url, target.port, bind).await?;
         let allowed: Vec<_> = addresses
@@ -85,33 +81,51 @@ impl TrackerClient {
                 within(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(late)
             };
             match result {
-                Ok(stream) => return Ok((stream, address.ip())),
+                Ok(stream) => return Ok((stream, Some(address.ip()))),
                 Err(error) => failure = TrackerError::connect(target.host(), &error),
             }
         }
         Err(failure)
     }
 
-    /// One request and its answer.
-    async fn fetch(&self, url: &Url, stream: Box<dyn Duplex>) -> Result<Fetched, TrackerError> {
-        let request = self.request(url)?;
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .title_case_headers(true)
-            .allow_obsolete_multiline_headers_in_responses(true)
-            .max_buf_size(HEAD_MAX)
-            .handshake(HyperIo::new(stream))
-            .await
-            .map_err(|error| TrackerError::lost(&error))?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| TrackerError::lost(&error))?;
-            read(response).await
+    /// One request and its answer, over a connection that is kept if there is one.
+    async fn fetch(&self, target: &Target, origin: &mut Option<IpAddr>) -> Result<Fetched, TrackerError> {
+        if let Some(kept) = self.pool.take(&target.url)
+            && kept.address.zip(*origin).is_none_or(|(to, origin)| may_redirect(origin, to))
+        {
+            let address = kept.address;
+            // The server may have closed it a moment ago; announces may be repeated.
+            if let Ok(fetched) = self.exchange(target, kept).await? {
+                *origin = origin.or(address);
+                return Ok(fetched);
+            }
+        }
+        let (stream, address) = self.connect(target, *origin).await?;
+        *origin = origin.or(address);
+        let stream: Box<dyn Duplex> = if target.url.scheme() == "https" {
+            Box::new(self.tls.connect(&target.url, stream).await?)
+        } else {
+            Box::new(stream)
         };
-        let drive = async {
-            // How the connection ends, the exchange learns by itself.
-            let _ = connection.await;
-            pending().await
+        self.exchange(target, Connection::new(stream, address).await?).await?
+    }
+
+    /// One request over `connection`. The inner error: there was no answer at all.
+    async fn exchange(
+        &self,
+        target: &Target,
+        mut connection: Connection,
+    ) -> Result<Result<Fetched, TrackerError>, TrackerError> {
+        let request = self.request(&target.url)?;
+        let response = match connection.sender.send_request(request).await {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(TrackerError::lost(&error))),
         };
-        future::or(exchange, drive).await
+        let fetched = read(response).await?;
+        if matches!(fetched, Fetched::Answer(_)) {
+            self.pool.put(&target.url, connection);
+        }
+        Ok(Ok(fetched))
     }
 
     fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, TrackerError> {
@@ -119,7 +133,6 @@ impl TrackerClient {
             .header(header::HOST, &url[Position::BeforeHost..Position::AfterPort])
             .header(header::USER_AGENT, &*self.config.user_agent)
             .header(header::ACCEPT_ENCODING, "gzip")
-            .header(header::CONNECTION, "close")
             .body(Empty::new())
             .map_err(|error| TrackerError::BadUrl {
                 url: shown(url.as_str()),
@@ -129,8 +142,29 @@ impl TrackerClient {
 }
 
 enum Fetched {
-    Answer(Result<AnnounceResponse, TrackerError>),
+    Answer(Answer),
     Redirect(HeaderValue),
+}
+
+/// What a server answered.
+pub(super) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// At most [`BODY_MAX`] bytes, unpacked.
+    pub body: Result<Vec<u8>, TrackerError>,
+}
+
+impl Answer {
+    /// The body of a success. A status says little; the tracker's own words, if there are any, say more.
+    pub fn success(&self) -> Result<&[u8], TrackerError> {
+        if self.status.is_success() {
+            return self.body.as_deref().map_err(Clone::clone);
+        }
+        match self.body.as_deref().map(parse_response) {
+            Ok(Err(ReplyError::Refused(failure))) => Err(TrackerError::Refused(failure)),
+            _ => Err(status_error(self.status, &self.headers)),
+        }
+    }
 }
 
 async fn read(response: Response<Incoming>) -> Result<Fetched, TrackerError> {
@@ -140,17 +174,12 @@ async fn read(response: Response<Incoming>) -> Result<Fetched, TrackerError> {
     {
         return Ok(Fetched::Redirect(location.clone()));
     }
-    let answer = match bounded(body).await.and_then(|packed| unpack(&head.headers, packed)) {
-        Ok(body) if head.status.is_success() => parse_response(&body).map_err(TrackerError::from),
-        // A status says little; the tracker's own words, if there are any, say more.
-        Ok(body) => match parse_response(&body) {
-            Err(ReplyError::Refused(failure)) => Err(TrackerError::Refused(failure)),
-            _ => Err(status_error(head.status, &head.headers)),
-        },
-        Err(_) if !head.status.is_success() => Err(status_error(head.status, &head.headers)),
-        Err(error) => Err(error),
-    };
-    Ok(Fetched::Answer(answer))
+    let body = bounded(body).await.and_then(|packed| unpack(&head.headers, packed));
+    Ok(Fetched::Answer(Answer { status: head.status, headers: head.headers, body }))
+}
+
+fn read_announce(answer: &Answer) -> Result<AnnounceResponse, TrackerError> {
+    parse_response(answer.success()?).map_err(TrackerError::from)
 }
 
 fn status_error(status: StatusCode, headers: &HeaderMap) -> TrackerError {
@@ -260,7 +289,7 @@ mod tests {
                 for host in ["127.0.0.1", "localhost", "2130706433"] {
                     let target = Target::parse(&format!("http://{host}:{port}/")).unwrap();
                     let result = client.connect(&target, Some(origin.parse().unwrap())).await;
-                    tell.send(result.map(|(_, ip)| ip.is_loopback())).unwrap();
+                    tell.send(result.map(|(_, ip)| ip.unwrap().is_loopback())).unwrap();
                 }
             }
         };

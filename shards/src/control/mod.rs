@@ -1,16 +1,18 @@
-//! The control plane of a shard: glommio tasks that talk to trackers.
+//! How trackers are asked: glommio tasks that speak HTTP, HTTPS and UDP.
 //!
-//! Owner: each shard has one [`TrackerClient`] behind an `Rc`; [`crate::announce`] calls
-//! [`TrackerClient::announce`] in tasks on the shard's own executor. Invariants: an announce ends within the
-//! configured time whatever the tracker does; nothing a tracker or a URL says reaches a log or a terminal
-//! with control characters in it; the number of announces under way is bounded per tracker and in all; the
-//! executor's thread never blocks (names are looked up and certificates read by `helper`'s threads).
+//! Owner: the tracker thread ([`crate::trackers`]) has the process's one [`TrackerClient`] and decides how many
+//! requests are under way; it calls [`TrackerClient::announce`] and [`TrackerClient::scrape`] in tasks.
+//! Invariants: a request ends within the configured time whatever the tracker does; nothing a tracker or a URL
+//! says reaches a log or a terminal with control characters in it; the executor's thread never blocks (names
+//! are looked up and certificates read by `helper`'s threads).
 
 mod address;
 mod error;
 mod helper;
 mod http;
+mod pool;
 mod resolve;
+mod scrape;
 mod socket;
 mod tls;
 mod udp;
@@ -18,23 +20,15 @@ mod udp;
 pub use error::{TrackerError, shown};
 pub(crate) use resolve::look_up;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ccbt_protocol::tracker::udp::RetryPlan;
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
-use glommio::sync::Semaphore;
 use url::Url;
 
 use resolve::Resolver;
-
-/// Announces under way to one tracker (scheme, host and port); further ones wait for their turn.
-const PER_TRACKER_MAX: u64 = 16;
-/// Announces under way in one shard: a socket each, so this bounds the descriptors that trackers cost.
-const ANNOUNCES_MAX: u64 = 256;
 
 /// How trackers are asked.
 #[derive(Clone, Debug)]
@@ -70,27 +64,25 @@ impl Default for TrackerClientConfig {
     }
 }
 
-/// Asks trackers; one per shard, shared by its torrents.
+/// Asks trackers; one per process.
 pub struct TrackerClient {
     config: TrackerClientConfig,
     resolver: Resolver,
     tls: tls::Tls,
-    udp: udp::Connections,
-    all: Rc<Semaphore>,
-    per_tracker: RefCell<HashMap<String, Rc<Semaphore>>>,
+    udp: udp::Channels,
+    pool: Rc<pool::Pool>,
 }
 
 impl TrackerClient {
-    /// A client that has not asked anyone yet. May be called on any thread, but used on one executor's only.
+    /// A client that has not asked anyone yet. Used on one executor only.
     pub fn new(mut config: TrackerClientConfig) -> Self {
         let is_sendable = |c: char| c == ' ' || c.is_ascii_graphic();
         config.user_agent = config.user_agent.replace(|c| !is_sendable(c), "?");
         Self {
             resolver: Resolver::default(),
             tls: tls::Tls::new(config.extra_roots_pem.clone()),
-            udp: udp::Connections::default(),
-            all: Rc::new(Semaphore::new(ANNOUNCES_MAX)),
-            per_tracker: RefCell::default(),
+            udp: udp::Channels::default(),
+            pool: Rc::default(),
             config,
         }
     }
@@ -108,11 +100,7 @@ impl TrackerClient {
     ) -> Result<AnnounceResponse, TrackerError> {
         let url = url.trim();
         let target = Target::parse(url)?;
-        let stopping = request.event == Event::Stopped;
         let exchange = async {
-            let gate = self.gate(&target);
-            let _tracker = permit(&gate).await;
-            let _one_of_all = permit(&self.all).await;
             if target.is_udp {
                 return self.announce_udp(url, &target, request).await;
             }
@@ -121,27 +109,24 @@ impl TrackerClient {
                 .await
                 .unwrap_or(Err(TrackerError::TimedOut { after: limit }))
         };
-        let result = if stopping {
+        if request.event == Event::Stopped {
             let limit = self.config.stop_timeout;
             socket::within(limit, exchange).await.unwrap_or(Err(TrackerError::TimedOut { after: limit }))
         } else {
             exchange.await
-        };
-        // Trackers that nobody asks are forgotten, or a stream of hostile torrents would grow the table for
-        // ever.
-        self.per_tracker.borrow_mut().retain(|_, gate| Rc::strong_count(gate) > 1);
-        result
+        }
     }
 
-    fn gate(&self, target: &Target) -> Rc<Semaphore> {
-        let key = format!("{}/{}:{}", target.is_udp, target.host(), target.port);
-        let mut gates = self.per_tracker.borrow_mut();
-        gates.entry(key).or_insert_with(|| Rc::new(Semaphore::new(PER_TRACKER_MAX))).clone()
+    /// Connections to HTTP trackers that wait for the next request, and sockets of UDP trackers.
+    pub fn kept(&self) -> (usize, usize) {
+        (self.pool.len(), self.udp.len())
     }
 }
 
-async fn permit(gate: &Semaphore) -> glommio::sync::Permit<'_> {
-    gate.acquire_permit(1).await.expect("nobody closes the semaphore")
+/// What trackers that share connections have in common: UDP or not, host and port. Errors: it is no tracker's URL.
+pub(crate) fn host_key(url: &str) -> Result<String, TrackerError> {
+    let target = Target::parse(url.trim())?;
+    Ok(format!("{}{}:{}", if target.is_udp { "udp:" } else { "" }, target.host(), target.port))
 }
 
 /// Where a tracker is.

@@ -5,10 +5,12 @@
 //! does not: sends that are never cut, and receives that can be given up without losing a packet. Its
 //! time-outs are not used, as they outlive the read they were set for; [`within`] is.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ const READ_LEN: usize = 8 * 1024;
 /// Bytes read before others get their turn: a fast sender must neither starve the shard nor outrun its time
 /// limit.
 const BURST_MAX: usize = 64 * 1024;
-/// Bytes taken from one connection. Far more than any answer has, however it is chunked; it ends what hyper
+/// Bytes taken for one request. Far more than any answer has, however it is chunked; it ends what hyper
 /// would read without end, such as interim responses.
 const READ_MAX: usize = 4 * 1024 * 1024;
 
@@ -38,32 +40,33 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
     future::or(ended, timed_out).await
 }
 
-/// A socket of kind `kind` that is connected, or connecting, to `addr` from `port` (0: any).
-fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
+/// A socket of kind `kind` that is connected, or connecting, to `addr`.
+fn open(addr: SocketAddr, kind: Type, bind: Option<IpAddr>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, None)?;
     socket.set_nonblocking(true)?;
-    if bind.is_some() || port != 0 {
-        let any = if addr.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-        socket.bind(&SocketAddr::new(bind.unwrap_or(any), port).into())?;
+    if let Some(bind) = bind {
+        socket.bind(&SocketAddr::new(bind, 0).into())?;
     }
     match socket.connect(&addr.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    Ok(executor::stream(socket.into()))
+    Ok(socket)
 }
 
 /// A TCP connection to `addr` that leaves from `bind`.
 pub(super) async fn connect_tcp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<TcpStream> {
-    let mut stream = open(addr, Type::STREAM, bind, 0)?;
+    let mut stream = executor::stream(open(addr, Type::STREAM, bind)?.into());
     // Sending nothing waits until the connection stands, and tells why it does not.
     poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &[])).await?;
     Ok(stream)
 }
 
-/// A UDP socket that takes packets of `addr` only, on our `port` (0: any).
-pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>, port: u16) -> io::Result<TcpStream> {
-    open(addr, Type::DGRAM, bind, port)
+/// A UDP socket that takes packets of `addr` only: one to send with, one to receive with.
+pub(super) fn connect_udp(addr: SocketAddr, bind: Option<IpAddr>) -> io::Result<(UdpSocket, TcpStream)> {
+    let socket = UdpSocket::from(open(addr, Type::DGRAM, bind)?);
+    let stream = executor::stream(socket.try_clone()?.into());
+    Ok((socket, stream))
 }
 
 /// A connection, plain or secure.
@@ -75,13 +78,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 pub(super) struct HyperIo {
     stream: Box<dyn Duplex>,
     buffer: Box<[u8; READ_LEN]>,
-    read: usize,
+    /// Bytes read for one request; whoever sends the next one resets it.
+    read: Rc<Cell<usize>>,
     burst: usize,
 }
 
 impl HyperIo {
-    pub fn new(stream: Box<dyn Duplex>) -> Self {
-        Self { stream, buffer: Box::new([0; READ_LEN]), read: 0, burst: 0 }
+    pub fn new(stream: Box<dyn Duplex>, read: Rc<Cell<usize>>) -> Self {
+        Self { stream, buffer: Box::new([0; READ_LEN]), read, burst: 0 }
     }
 
     fn stream(&mut self) -> Pin<&mut dyn Duplex> {
@@ -109,8 +113,8 @@ impl hyper::rt::Read for HyperIo {
         match ready!(result) {
             Ok(len) => {
                 this.burst += len;
-                this.read += len;
-                if this.read > READ_MAX {
+                this.read.set(this.read.get() + len);
+                if this.read.get() > READ_MAX {
                     return Poll::Ready(Err(io::Error::other("the tracker sends without end")));
                 }
                 cursor.put_slice(&this.buffer[..len]);

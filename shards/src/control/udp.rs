@@ -1,64 +1,167 @@
-//! Announces over UDP (BEP 15 with the URL data of BEP 41).
+//! Announces and scrapes over UDP (BEP 15 with the URL data of BEP 41).
 //!
-//! Called by [`TrackerClient::announce`]. Each exchange has a connected socket of its own, so the kernel
-//! drops packets of any other source; the rest is [`Exchange`]'s decision. Connection ids are remembered per
-//! tracker address with the port they were given to, since some trackers take them from that port only.
+//! Called by [`TrackerClient::announce`] and [`TrackerClient::scrape`]. Each tracker address has one connected socket (so
+//! the kernel drops packets of any other source) and one connection id, which all exchanges use for its minute; a task
+//! gives each packet to the exchange with its transaction id, and the rest is [`Exchange`]'s decision. Invariants: one
+//! exchange at a time asks for a connection id; at most [`CHANNELS_MAX`] sockets are kept.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ccbt_protocol::tracker::udp::{AddressFamily, Connection, Exchange, Outcome, Query, RetryPlan, url_data};
+use ccbt_protocol::tracker::udp::{
+    AddressFamily, CONNECTION_LIFE, Connection, Exchange, Outcome, Query, RetryPlan, ScrapeEntry,
+    transaction_of, url_data,
+};
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
-use futures_lite::{AsyncRead, AsyncWrite};
+use futures_lite::{AsyncRead, future};
+use glommio::Task;
+use glommio::channels::local_channel::{LocalReceiver, LocalSender, new_bounded};
 use glommio::net::TcpStream;
+use glommio::sync::Semaphore;
 
 use super::error::TrackerError;
 use super::socket::{connect_udp, within};
 use super::{Target, TrackerClient};
 
-/// Connection ids remembered; each is of use for a minute.
-const CONNECTIONS_MAX: usize = 512;
+/// Sockets kept; each is of use for a minute.
+const CHANNELS_MAX: usize = 256;
 /// Longest packet read; the rest of a longer one is dropped. A full Ethernet frame holds 240 IPv4 peers.
 const PACKET_MAX: usize = 16 * 1024;
+/// Packets that wait for one exchange: it awaits one at a time, and what is repeated may be answered twice.
+const PACKETS_MAX: usize = 4;
 /// Pause after a packet that is no answer; the kernel drops what comes meanwhile beyond its buffer.
 const JUNK_PAUSE: Duration = Duration::from_millis(1);
 /// Addresses asked: the first of each family, since silence costs a whole schedule.
 const ADDRESSES_MAX: usize = 2;
 
-/// Connection ids of trackers.
+/// Sockets of UDP trackers by address.
 #[derive(Default)]
-pub(super) struct Connections {
-    known: RefCell<HashMap<SocketAddr, Known>>,
+pub(super) struct Channels {
+    open: RefCell<HashMap<SocketAddr, Rc<Channel>>>,
 }
 
-/// A connection id, and our port that it was given to.
-#[derive(Clone, Copy)]
-struct Known {
-    connection: Connection,
-    port: u16,
+/// Exchanges by transaction id: where their packets go, or the socket's error.
+type Waiting = Rc<RefCell<HashMap<u32, LocalSender<io::Result<Vec<u8>>>>>>;
+
+/// One tracker address.
+struct Channel {
+    socket: UdpSocket,
+    waiting: Waiting,
+    connection: Cell<Option<Connection>>,
+    /// Held by the exchange that asks for a connection id.
+    connecting: Semaphore,
+    used: Cell<Instant>,
+    /// Reads the socket; ends with this.
+    _reader: Task<()>,
 }
 
-impl Connections {
-    fn get(&self, tracker: SocketAddr, now: Instant) -> Option<Known> {
-        self.known.borrow().get(&tracker).copied().filter(|known| known.connection.is_fresh(now))
+impl Channel {
+    fn fresh(&self) -> Option<Connection> {
+        self.connection.get().filter(|connection| connection.is_fresh(Instant::now()))
+    }
+}
+
+/// An exchange's place in the list, given up when it ends in whatever way.
+struct Place<'a> {
+    channel: &'a Channel,
+    transaction: u32,
+    packets: LocalReceiver<io::Result<Vec<u8>>>,
+}
+
+impl<'a> Place<'a> {
+    fn new(channel: &'a Channel) -> Self {
+        let (sender, packets) = new_bounded(PACKETS_MAX);
+        let mut waiting = channel.waiting.borrow_mut();
+        let mut transaction = rand::random();
+        while waiting.contains_key(&transaction) {
+            transaction = rand::random();
+        }
+        waiting.insert(transaction, sender);
+        Self { channel, transaction, packets }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.channel.waiting.borrow_mut().remove(&self.transaction);
+    }
+}
+
+impl Channels {
+    fn get(&self, client: &TrackerClient, tracker: SocketAddr) -> io::Result<Rc<Channel>> {
+        let mut open = self.open.borrow_mut();
+        if let Some(channel) = open.get(&tracker) {
+            channel.used.set(Instant::now());
+            return Ok(channel.clone());
+        }
+        if open.len() >= CHANNELS_MAX {
+            open.retain(|_, channel| Rc::strong_count(channel) > 1);
+        }
+        let (socket, stream) = connect_udp(tracker, client.config.bind)?;
+        let waiting = Waiting::default();
+        let reader = glommio::spawn_local(read(stream, waiting.clone()));
+        let channel = Rc::new(Channel {
+            socket,
+            waiting,
+            connection: Cell::new(None),
+            connecting: Semaphore::new(1),
+            used: Cell::new(Instant::now()),
+            _reader: reader,
+        });
+        open.insert(tracker, channel.clone());
+        Ok(channel)
     }
 
-    fn set(&self, tracker: SocketAddr, connection: Option<Known>, now: Instant) {
-        let mut known = self.known.borrow_mut();
-        let Some(connection) = connection else {
-            known.remove(&tracker);
-            return;
+    fn is_fresh(&self, tracker: SocketAddr) -> bool {
+        self.open.borrow().get(&tracker).is_some_and(|channel| channel.fresh().is_some())
+    }
+
+    /// Closes what nobody has used for as long as a connection id lives.
+    fn sweep(&self) {
+        self.open.borrow_mut().retain(|_, channel| {
+            Rc::strong_count(channel) > 1 || channel.used.get().elapsed() < CONNECTION_LIFE
+        });
+    }
+
+    /// A socket that failed is of no more use.
+    fn close(&self, tracker: SocketAddr) {
+        self.open.borrow_mut().remove(&tracker);
+    }
+
+    /// Number of sockets.
+    pub fn len(&self) -> usize {
+        self.open.borrow().len()
+    }
+}
+
+/// Hands packets out until the channel ends.
+async fn read(mut stream: TcpStream, waiting: Waiting) {
+    let mut packet = vec![0; PACKET_MAX];
+    loop {
+        let received = future::poll_fn(|cx| Pin::new(&mut stream).poll_read(cx, &mut packet)).await;
+        let sent = match received {
+            Ok(len) => {
+                let transaction = transaction_of(&packet[..len]);
+                let waiting = waiting.borrow();
+                let sender = transaction.and_then(|transaction| waiting.get(&transaction));
+                sender.is_some_and(|sender| sender.try_send(Ok(packet[..len].to_vec())).is_ok())
+            }
+            Err(error) => {
+                // What an earlier packet met with (nobody listens there): all hear of it.
+                for sender in waiting.borrow().values() {
+                    let _ = sender.try_send(Err(error.kind().into()));
+                }
+                false
+            }
         };
-        if known.len() >= CONNECTIONS_MAX {
-            known.retain(|_, known| known.connection.is_fresh(now));
-        }
-        if known.len() < CONNECTIONS_MAX || known.contains_key(&tracker) {
-            known.insert(tracker, connection);
+        if !sent {
+            // Others go first: a flood of such packets must not keep the thread busy.
+            glommio::timer::sleep(JUNK_PAUSE).await;
         }
     }
 }
@@ -70,25 +173,46 @@ impl TrackerClient {
         target: &Target,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
+        let query = Query::Announce(Box::new(request.clone()), url_data(url).to_vec());
+        match self.ask_udp(target, query, request.event == Event::Stopped).await? {
+            Outcome::Announced(response) => Ok(response),
+            _ => unreachable!("an announce's exchange takes announces"),
+        }
+    }
+
+    /// A scrape of as many hashes as one packet takes.
+    pub(super) async fn scrape_udp(
+        &self,
+        target: &Target,
+        hashes: &[ccbt_protocol::ids::InfoHash],
+    ) -> Result<Vec<ScrapeEntry>, TrackerError> {
+        match self.ask_udp(target, Query::Scrape(hashes.to_vec()), false).await? {
+            Outcome::Scraped(entries) => Ok(entries),
+            _ => unreachable!("a scrape's exchange takes scrapes"),
+        }
+    }
+
+    /// Asks the tracker's addresses in turn. `Ok` is what was asked for.
+    async fn ask_udp(&self, target: &Target, query: Query, is_brief: bool) -> Result<Outcome, TrackerError> {
+        self.udp.sweep();
         // Packets have their schedule; the look-up before them has HTTP's limit.
         let after = self.config.http_timeout;
         let look_up = self.resolver.addresses(&target.url, target.port, self.config.bind);
         let mut addresses = within(after, look_up).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
         addresses.truncate(ADDRESSES_MAX);
         // One that answered a moment ago is likely to do so again.
-        addresses.sort_by_key(|address| self.udp.get(*address, Instant::now()).is_none());
+        addresses.sort_by_key(|address| !self.udp.is_fresh(*address));
         let started = Instant::now();
         let mut failure = None;
         for (index, address) in addresses.iter().enumerate() {
-            let plan = self.plan(request.event, index + 1 == addresses.len());
-            match self.exchange(url, *address, plan, request).await {
-                Ok(Outcome::Announced(response)) => return Ok(response),
+            let plan = self.plan(is_brief, index + 1 == addresses.len());
+            match self.exchange_udp(*address, plan, query.clone()).await {
                 Ok(Outcome::Refused(refusal)) => return Err(TrackerError::Refused(refusal)),
                 Ok(Outcome::TimedOut) => {
                     let after = Duration::from_millis(started.elapsed().as_millis() as u64);
                     failure = Some(TrackerError::TimedOut { after });
                 }
-                Ok(Outcome::Scraped(_)) => unreachable!("an announce's exchange takes no scrape"),
+                Ok(answer) => return Ok(answer),
                 Err(error) => failure = Some(TrackerError::connect(target.host(), &error)),
             }
         }
@@ -97,61 +221,73 @@ impl TrackerClient {
 
     /// A `stopped` has little time, so its packets follow each other faster; an address that is not the last
     /// one may be of a family without a route, so it gets one packet.
-    fn plan(&self, event: Event, is_last: bool) -> RetryPlan {
+    fn plan(&self, is_brief: bool, is_last: bool) -> RetryPlan {
         let mut plan = self.config.udp_retry;
         plan.tries_max = if is_last { plan.tries_max.max(1) } else { 1 };
-        if event == Event::Stopped {
+        if is_brief {
             plan.base = plan.base.min(self.config.stop_timeout / 4);
         }
         plan
     }
 
-    async fn exchange(
-        &self,
-        url: &str,
-        tracker: SocketAddr,
-        plan: RetryPlan,
-        request: &AnnounceRequest,
-    ) -> io::Result<Outcome> {
-        let now = Instant::now();
-        let known = self.udp.get(tracker, now);
-        // The port may be taken, by another announce to the same tracker above all: then everything is new.
-        let again =
-            known.and_then(|known| Some((connect_udp(tracker, self.config.bind, known.port).ok()?, known)));
-        let (mut socket, cached) = match again {
-            Some((socket, known)) => (socket, Some(known.connection)),
-            None => (connect_udp(tracker, self.config.bind, 0)?, None),
-        };
-        let port = socket.local_addr()?.port();
-        let query = Query::Announce(Box::new(request.clone()), url_data(url).to_vec());
-        let family = AddressFamily::of(&tracker.ip());
-        let mut exchange = Exchange::new(plan, family, rand::random(), query, cached, now);
-        let mut packet = vec![0; PACKET_MAX];
-        loop {
-            if let Some(request) = exchange.poll_transmit(Instant::now()) {
-                send(&mut socket, &request).await?;
-            }
-            let Some(deadline) = exchange.deadline() else { break };
-            let wait = deadline.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                continue;
-            }
-            let Some(len) = within(wait, receive(&mut socket, &mut packet)).await else { continue };
-            if !exchange.handle_packet(Instant::now(), &packet[..len?]) {
-                // Others go first: a flood of such packets must not keep the shard busy.
-                glommio::timer::sleep(JUNK_PAUSE).await;
-            }
+    async fn exchange_udp(&self, tracker: SocketAddr, plan: RetryPlan, query: Query) -> io::Result<Outcome> {
+        let channel = self.udp.get(self, tracker)?;
+        let place = Place::new(&channel);
+        let result = drive(&channel, &place, plan, AddressFamily::of(&tracker.ip()), query).await;
+        if result.is_err() {
+            self.udp.close(tracker);
         }
-        let connection = exchange.connection().map(|connection| Known { connection, port });
-        self.udp.set(tracker, connection, Instant::now());
-        Ok(exchange.outcome().expect("an exchange without a deadline has ended").clone())
+        result
     }
 }
 
-async fn send(socket: &mut TcpStream, packet: &[u8]) -> io::Result<()> {
-    poll_fn(|cx| Pin::new(&mut *socket).poll_write(cx, packet)).await.map(drop)
-}
-
-async fn receive(socket: &mut TcpStream, packet: &mut [u8]) -> io::Result<usize> {
-    poll_fn(|cx| Pin::new(&mut *socket).poll_read(cx, packet)).await
+/// One exchange over `channel`.
+async fn drive(
+    channel: &Channel,
+    place: &Place<'_>,
+    plan: RetryPlan,
+    family: AddressFamily,
+    query: Query,
+) -> io::Result<Outcome> {
+    // Whoever finds no id waits here for the one who asks for it, but not for a tracker that does not answer.
+    let mut gate = match channel.fresh() {
+        Some(_) => None,
+        None => within(plan.base, channel.connecting.acquire_permit(1)).await.and_then(Result::ok),
+    };
+    let cached = channel.fresh();
+    if cached.is_some() {
+        gate = None;
+    }
+    let mut exchange = Exchange::new(plan, family, place.transaction, query, cached, Instant::now());
+    loop {
+        if let Some(request) = exchange.poll_transmit(Instant::now()) {
+            match channel.socket.send(&request) {
+                // The kernel has no room: the packet is as good as lost, and repeated.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => drop(sent?),
+            }
+        }
+        let Some(deadline) = exchange.deadline() else { break };
+        let wait = deadline.saturating_duration_since(Instant::now());
+        if wait.is_zero() {
+            continue;
+        }
+        let Some(packet) = within(wait, place.packets.recv()).await else { continue };
+        let Some(packet) = packet else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        if !exchange.handle_packet(Instant::now(), &packet?) {
+            glommio::timer::sleep(JUNK_PAUSE).await;
+        }
+        if let Some(connection) = exchange.connection() {
+            gate = None;
+            if channel.connection.get().is_none_or(|known| known.received < connection.received) {
+                channel.connection.set(Some(connection));
+            }
+        }
+    }
+    drop(gate);
+    if exchange.connection().is_none() && channel.connection.get() == cached {
+        // It was found out to be of no use.
+        channel.connection.set(None);
+    }
+    Ok(exchange.outcome().expect("an exchange without a deadline has ended").clone())
 }

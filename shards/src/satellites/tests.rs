@@ -78,6 +78,7 @@ impl Team {
                 connections,
                 discovery: None,
                 utp_ends: Default::default(),
+                trackers: crate::trackers::Trackers::unheard(),
             };
             let mut config = config();
             config.index = index;

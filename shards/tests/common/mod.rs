@@ -14,11 +14,11 @@ use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::selection::Selection;
-use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::discovery::DiscoveryConfig;
 use ccbt_shards::messages::{AddTorrent, Event, FromShard};
 use ccbt_shards::service::{Service, ServiceConfig};
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::trackers::TrackersConfig;
 use ccbt_shards::zero_copy::ZeroCopySend;
 use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
@@ -43,7 +43,7 @@ pub fn service_with(shards: usize, memory_mib: usize, change: impl FnOnce(&mut S
         max_connections: 100,
         choker: ChokerConfig::default(),
         window: WindowConfig::default(),
-        tracker: TrackerClientConfig::default(),
+        trackers: TrackersConfig::default(),
         down_limit: 0,
         up_limit: 0,
         count_overhead: false,

@@ -32,7 +32,7 @@ fn compact_answer_and_a_proper_request() {
     let headers: Vec<&str> = lines.collect();
     let host = format!("Host: {}", server.addr);
     let agent = concat!("User-Agent: ccbt-fast/", env!("CARGO_PKG_VERSION"));
-    for header in [&*host, agent, "Accept-Encoding: gzip", "Connection: close"] {
+    for header in [&*host, agent, "Accept-Encoding: gzip"] {
         assert!(headers.contains(&header), "{header} is not in {headers:?}");
     }
 }
@@ -333,39 +333,68 @@ fn unusable_urls_are_told() {
     }
 }
 
-/// More announces than may be under way at once to one tracker wait for their turn, and all come through.
+/// Reads requests off `stream` until its other end closes it; each is answered. How many there were.
+fn serve_all(mut stream: TcpStream) -> usize {
+    let mut count = 0;
+    while !read_head(&mut stream).is_empty() {
+        count += 1;
+        respond(&mut stream, "200 OK", "", COMPACT);
+    }
+    count
+}
+
+/// Announces one after the other share a connection; one that the server has closed meanwhile is replaced.
 #[test]
-fn many_announces_wait_for_their_turn() {
-    const AT_ONCE: usize = 16;
-    const ANNOUNCES: usize = 4 * AT_ONCE;
+fn connections_are_kept_and_replaced() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/announce", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
-        for _ in 0..ANNOUNCES / AT_ONCE {
-            listener.set_nonblocking(false).unwrap();
-            let streams: Vec<_> = (0..AT_ONCE).map(|_| listener.accept().unwrap().0).collect();
-            listener.set_nonblocking(true).unwrap();
-            assert!(listener.accept().is_err(), "one more than {AT_ONCE} at a time");
-            for mut stream in streams {
-                read_head(&mut stream);
-                respond(&mut stream, "200 OK", "", COMPACT);
+        // The first connection is cut after three answers, without a word.
+        let mut first = listener.accept().unwrap().0;
+        for _ in 0..3 {
+            read_head(&mut first);
+            respond(&mut first, "200 OK", "", COMPACT);
+        }
+        drop(first);
+        serve_all(listener.accept().unwrap().0)
+    });
+    run(move || async move {
+        let client = TrackerClient::new(TrackerClientConfig::default());
+        for _ in 0..8 {
+            assert_eq!(client.announce(&url, &request()).await.unwrap().peers, compact_peers());
+        }
+        assert_eq!(client.kept().0, 1);
+    });
+    assert_eq!(server.join().unwrap(), 5);
+}
+
+#[test]
+fn scrapes_ask_for_many_torrents_at_once() {
+    let server = WebServer::start(|head, stream| {
+        let hashes = head.matches("info_hash=").count();
+        let mut body = b"d5:filesd".to_vec();
+        for byte in 0..hashes as u8 {
+            if head.contains(&format!("info_hash={}&", "%00".repeat(20))) {
+                body.extend(b"20:");
+                body.extend([byte; 20]);
+                body.extend(format!("d8:completei{byte}e10:downloadedi9e10:incompletei1ee").bytes());
             }
         }
+        body.extend(b"ee");
+        respond(stream, "200 OK", "", &body);
     });
-    let answers = run(move || async move {
-        let client = std::rc::Rc::new(TrackerClient::new(TrackerClientConfig::default()));
-        let tasks: Vec<_> = (0..ANNOUNCES)
-            .map(|_| {
-                let (client, url) = (client.clone(), url.clone());
-                glommio::spawn_local(async move { client.announce(&url, &request()).await.is_ok() })
-            })
-            .collect();
-        let mut answers = 0;
-        for task in tasks {
-            answers += usize::from(task.await);
-        }
-        answers
+    let url = server.url();
+    let entries = run(move || async move {
+        let hashes: Vec<_> = (0..45).map(|byte| InfoHash([byte; 20])).collect();
+        TrackerClient::new(TrackerClientConfig::default()).scrape(&url, &hashes).await.unwrap()
     });
-    server.join().unwrap();
-    assert_eq!(answers, ANNOUNCES);
+    assert_eq!(entries.len(), 45);
+    assert_eq!(entries[7].map(|entry| (entry.seeders, entry.completed, entry.leechers)), Some((7, 9, 1)));
+    assert!(entries[..40].iter().all(Option::is_some) && entries[40..].iter().all(Option::is_none));
+    assert!(server.head().starts_with("GET /scrape?info_hash="));
+    let error = run(|| async {
+        let client = TrackerClient::new(TrackerClientConfig::default());
+        client.scrape("http://127.0.0.1:9/a", &[InfoHash([0; 20])]).await.unwrap_err()
+    });
+    assert!(matches!(error, TrackerError::NoScrape { .. }), "{error:?}");
 }

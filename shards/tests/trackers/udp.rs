@@ -208,3 +208,54 @@ fn floods_end_in_time() {
     let error = ask(quick(30, 3), &format!("udp://{addr}")).unwrap_err();
     assert!(matches!(error, TrackerError::TimedOut { .. }), "{error:?}");
 }
+
+/// Many at once ask for one connection id, and use one socket.
+#[test]
+fn announces_at_once_share_a_connection_id() {
+    let (tell, ports) = channel();
+    let (addr, packets) = v4(move |_, call| {
+        let _ = tell.send(call.from.port());
+        call.serve();
+    });
+    let url = format!("udp://{addr}/announce");
+    run(move || async move {
+        let client = Rc::new(TrackerClient::new(TrackerClientConfig::default()));
+        let announce = |client: Rc<TrackerClient>, url: String| async move {
+            assert_eq!(client.announce(&url, &request()).await.unwrap().peers, compact_peers());
+        };
+        let tasks: Vec<_> =
+            (0..20).map(|_| glommio::spawn_local(announce(client.clone(), url.clone()))).collect();
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(client.kept().1, 1);
+    });
+    let sizes: Vec<_> = packets.try_iter().map(|packet| packet.len()).collect();
+    assert_eq!(sizes.iter().filter(|len| **len == 16).count(), 1, "{sizes:?}");
+    assert_eq!(sizes.len(), 21);
+    let ports: std::collections::HashSet<_> = ports.try_iter().collect();
+    assert_eq!(ports.len(), 1);
+}
+
+#[test]
+fn scrapes_take_74_hashes_a_packet() {
+    let (addr, packets) = v4(|_, call| {
+        if call.is_connect() {
+            return call.serve();
+        }
+        let hashes = (call.packet.len() - 16) / 20;
+        let body: Vec<u8> = (0..hashes as u32 * 3).flat_map(u32::to_be_bytes).collect();
+        call.reply(2, call.transaction(), &body);
+    });
+    let url = format!("udp://{addr}/announce");
+    let entries = run(move || async move {
+        let hashes: Vec<_> = (0..100).map(|byte| InfoHash([byte; 20])).collect();
+        TrackerClient::new(TrackerClientConfig::default()).scrape(&url, &hashes).await.unwrap()
+    });
+    assert_eq!(entries.len(), 100);
+    let last = entries[73].unwrap();
+    assert_eq!((last.seeders, last.completed, last.leechers), (219, 220, 221));
+    assert_eq!(entries[74].unwrap().seeders, 0, "the first of the second packet");
+    let sizes: Vec<_> = packets.try_iter().map(|packet| packet.len()).collect();
+    assert_eq!(sizes, [16, 16 + 74 * 20, 16 + 26 * 20]);
+}

@@ -2,13 +2,17 @@
 
 use std::collections::HashSet;
 
-use ccbt_protocol::tracker::http::{ReplyError, parse_response};
+use ccbt_protocol::ids::InfoHash;
+use ccbt_protocol::tracker::http::{ReplyError, parse_response, parse_scrape};
 use ccbt_protocol::tracker::{
     AnnounceResponse, INTERVAL_MAX, INTERVAL_MIN, PEERS_MAX, RetryIn, TEXT_LEN_MAX, TRACKER_ID_LEN_MAX,
 };
 
 /// Panics when an invariant breaks.
 pub fn run(data: &[u8]) {
+    if let Ok(entries) = parse_scrape(data, &[InfoHash([b'a'; 20]), InfoHash([0; 20])]) {
+        assert_eq!(entries.len(), 2);
+    }
     match parse_response(data) {
         Ok(response) => check(&response),
         Err(ReplyError::Malformed) => {}

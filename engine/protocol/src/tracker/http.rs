@@ -3,11 +3,13 @@
 //! Called by the control plane, which does the transport. Invariant: an answer that is a dictionary is always usable;
 //! a field of the wrong type or with nonsense in it counts as absent, since real trackers send all of that.
 
+use super::udp::ScrapeEntry;
 use super::{
     AnnounceRequest, AnnounceResponse, Event, INTERVAL_MAX, PEERS_MAX, PeerCollector, RetryIn,
     TRACKER_ID_LEN_MAX, TrackerFailure, clamp_interval, clean_text,
 };
 use crate::bencode::{self, Dict, Limits, Value};
+use crate::ids::InfoHash;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -64,6 +66,47 @@ pub fn announce_url(base: &str, request: &AnnounceRequest) -> String {
         percent_encode(id, &mut url);
     }
     url
+}
+
+/// The URL that scrapes of the torrents `hashes` go to (BEP 48): that of announces with "scrape" in place of "announce" in
+/// the last part of its path. `None` when that does not begin so: then the tracker cannot be scraped.
+pub fn scrape_url(base: &str, hashes: &[InfoHash]) -> Option<String> {
+    let base = base.split('#').next().unwrap_or(base);
+    let (path, query) = base.split_once('?').map_or((base, None), |(path, query)| (path, Some(query)));
+    let (folder, last) = path.rsplit_once('/')?;
+    let mut url = format!("{folder}/scrape{}?", last.strip_prefix("announce")?);
+    if let Some(query) = query.filter(|query| !query.is_empty()) {
+        push(&mut url, format_args!("{query}&"));
+    }
+    for (index, hash) in hashes.iter().enumerate() {
+        url.push_str(if index == 0 { "info_hash=" } else { "&info_hash=" });
+        percent_encode(&hash.0, &mut url);
+    }
+    Some(url)
+}
+
+/// Reads the body of a scrape's answer: counts of `hashes`, in their order; `None` for those that it does not tell of.
+///
+/// # Errors
+/// As [`parse_response`].
+pub fn parse_scrape(body: &[u8], hashes: &[InfoHash]) -> Result<Vec<Option<ScrapeEntry>>, ReplyError> {
+    let (document, _) =
+        bencode::decode_prefix(body, Limits { tokens: VALUES_MAX }).map_err(|_| ReplyError::Malformed)?;
+    let dict = document.root().as_dict().ok_or(ReplyError::Malformed)?;
+    if let Some(reason) = dict.get_bytes(b"failure reason") {
+        return Err(TrackerFailure { reason: clean_text(reason), retry_in: retry_in(&dict) }.into());
+    }
+    let Some(files) = dict.get_dict(b"files") else { return Ok(vec![None; hashes.len()]) };
+    let entry = |hash: &InfoHash| {
+        let file = files.get_dict(&hash.0)?;
+        let count = |key: &[u8]| file.get_int(key).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        Some(ScrapeEntry {
+            seeders: count(b"complete"),
+            completed: count(b"downloaded"),
+            leechers: count(b"incomplete"),
+        })
+    };
+    Ok(hashes.iter().map(entry).collect())
 }
 
 fn push(url: &mut String, arguments: std::fmt::Arguments<'_>) {

@@ -5,6 +5,7 @@
 //! Invariant: everything read from a tracker is bounded here ([`PEERS_MAX`], [`TEXT_LEN_MAX`], [`clamp_interval`]), so
 //! that nothing beyond this module sizes an allocation or a timer by what a stranger wrote.
 
+pub mod dispatch;
 pub mod http;
 pub mod schedule;
 pub mod udp;
@@ -19,7 +20,7 @@ pub const PEERS_MAX: usize = 2000;
 pub const TEXT_LEN_MAX: usize = 512;
 /// Longest tracker id kept, in bytes; a longer one is ignored, since echoing a part of it would name another session.
 pub const TRACKER_ID_LEN_MAX: usize = 256;
-/// Shortest time between two regular announces to one tracker, whatever it asks for.
+/// Shortest interval that counts, whatever a tracker asks for; only its own `min interval` allows a sooner announce.
 pub const INTERVAL_MIN: Duration = Duration::from_secs(60);
 /// Longest time between two regular announces to one tracker, whatever it asks for.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Most trackers kept of one torrent; the rest is dropped.
 pub const TRACKERS_MAX: usize = 200;
 
+/// Longest delay of a regular announce that keeps torrents apart.
+const LATER_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// How an announcer behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulePlan {
@@ -182,7 +185,17 @@ impl Announcer {
     }
 
     /// The tracker answered. Late answers, of announces given up meanwhile, are ignored.
-    pub fn on_response(&mut self, now: Instant, token: AnnounceToken, response: &AnnounceResponse) {
+    ///
+    /// Torrents that began together do not stay together: where the tracker says that sooner is welcome (`min interval`),
+    /// the second announce comes somewhere in the second half of the interval and each later one up to a tenth of it
+    /// sooner; elsewhere each comes up to a tenth later, and five minutes at most.
+    pub fn on_response(
+        &mut self,
+        now: Instant,
+        token: AnnounceToken,
+        response: &AnnounceResponse,
+        rng: &mut impl Rng,
+    ) {
         let Some((index, event)) = self.take_in_flight(token) else { return };
         let tracker = &mut self.trackers[index];
         let status = &mut tracker.status;
@@ -205,8 +218,17 @@ impl Announcer {
         let (tier, has_more_to_tell) = (tracker.status.tier, tracker.event() != Event::None);
         let group = self.group_of(index);
         self.move_to_front_of_tier(group, index, tier);
-        self.groups[group].next_at =
-            if has_more_to_tell { now } else { now + response.interval.max(min_interval) };
+        let wait = spread(response.interval, response.min_interval, event == Event::Started, rng);
+        self.groups[group].next_at = if has_more_to_tell { now } else { now + wait.max(min_interval) };
+    }
+
+    /// The announce could not be sent for reasons of our own: it is due again at `until`, and says nothing about its tracker.
+    pub fn on_deferred(&mut self, token: AnnounceToken, until: Instant) {
+        let Some((index, event)) = self.take_in_flight(token) else { return };
+        if event != Event::Stopped {
+            let group = self.group_of(index);
+            self.groups[group].next_at = until;
+        }
     }
 
     /// The announce failed: no answer, a broken one, or a refusal with the tracker's wish when to try again (BEP 31).
@@ -382,6 +404,22 @@ impl TrackerStatus {
     }
 }
 
+/// Time until the next regular announce, see [`Announcer::on_response`].
+fn spread(
+    interval: Duration,
+    min_interval: Option<Duration>,
+    is_first: bool,
+    rng: &mut impl Rng,
+) -> Duration {
+    match min_interval.filter(|min| *min < interval) {
+        Some(min) => {
+            let sooner = if is_first { interval / 2 } else { interval / 10 };
+            rng.random_range((interval - sooner).max(min)..=interval)
+        }
+        None => interval + rng.random_range(Duration::ZERO..=(interval / 10).min(LATER_MAX)),
+    }
+}
+
 /// Whether this client can announce to `url`.
 pub fn is_supported(url: &str) -> bool {
     let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -389,4 +427,4 @@ pub fn is_supported(url: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

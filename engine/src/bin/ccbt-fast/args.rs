@@ -7,6 +7,7 @@ mod checkpoints;
 mod config;
 mod daemon;
 mod files;
+mod server;
 mod settings;
 mod stream;
 
@@ -27,6 +28,7 @@ pub use daemon::{
     RemoveArgs,
 };
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
+pub use server::{DoctorArgs, TuneArgs};
 pub use settings::{SettingArgs, SourceArgs};
 pub use stream::StreamArgs;
 
@@ -44,7 +46,7 @@ Exit codes:
   0              done; for `seed`, `daemon`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
   1              failed while running: bad pieces, or a failure of disk or network; no daemon runs
   2              wrong usage, configuration, torrent or path; nothing was created
-  3              io_uring or lockable memory is not available
+  3              io_uring or lockable memory is not available; for `doctor` a check failed
   129, 130, 143  stopped by SIGHUP, SIGINT or SIGTERM before it was finished, or at once by a second one
 
 `download`, `seed` and `daemon` read ccbt.toml again on SIGHUP, unless their terminal is gone: then they stop.
@@ -96,12 +98,18 @@ pub enum Command {
     Limit(LimitArgs),
     /// Hash all data of torrents of the daemon again
     Recheck(PickArgs),
+    /// Ask the trackers of torrents of the daemon how many peers they know
+    Scrape(PickArgs),
     /// Move torrents of the daemon in its queue
     Queue(QueueArgs),
     /// Show the daemon as a whole
     Stats(ListArgs),
     /// Print what happens in the daemon, one JSON object a line
     Events(ListArgs),
+    /// Say what this machine lacks, and what to type about it; nothing is changed
+    Doctor(DoctorArgs),
+    /// Show what a server's settings should be, or set them
+    Tune(TuneArgs),
 }
 
 impl Command {

@@ -1,5 +1,5 @@
 //! The commands that control a daemon: `add`, `list`, `show`, `pause`, `resume`, `remove`, `limit`, `recheck`, `move`,
-//! `queue`, `events` and `stats`.
+//! `queue`, `scrape`, `events` and `stats`.
 //!
 //! Each asks once per torrent and tells the answer. Invariant: what a stranger named is escaped, in words and in JSON.
 
@@ -259,6 +259,16 @@ fn change(args: &ChangeArgs) -> api::Change {
         seed_action: args.action(),
         forced: args.force,
     }
+}
+
+/// Tells what trackers know.
+pub fn scrape(args: &PickArgs) -> Result<(), Failure> {
+    let client = client(&args.control)?;
+    for prefix in &args.info_hashes {
+        let scrapes: api::Scrapes = client.call("GET", &path_of(prefix, "/scrape"), NO_BODY)?;
+        tell(args.control.json, &scrapes, || table::scrapes(&scrapes));
+    }
+    Ok(())
 }
 
 /// Shows the daemon as a whole.

@@ -57,6 +57,12 @@ pub enum Failure {
     /// Files cannot be moved or removed.
     #[error(transparent)]
     Relocate(#[from] RelocateError),
+    /// This machine does not run it.
+    #[error("{0} checks failed; the list above says what to do")]
+    Unfit(usize),
+    /// Settings of a server cannot be written.
+    #[error(transparent)]
+    Tune(#[from] ccbt_fast::tuning::ApplyError),
     /// Some files stay.
     #[error("{0} files could not be removed; the list above says why")]
     Left(usize),
@@ -129,6 +135,7 @@ impl Failure {
             | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. } | VerifyError::Layout(_)) => {
                 2
             }
+            Self::Unfit(_) => 3,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,
         }

@@ -11,6 +11,7 @@ mod create;
 mod daemon;
 mod delete;
 mod demo;
+mod doctor;
 mod download;
 mod failure;
 mod gauge;
@@ -29,6 +30,7 @@ mod signals;
 mod stream;
 mod table;
 mod transfer;
+mod tune;
 mod units;
 mod verify;
 
@@ -64,9 +66,12 @@ fn main() -> ExitCode {
         Command::Remove(args) => control::remove(args),
         Command::Limit(args) => control::limit(args),
         Command::Recheck(args) => control::recheck(args),
+        Command::Scrape(args) => control::scrape(args),
         Command::Queue(args) => control::queue(args),
         Command::Stats(args) => control::stats(args),
         Command::Events(args) => control::events(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Tune(args) => tune::run(args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

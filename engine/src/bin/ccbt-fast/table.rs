@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ccbt_fast::daemon::SeedAction;
-use ccbt_fast::daemon::api::{Activity, Stats, Torrent, TorrentDetail};
+use ccbt_fast::daemon::api::{Activity, Scrape, Scrapes, Stats, Torrent, TorrentDetail};
 use ccbt_protocol::metainfo::escape_for_terminal;
 
 use crate::units;
@@ -144,6 +144,27 @@ pub fn limits(down: u64, up: u64) -> String {
     format!("limits of all torrents: down {}, up {}", limit(down), limit(up))
 }
 
+/// What trackers know of a torrent.
+pub fn scrapes(scrapes: &Scrapes) -> String {
+    let row = |scrape: &Scrape| {
+        let count = |count: Option<u32>| count.map_or("?".to_owned(), |count| count.to_string());
+        let told = match &scrape.error {
+            Some(error) => error.clone(),
+            None => format!(
+                "{} seeders, {} leechers, completed {} times",
+                count(scrape.seeders),
+                count(scrape.leechers),
+                count(scrape.completed)
+            ),
+        };
+        format!("{}  {}", escape_for_terminal(&scrape.url), escape_for_terminal(&told))
+    };
+    match scrapes.trackers.is_empty() {
+        true => format!("{} has no trackers", scrapes.info_hash),
+        false => scrapes.trackers.iter().map(row).collect::<Vec<_>>().join("\n"),
+    }
+}
+
 /// The daemon as a whole.
 pub fn stats(stats: &Stats) -> String {
     format!(
@@ -151,7 +172,8 @@ pub fn stats(stats: &Stats) -> String {
          {} torrents: {} downloading, {} seeding, {} queued, {} paused, {} failed\n\
          {} peers, receiving {}, sending {}\n\
          received {}, sent {}\n\
-         DHT: {} nodes, {} look-ups, {} announced\n{}",
+         DHT: {} nodes, {} look-ups, {} announced\n\
+         trackers: {} hosts ({} silent), {} requests wait, {} under way, {} answered, {} not\n{}",
         escape_for_terminal(&stats.version),
         stats.pid,
         units::duration(Duration::from_secs(stats.uptime_seconds)),
@@ -170,6 +192,12 @@ pub fn stats(stats: &Stats) -> String {
         stats.dht_nodes,
         stats.dht_lookups,
         stats.dht_announced,
+        stats.tracker_hosts,
+        stats.tracker_hosts_down,
+        stats.tracker_waiting,
+        stats.tracker_running,
+        stats.tracker_answered,
+        stats.tracker_failed,
         limits(stats.down_limit, stats.up_limit)
     )
 }

@@ -6,6 +6,14 @@ use crate::config::kind::{Kind, Value};
 pub(super) const KEYS: &[Key] = &[
     key(
         "discovery",
+        "tracker_connections",
+        Kind::Int { min: 1, max: 32 },
+        "8",
+        "Announces and scrapes under way at one tracker host; others wait for their turn.",
+        |effect, value| effect.settings.tracker_connections = value.count().expect("a number"),
+    ),
+    key(
+        "discovery",
         "enable_dht",
         Kind::Bool,
         "true",

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, HttpBody, to_bytes};
@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ccbt_protocol::ids::InfoHash;
 use crossbeam_channel::Sender;
 use http_body_util::LengthLimitError;
 use serde::Serialize;
@@ -25,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::Streaming;
+use crate::Scraped;
 use crate::daemon::api::{self, ApiError};
 use crate::daemon::core::{Answer, Message, NewTorrent, Request as Call};
 
@@ -39,6 +41,8 @@ const ADD_BYTES_MAX: usize = TORRENT_BYTES_MAX / 3 * 4 + BODY_BYTES_MAX;
 const ADDS_MAX: usize = 2;
 /// So long an answer is waited for: a torrent that is removed says goodbye to its trackers.
 const PATIENCE: Duration = Duration::from_secs(50);
+/// So long trackers are waited for: what has not come by then is told as missing.
+const SCRAPE_PATIENCE: Duration = Duration::from_secs(40);
 
 #[derive(Clone)]
 struct App {
@@ -66,6 +70,7 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/torrents/{id}/move", post(move_files)),
         ("post", "/v1/torrents/{id}/queue", post(step)),
         ("post", "/v1/torrents/{id}/peers", post(peers)),
+        ("get", "/v1/torrents/{id}/scrape", get(scrape)),
     ]
 }
 
@@ -171,6 +176,7 @@ impl App {
             Answer::Removed(removed) => json(status, &removed),
             Answer::Stats(stats) => json(status, &stats),
             Answer::Limits { down, up } => json(status, &LimitsNow { down_limit: down, up_limit: up }),
+            Answer::Scrapes(hash, asked) => json(status, &scrapes(hash, asked).await?),
             Answer::Events(lines) => typed(status, "application/x-ndjson", Body::from_stream(Lines(lines))),
         })
     }
@@ -267,6 +273,39 @@ async fn step(State(app): State<App>, Path(id): Path<String>, Json(step): Json<a
 
 async fn peers(State(app): State<App>, Path(id): Path<String>, Json(peers): Json<api::Peers>) -> Answered {
     app.answer(StatusCode::OK, Call::Peers(id, peers)).await
+}
+
+async fn scrape(State(app): State<App>, Path(id): Path<String>) -> Answered {
+    app.answer(StatusCode::OK, Call::Scrape(id)).await
+}
+
+/// Waits for trackers' answers: at most one wait for each connection of a client.
+async fn scrapes(
+    hash: InfoHash,
+    asked: Vec<(String, crossbeam_channel::Receiver<Scraped>)>,
+) -> Result<api::Scrapes, ApiError> {
+    let until = Instant::now() + SCRAPE_PATIENCE;
+    let wait = move |(url, answer): (String, crossbeam_channel::Receiver<Scraped>)| {
+        scraped(url, answer.recv_deadline(until))
+    };
+    let trackers = tokio::task::spawn_blocking(move || asked.into_iter().map(wait).collect()).await;
+    let trackers = trackers.map_err(|_| ApiError::new(503, "stopping", "the daemon is stopping"))?;
+    Ok(api::Scrapes { info_hash: hash.to_string(), trackers })
+}
+
+fn scraped(url: String, answer: Result<Scraped, crossbeam_channel::RecvTimeoutError>) -> api::Scrape {
+    let (entry, error) = match answer {
+        Ok(Ok(entries)) => (entries.first().copied().flatten(), None),
+        Ok(Err(error)) => (None, Some(error.to_string())),
+        Err(_) => (None, Some("the tracker has not answered yet".to_owned())),
+    };
+    api::Scrape {
+        url,
+        seeders: entry.map(|entry| entry.seeders),
+        leechers: entry.map(|entry| entry.leechers),
+        completed: entry.map(|entry| entry.completed),
+        error,
+    }
 }
 
 #[cfg(test)]

@@ -163,7 +163,16 @@ fn answers_and_questions_are_described_field_by_field() {
         dht_announced: 0,
         dht_stored: 0,
         lsd_heard: 0,
+        tracker_hosts: 0,
+        tracker_hosts_down: 0,
+        tracker_waiting: 0,
+        tracker_running: 0,
+        tracker_answered: 0,
+        tracker_failed: 0,
     };
+    let scrape = scraped("udp://t".to_owned(), Ok(Ok(vec![None])));
+    assert_described("Scrape", &scrape);
+    assert_described("Scrapes", &api::Scrapes { info_hash: String::new(), trackers: Vec::new() });
     assert_described("Torrent", &row());
     assert_described("TorrentDetail", &detail);
     assert_described("File", &file);

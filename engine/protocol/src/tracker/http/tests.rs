@@ -177,3 +177,30 @@ proptest! {
         prop_assert_eq!(decoded, hash);
     }
 }
+
+#[test]
+fn scrapes_go_where_bep_48_says() {
+    let hashes = [InfoHash([1; 20]), InfoHash(*b"aaaaaaaaaaaaaaaaaaaa")];
+    let one = format!("info_hash={}", "%01".repeat(20));
+    let url = |base| scrape_url(base, &hashes[..1]);
+    assert_eq!(url("http://t/announce"), Some(format!("http://t/scrape?{one}")));
+    assert_eq!(url("http://t/x/announce?k=v#f"), Some(format!("http://t/x/scrape?k=v&{one}")));
+    assert_eq!(url("http://t/announce.php"), Some(format!("http://t/scrape.php?{one}")));
+    for base in ["http://t/a", "http://t/announce/x", "http://t/x%064announce", "http://t/?a=/announc", ""] {
+        assert_eq!(url(base), None, "{base}");
+    }
+    let both = scrape_url("http://t/announce", &hashes).unwrap();
+    assert_eq!(both, format!("http://t/scrape?{one}&info_hash={}", "a".repeat(20)));
+}
+
+#[test]
+fn a_scrapes_answer_tells_of_those_it_knows() {
+    let hashes = [InfoHash(*b"aaaaaaaaaaaaaaaaaaaa"), InfoHash([1; 20])];
+    let body = b"d5:filesd20:aaaaaaaaaaaaaaaaaaaad8:completei5e10:downloadedi50e10:incompletei-1eeee";
+    let entry = ScrapeEntry { seeders: 5, completed: 50, leechers: 0 };
+    assert_eq!(parse_scrape(body, &hashes), Ok(vec![Some(entry), None]));
+    assert_eq!(parse_scrape(b"de", &hashes), Ok(vec![None, None]));
+    assert_eq!(parse_scrape(b"le", &hashes), Err(ReplyError::Malformed));
+    let refused = parse_scrape(b"d14:failure reason4:no\x07!e", &hashes).unwrap_err();
+    assert_eq!(refused.to_string(), "the tracker refused the announce: no !");
+}

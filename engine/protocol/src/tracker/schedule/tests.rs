@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 /// Deterministic stand-in for a random source (splitmix64).
-struct TestRng(u64);
+pub(in crate::tracker) struct TestRng(pub u64);
 
 impl rand::TryRng for TestRng {
     type Error = std::convert::Infallible;
@@ -94,9 +94,9 @@ fn failure_goes_to_the_next_tracker_and_success_moves_it_to_the_front() {
     let second = announcer.poll(t0).unwrap();
     assert_ne!(first.token.tracker, second.token.tracker);
     assert_eq!(second.event, Event::Started);
-    announcer.on_response(t0, second.token, &ok());
+    announcer.on_response(t0, second.token, &ok(), &mut TestRng(5));
     let next = announcer.next_wakeup(t0).unwrap();
-    assert_eq!(next, t0 + INTERVAL_DEFAULT);
+    assert!((t0 + INTERVAL_DEFAULT..=t0 + INTERVAL_DEFAULT + INTERVAL_DEFAULT / 10).contains(&next));
     let again = announcer.poll(next).unwrap();
     assert_eq!((again.token.tracker, again.event), (second.token.tracker, Event::None));
     // All of the first tier comes before the second one.
@@ -149,15 +149,15 @@ fn started_completed_stopped_reach_who_shall_know() {
     let mut announcer = announcer(&[1, 1, 1], true, t0);
     let sent = drain(&mut announcer, t0);
     let answer = AnnounceResponse { tracker_id: Some(b"id".to_vec()), ..ok() };
-    announcer.on_response(t0, sent[0].token, &answer);
+    announcer.on_response(t0, sent[0].token, &answer, &mut TestRng(5));
     fail(&mut announcer, t0, &sent[1]);
     // The third one is still under way when the download ends.
     announcer.on_completed(t0);
     let completed = announcer.poll(t0).unwrap();
     assert_eq!((completed.token.tracker, completed.event), (sent[0].token.tracker, Event::Completed));
     assert_eq!(completed.tracker_id.as_deref(), Some(&b"id"[..]));
-    announcer.on_response(t0, completed.token, &ok());
-    announcer.on_response(t0, sent[2].token, &ok());
+    announcer.on_response(t0, completed.token, &ok(), &mut TestRng(5));
+    announcer.on_response(t0, sent[2].token, &ok(), &mut TestRng(5));
     let third = announcer.poll(t0).unwrap();
     assert_eq!((third.token.tracker, third.event), (sent[2].token.tracker, Event::Completed));
     fail(&mut announcer, t0, &third);
@@ -181,7 +181,7 @@ fn a_started_answered_after_stop_is_undone() {
     let started = announcer.poll(now).unwrap();
     assert_eq!(announcer.stop(now), []);
     assert_eq!(announcer.next_wakeup(now), None);
-    announcer.on_response(now, started.token, &ok());
+    announcer.on_response(now, started.token, &ok(), &mut TestRng(5));
     assert_eq!(announcer.next_wakeup(now), Some(now));
     assert_eq!(announcer.poll(now).unwrap().event, Event::Stopped);
     announcer.restart(now);
@@ -194,13 +194,69 @@ fn forced_announces_respect_the_min_interval() {
     let mut announcer = announcer(&[2], true, t0);
     let announce = announcer.poll(t0).unwrap();
     let min = Duration::from_secs(300);
-    announcer.on_response(t0, announce.token, &AnnounceResponse { min_interval: Some(min), ..ok() });
+    announcer.on_response(
+        t0,
+        announce.token,
+        &AnnounceResponse { min_interval: Some(min), ..ok() },
+        &mut TestRng(5),
+    );
     announcer.announce_now(t0);
     assert_eq!(announcer.poll(t0), None);
     assert_eq!(announcer.next_wakeup(t0), Some(t0 + min));
     assert_eq!(announcer.poll(t0 + min).unwrap().token.tracker, announce.token.tracker);
-    announcer.on_response(t0, announce.token, &ok());
+    announcer.on_response(t0, announce.token, &ok(), &mut TestRng(5));
     assert_eq!(announcer.next_wakeup(t0 + min), None, "an old token answers nothing");
+}
+
+/// Times of the announces after `started`, as shares of the interval.
+fn waits(min_interval: Option<Duration>, seed: u64) -> Vec<f64> {
+    let mut now = Instant::now();
+    let mut announcer = announcer(&[1], true, now);
+    let mut rng = TestRng(seed);
+    let response = AnnounceResponse { min_interval, ..ok() };
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let announce = announcer.poll(now).unwrap();
+        announcer.on_response(now, announce.token, &response, &mut rng);
+        let next = announcer.next_wakeup(now).unwrap();
+        waits.push((next - now).div_duration_f64(INTERVAL_DEFAULT));
+        now = next;
+    }
+    waits
+}
+
+#[test]
+fn torrents_drift_apart_and_keep_to_both_intervals() {
+    let mut seconds = Vec::new();
+    for seed in 0..200 {
+        for wait in waits(None, seed) {
+            assert!((1.0..=1.1).contains(&wait), "never sooner where nothing allows it: {wait}");
+        }
+        let allowed = waits(Some(INTERVAL_DEFAULT / 3), seed);
+        assert!((0.5..=1.0).contains(&allowed[0]), "{allowed:?}");
+        assert!(allowed[1..].iter().all(|wait| (0.9..=1.0).contains(wait)), "{allowed:?}");
+        seconds.push(allowed[0]);
+        let narrow = waits(Some(INTERVAL_DEFAULT * 19 / 20), seed);
+        assert!(narrow.iter().all(|wait| (0.95..=1.0).contains(wait)), "{narrow:?}");
+    }
+    for quarter in 0..4 {
+        let from = 0.5 + 0.125 * f64::from(quarter);
+        let count = seconds.iter().filter(|wait| (from..from + 0.125).contains(*wait)).count();
+        assert!((25..80).contains(&count), "{count} of 200 in one quarter of the half");
+    }
+}
+
+#[test]
+fn what_was_not_sent_is_due_again_and_is_nobodys_fault() {
+    let now = Instant::now();
+    let mut announcer = announcer(&[2], true, now);
+    let first = announcer.poll(now).unwrap();
+    let later = now + Duration::from_secs(7);
+    announcer.on_deferred(first.token, later);
+    assert_eq!((announcer.poll(now), announcer.next_wakeup(now)), (None, Some(later)));
+    let again = announcer.poll(later).unwrap();
+    assert_eq!((again.token.tracker, again.event), (first.token.tracker, Event::Started));
+    assert!(announcer.statuses().all(|status| status.failures == 0));
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -314,7 +370,7 @@ proptest! {
                     let seconds = |s: u16| Duration::from_secs(s.into());
                     let response = AnnounceResponse { interval: seconds(interval), min_interval: min.map(seconds), ..ok() };
                     known.answered(now, &announce, &response);
-                    announcer.on_response(now, announce.token, &response);
+                    announcer.on_response(now, announce.token, &response, &mut rng);
                 }
                 Op::Fail(n, retry) if !known.in_flight.is_empty() => {
                     let announce = known.in_flight.swap_remove(n % known.in_flight.len());
