@@ -27,7 +27,6 @@ use ccbt_protocol::wire::receiver::Sink;
 
 use crate::announce::{Announces, Identity, Totals};
 use crate::conns::End;
-use crate::dialling::For;
 use crate::discovery::Interest;
 use crate::messages::{Event, FromShard};
 use crate::ring::SocketKey;
@@ -315,7 +314,7 @@ impl Shard {
                 return;
             }
             let Some(addr) = fetcher.candidates.next(self.now, &mut self.rng) else { return };
-            if !self.connect(For::Magnet(at), addr) {
+            if !self.connect(crate::dialling::For::Magnet(at), addr) {
                 self.fetchers[at].candidates.gone(self.now, addr, false);
             }
         }
