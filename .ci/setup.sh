@@ -73,6 +73,9 @@ filesystem_tools() {
     has mkfs.ext4 || need+=(e2fsprogs)
     has mkfs.xfs || need+=(xfsprogs)
     has mkfs.btrfs || need+=(btrfs-progs)
+    # Networks of their own, with NATs.
+    has ip || need+=(iproute2)
+    has nft || need+=(nftables)
     [ "${#need[@]}" -eq 0 ] && return
     (apt_install "${need[@]}") || say "going on without ${need[*]}: tests on those file systems will be skipped"
 }

@@ -31,7 +31,6 @@ use ccbt_protocol::wire::receiver::Sink;
 use crate::announce::{Announces, Identity, Totals};
 use crate::binding::Binding;
 use crate::conns::End;
-use crate::dialling::For;
 use crate::discovering::is_at_home;
 use crate::discovery::Interest;
 use crate::messages::{Event, FromShard};
@@ -296,7 +295,7 @@ impl Shard {
                 return;
             }
             let Some(addr) = fetcher.candidates.next(self.now, &mut self.rng) else { return };
-            if !self.connect(For::Magnet(at), addr) {
+            if !self.connect(crate::dialling::For::Magnet(at), addr) {
                 self.fetchers[at].candidates.gone(self.now, addr, false);
             }
         }

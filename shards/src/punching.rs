@@ -25,6 +25,7 @@ impl Shard {
             let (shard, key) = (*shard, home.key);
             return self.post(shard, ToShard::Punch(key, addr));
         }
+        tracing::debug!(%addr, "a relay says that it dials us");
         let room = home.all_conns() < home.max_peers && self.has_room();
         let wanted = home.is_running() && !home.paused && self.stopping.is_none();
         if !wanted || !room || !self.may_punch() || !self.homes[index].candidates.claim(addr, Source::Pex) {
@@ -43,6 +44,7 @@ impl Shard {
         }
         let home = &mut self.homes[index];
         if home.torrent.as_mut().is_some_and(|torrent| torrent.rendezvous(addr)) {
+            tracing::debug!(%addr, "asking the peer that told of it for help");
             return self.touch(index);
         }
         if let Part::Home { satellites, .. } = &home.part {

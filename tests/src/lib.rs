@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod lab;
 pub mod libtorrent;
 pub mod loopfs;
+pub mod nat;
 pub mod payload;
 pub mod place;
 pub mod ports;

@@ -1,10 +1,13 @@
 //! uTP (BEP 29) and encryption (MSE): with libtorrent both ways, between two of us, over a bad path, and as second choices.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::CcbtCommand;
 use ccbt_tests::lab::Lab;
 use ccbt_tests::libtorrent::LibtorrentPeer;
+use ccbt_tests::nat::Nats;
 use ccbt_tests::payload::Payload;
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::udp_relay::{Path, UdpRelay};
@@ -35,7 +38,7 @@ fn settings(of: &[(&str, Value)]) -> Value {
 
 /// We over uTP alone.
 fn over_utp(command: CcbtCommand) -> CcbtCommand {
-    command.flag("--utp").flag("--no-tcp")
+    command.flag("--no-tcp")
 }
 
 fn payload(len: usize) -> Payload {
@@ -105,9 +108,47 @@ fn two_of_us_and_what_tcp_does_not_reach_utp_does() {
     seed.wait_ready();
     // Nobody listens there over TCP: its refusal starts uTP.
     let copy = lab.dir("both");
-    CcbtCommand::download(&made.torrent_path, &copy).flag("--utp").peer(seed.address()).start().wait_done();
+    CcbtCommand::download(&made.torrent_path, &copy).peer(seed.address()).start().wait_done();
     made.payload.assert_equal_in(&copy);
     seed.assert_alive();
+}
+
+/// Neither NAT lets the other's host in. Both hosts know a public peer that sends nearly nothing; the seed was told of
+/// another peer just before the leech came, so for a minute it does not hear of the leech by PEX.
+#[test]
+fn peers_behind_nats_meet_with_the_help_of_a_relay() {
+    let nats = match Nats::new() {
+        Ok(nats) => nats,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let lab = Lab::open();
+    let made = lab.publish(payload(4 * MIB), TorrentSpec::pieces_of(64 * KIB));
+    let program = ccbt_fast().to_str().expect("a path of ours");
+    let relay_at = |n: usize| SocketAddr::new(Nats::public(n).into(), 7000);
+    let public = |dir: &str, port: u16| {
+        let command = CcbtCommand::download(&made.torrent_path, &lab.dir(dir)).bind(Ipv4Addr::UNSPECIFIED);
+        over_utp(command).listen_at(port).option("--up-limit", "4").option("--down-limit", "4")
+    };
+    let mut relay = public("relay", 7000).start();
+    relay.wait_listening();
+    let command = CcbtCommand::build(nats.on_host(2, program), "seed", &made.torrent_path, &made.data);
+    let mut seed = over_utp(command).bind(Nats::inside(2)).listen_at(7002).peer(relay_at(2)).start();
+    seed.wait_ready();
+    let knows_one = |line: &Value| (line["peers"].as_u64() >= Some(1)).then_some(());
+    relay.wait_json("the seed at the relay", knows_one);
+    let _third = public("third", 7003).peer(relay_at(2)).start();
+    relay.wait_json("another peer at the relay", |line| (line["peers"].as_u64() >= Some(2)).then_some(()));
+    seed.wait_json("the seed dials it", |line| (line["peers"].as_u64() >= Some(2)).then_some(()));
+    let copy = lab.dir("leech");
+    let command = CcbtCommand::build(nats.on_host(1, program), "download", &made.torrent_path, &copy);
+    let mut leech = over_utp(command).bind(Nats::inside(1)).listen_at(7001).peer(relay_at(1)).start();
+    leech.wait_done();
+    made.payload.assert_equal_in(&copy);
+    assert!(
+        leech.said(|line| line.contains("asking the peer that told of it")),
+        "it was reached without a relay"
+    );
+    assert!(seed.said(|line| line.contains("a relay says that it dials us")), "no relay said anything");
 }
 
 /// How libtorrent encrypts: policy 0 forced, 2 off; level 1 handshake only, 2 RC4, 3 either.
@@ -167,12 +208,12 @@ fn we_seed_to_a_libtorrent_that_insists_on_encryption() {
 fn rc4_over_utp() {
     let mut settings = encrypted(0, 2).to_vec();
     settings.extend(utp_alone());
-    fetch_encrypted(&settings, &["--utp", "--no-tcp", "--encryption-out=require"]);
+    fetch_encrypted(&settings, &["--no-tcp", "--encryption-out=require"]);
 }
 
 #[test]
 fn we_seed_over_utp_in_rc4() {
     let mut settings = encrypted(0, 2).to_vec();
     settings.extend(utp_alone());
-    serve_encrypted(&settings, &["--utp", "--no-tcp", "--encryption-in=prefer"]);
+    serve_encrypted(&settings, &["--no-tcp"]);
 }

@@ -19,7 +19,7 @@ use ccbt_shards::binding::Binding;
 use ccbt_shards::control::TrackerClientConfig;
 use ccbt_shards::dialling::Transports;
 use ccbt_shards::discovery::{DhtSettings, DiscoveryConfig};
-use ccbt_shards::encryption::EncryptionPolicy;
+use ccbt_shards::encryption::{Encryption, EncryptionPolicy};
 use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::proxying::Proxy;
 use ccbt_shards::service::ServiceConfig;
@@ -134,8 +134,8 @@ impl Default for Settings {
             proxy: None,
             tracker_connections: DispatchPlan::default().per_host,
             zero_copy_send: ZeroCopySend::default(),
-            transports: Transports::default(),
-            encryption: EncryptionPolicy::default(),
+            transports: Transports { utp: true, ..Transports::default() },
+            encryption: EncryptionPolicy { incoming: Encryption::Prefer, ..EncryptionPolicy::default() },
             enable_dht: true,
             dht: DhtSettings::default(),
             web_seed_local: false,

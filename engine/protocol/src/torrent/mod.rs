@@ -42,7 +42,6 @@ use crate::blame::Blame;
 use crate::choker::{Choker, ChokerConfig};
 use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
-use crate::holepunch::Introductions;
 use crate::ids::{InfoHash, PeerId, PieceIndex};
 use crate::peer::{Has, Peer, PeerFault, PeerInfo};
 use crate::pex::Book;
@@ -153,7 +152,7 @@ pub struct Torrent {
     /// Who is connected, to be told to others, where that is done.
     pex: Option<Book>,
     /// Who told of whom, where ut_holepunch is spoken.
-    punch: Option<Introductions>,
+    punch: Option<crate::holepunch::Introductions>,
     /// Somebody may be shown a piece.
     reveal_due: bool,
 }

@@ -16,8 +16,12 @@ mod sending;
 
 /// A lone packet is acknowledged after this time, or with whatever is sent before.
 const ACK_DELAY: Micros = 20 * MS;
-/// Packets that are acknowledged without delay when so many have come.
+/// So many packets are acknowledged at once, but for [`ACK_GAP`].
 const ACK_PACKETS: u32 = 2;
+/// Between two acknowledgements at least, while fewer than [`ACK_MANY`] packets wait and none is missing: a fast peer's
+/// packets are not answered one by one, and the window of any path in practice lasts for longer.
+const ACK_GAP: Micros = MS / 2;
+const ACK_MANY: u32 = 32;
 /// NATs forget a mapping that was not used for 30 s.
 const KEEP_ALIVE: Micros = 29 * SECOND;
 /// Timeouts in a row without a packet from the peer, after which it is gone: about 40 s.
@@ -377,10 +381,12 @@ impl Connection {
         };
         self.unacked += 1;
         let is_plain = arrival == Arrival::InOrder && !self.inbound.has_holes() && !self.inbound.has_ended();
-        if !is_plain || self.unacked >= ACK_PACKETS {
+        let gap_over = self.last_sent + ACK_GAP;
+        if !is_plain || self.unacked >= ACK_MANY || self.unacked >= ACK_PACKETS && gap_over <= now {
             self.ack_now = true;
-        } else if self.ack_at.is_none() {
-            self.ack_at = Some(now + ACK_DELAY);
+        } else {
+            let at = if self.unacked >= ACK_PACKETS { gap_over } else { now + ACK_DELAY };
+            self.ack_at = Some(self.ack_at.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -403,7 +409,7 @@ impl Connection {
         }
         self.rtt.progress();
         self.stalls = 0;
-        let limited = flying + packet > self.ledbat.window();
+        let limited = flying + packet + self.quantum() > self.ledbat.window();
         // A packet cannot have queued for longer than it was under way.
         let delay = self.ours.queueing().map(|delay| delay.min(news.round_trip.unwrap_or(Micros::MAX)));
         if !news.is_congested {

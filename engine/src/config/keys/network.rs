@@ -146,11 +146,11 @@ pub(super) const KEYS: &[Key] = &[
         "network",
         "enable_utp",
         Kind::Bool,
-        "false",
+        "true",
         "Connect to peers and accept them over uTP (BEP 29), on the UDP port of the same number.",
         |effect, value| effect.settings.transports.utp = *value == Value::Bool(true),
     )
-    .switch("utp", true),
+    .switch("no-utp", false),
     key(
         "network",
         "prefer_transport",
@@ -166,7 +166,7 @@ pub(super) const KEYS: &[Key] = &[
         "network",
         "encryption_in",
         Kind::Choice(&["off", "prefer", "require"]),
-        "off",
+        "prefer",
         "Encrypted connections (MSE) that peers open; off: refused, prefer: taken beside plain ones, require: RC4 only.",
         |effect, value| effect.settings.encryption.incoming = encryption(value),
     )

@@ -15,6 +15,10 @@ use crate::binding::{Binding, Door, socket_to};
 
 /// One GRO batch at most.
 const BUFFER_LEN: usize = 65_536;
+/// Messages of one receive call at most.
+const BATCH: usize = 16;
+/// Longer messages come in batches already: one for a call, so that the next goes into the same part of the cache.
+const LARGE: usize = 8 << 10;
 /// What a datagram is given at most, IP's and UDP's headers included: clients receive into buffers of this size.
 const MTU_MAX: usize = 1500;
 /// Bytes that a connection receives ahead of the shard, if the system lets its socket have twice as much.
@@ -36,8 +40,11 @@ pub(super) enum Outcome {
 
 /// The buffers of a shard.
 pub(super) struct Datagrams {
-    /// Empty until the first datagram.
+    /// [`BATCH`] buffers of [`BUFFER_LEN`]; empty until the first datagram.
     buffer: Vec<u8>,
+    controls: [Control; BATCH],
+    /// The last call brought a long message.
+    large: bool,
     iovecs: Vec<libc::iovec>,
     /// The kernel segments for us.
     segments: bool,
@@ -45,11 +52,13 @@ pub(super) struct Datagrams {
 
 /// Control message of one `u16` (out) or `int` (in), aligned as a `cmsghdr`.
 #[repr(C, align(8))]
+#[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
 impl Datagrams {
     pub fn new() -> Self {
-        Self { buffer: Vec::new(), iovecs: Vec::new(), segments: true }
+        let controls = [Control([0; 32]); BATCH];
+        Self { buffer: Vec::new(), controls, large: false, iovecs: Vec::new(), segments: true }
     }
 
     /// Sends all packets of `out` from `fd`.
@@ -138,43 +147,68 @@ impl Datagrams {
         Outcome::Gone
     }
 
-    /// The next datagrams of `fd`, one after the other, and the length of each but the last; `None`: there is none.
-    pub fn receive(&mut self, fd: RawFd) -> io::Result<Option<(&[u8], usize)>> {
+    /// Gives the next datagrams of `fd` to `take`: some, one after the other, and the length of each but the last. Whether
+    /// there may be more.
+    pub fn receive(&mut self, fd: RawFd, take: &mut impl FnMut(&[u8], usize)) -> io::Result<bool> {
         if self.buffer.is_empty() {
-            self.buffer = vec![0; BUFFER_LEN];
+            self.buffer = vec![0; BATCH * BUFFER_LEN];
         }
-        let mut control = Control([0; 32]);
-        let mut iovec = libc::iovec { iov_base: self.buffer.as_mut_ptr().cast(), iov_len: self.buffer.len() };
-        // SAFETY: all-zero is a valid msghdr.
-        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = &raw mut iovec;
-        header.msg_iovlen = 1;
-        header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = control.0.len();
-        // SAFETY: buffer and control are ours and outlive the call; their lengths are right.
-        let got = unsafe { libc::recvmsg(fd, &raw mut header, libc::MSG_DONTWAIT) };
+        let wanted = if self.large { 1 } else { BATCH };
+        let buffers = self.buffer.as_mut_ptr();
+        let mut iovecs: [libc::iovec; BATCH] = std::array::from_fn(|at| libc::iovec {
+            iov_base: buffers.wrapping_add(at * BUFFER_LEN).cast(),
+            iov_len: BUFFER_LEN,
+        });
+        // SAFETY: all-zero is a valid mmsghdr.
+        let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        for (at, message) in messages.iter_mut().enumerate() {
+            message.msg_hdr.msg_iov = &raw mut iovecs[at];
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_control = self.controls[at].0.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = size_of::<Control>();
+        }
+        let (pointer, flags) = (messages.as_mut_ptr(), libc::MSG_DONTWAIT);
+        // SAFETY: buffers and controls are ours, do not overlap and outlive the call; their lengths are right.
+        let got = unsafe { libc::recvmmsg(fd, pointer, wanted as u32, flags, std::ptr::null_mut()) };
         if got < 0 {
             let error = io::Error::last_os_error();
             return match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) => Ok(None),
+                Some(libc::EAGAIN | libc::EINTR) => Ok(false),
                 _ => Err(error),
             };
         }
         let got = got as usize;
-        let mut segment = got.max(1);
-        // SAFETY: the kernel has filled header and control, and CMSG_* stay within the length it has set.
-        unsafe {
-            let mut message = libc::CMSG_FIRSTHDR(&raw const header);
-            while !message.is_null() {
-                if (*message).cmsg_level == libc::SOL_UDP && (*message).cmsg_type == libc::UDP_GRO {
-                    let len = libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned();
-                    segment = usize::try_from(len).ok().filter(|len| *len > 0).unwrap_or(segment);
-                }
-                message = libc::CMSG_NXTHDR(&raw const header, message);
+        self.large = false;
+        for (at, message) in messages[..got].iter().enumerate() {
+            let len = message.msg_len as usize;
+            self.large |= len > LARGE;
+            // SAFETY: the kernel has filled header and control.
+            let segment = unsafe { gro_segment(&message.msg_hdr) };
+            if len > 0 {
+                take(&self.buffer[at * BUFFER_LEN..][..len], segment.unwrap_or(len));
             }
         }
-        Ok(Some((&self.buffer[..got], segment)))
+        Ok(got == wanted)
     }
+}
+
+/// The length of the datagrams that the kernel has put together.
+///
+/// # Safety
+/// `header` was filled by a receive call, and its control buffer is still there.
+unsafe fn gro_segment(header: &libc::msghdr) -> Option<usize> {
+    // SAFETY: the caller's promise; CMSG_* stay within the length that the kernel has set.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(header);
+        while !message.is_null() {
+            if (*message).cmsg_level == libc::SOL_UDP && (*message).cmsg_type == libc::UDP_GRO {
+                let len = libc::CMSG_DATA(message).cast::<libc::c_int>().read_unaligned();
+                return usize::try_from(len).ok().filter(|len| *len > 0);
+            }
+            message = libc::CMSG_NXTHDR(header, message);
+        }
+    }
+    None
 }
 
 /// A UDP socket at `port` (0: one of its own) that talks to `peer` only; the kernel gives it that peer's datagrams, whoever

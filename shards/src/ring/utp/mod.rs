@@ -37,8 +37,12 @@ mod socket;
 
 /// Bytes of packets that came too early, of all connections of a shard.
 const EARLY_MAX: usize = 64 << 20;
-/// Receive calls for one connection before others get their turn: 1 MiB.
+/// Receive calls for one connection before others get their turn: 1 MiB of large datagrams.
 const READS: usize = 16;
+/// A receive ends when it has so many bytes, or when the one before is so long ago: planning one costs as much as some
+/// packets.
+const GATHER_BYTES: usize = 64 << 10;
+const GATHER: Duration = Duration::from_micros(500);
 /// A full socket is tried again after this time.
 const RETRY: Duration = Duration::from_millis(2);
 /// Packets too large for the interface in a row, before it is given a rest.
@@ -94,6 +98,8 @@ struct Utp {
     /// Of the posted receive: bytes filled, and where the next one goes.
     filled: usize,
     place: Place,
+    /// When a receive has ended last.
+    told: Instant,
     /// The posted receive ends at once; it was cancelled.
     at_once: bool,
     cancelled: bool,
@@ -242,6 +248,7 @@ impl SocketRing {
             unread,
             filled: 0,
             place: Place::default(),
+            told: *EPOCH,
             at_once: false,
             cancelled: false,
             dialling: false,
@@ -275,27 +282,27 @@ impl SocketRing {
         let Some(utp) = self.utp.get((data.index, data.generation)) else { return };
         utp.polling = false;
         let (index, at) = (data.index, data.index as usize);
+        let UtpSockets { slab, io, early, strays, .. } = &mut self.utp;
+        let utp = &mut *slab[at];
+        let mut recv = utp.key.map(|key| &mut self.sockets[key.index as usize].recv);
+        let others = *early - utp.conn.early_bytes();
         for _ in 0..READS {
-            let UtpSockets { slab, io, early, strays, .. } = &mut self.utp;
-            let utp = &mut *slab[at];
-            let mut recv = utp.key.map(|key| &mut self.sockets[key.index as usize].recv);
-            match io.receive(utp.fd) {
-                Ok(Some((bytes, segment))) => {
-                    let now = micros(Instant::now());
-                    let others = *early - utp.conn.early_bytes();
-                    for datagram in bytes.chunks(segment) {
-                        if let (b'd', Some(peer)) = (datagram[0], utp.seat.peer()) {
-                            if strays.len() < STRAYS_MAX {
-                                strays.push_back((peer, datagram.to_vec()));
-                            }
-                            continue;
+            let received = io.receive(utp.fd, &mut |bytes, segment| {
+                let now = micros(Instant::now());
+                for datagram in bytes.chunks(segment) {
+                    if let (b'd', Some(peer)) = (datagram[0], utp.seat.peer()) {
+                        if strays.len() < STRAYS_MAX {
+                            strays.push_back((peer, datagram.to_vec()));
                         }
-                        let room = EARLY_MAX.saturating_sub(others + utp.conn.early_bytes());
-                        utp.take(now, datagram, room, recv.as_deref_mut());
+                        continue;
                     }
-                    *early = others + utp.conn.early_bytes();
+                    let room = EARLY_MAX.saturating_sub(others + utp.conn.early_bytes());
+                    utp.take(now, datagram, room, recv.as_deref_mut());
                 }
-                Ok(None) => break,
+            });
+            match received {
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(error) => {
                     if error.kind() == std::io::ErrorKind::ConnectionRefused {
                         utp.unreachable();
@@ -304,6 +311,7 @@ impl SocketRing {
                 }
             }
         }
+        *early = others + utp.conn.early_bytes();
         self.poll_utp(index);
         self.utp.soil(index);
         self.utp.list(index);

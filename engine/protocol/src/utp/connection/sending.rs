@@ -5,6 +5,9 @@ use super::super::transmit::Transmit;
 use super::*;
 use crate::utp::SENT_PACKETS_MAX;
 
+/// Packets that new room in the window is saved up for, if that is at most a part of it: they go out in one call.
+const QUANTUM_PACKETS: usize = 16;
+const QUANTUM_PART: usize = 32;
 /// Packets that follow a probe: without them only a timeout would tell that it is lost.
 const BEHIND_PROBE: usize = 4;
 
@@ -223,6 +226,9 @@ impl Connection {
         if out.segment_len() > HEADER_LEN + full {
             return;
         }
+        if !self.has_quantum(out) {
+            return;
+        }
         while self.may_make_packets() {
             let mut len = full.min(self.outbound.unsent());
             if !self.outbound.is_flying() && self.peer_window > 0 {
@@ -242,6 +248,17 @@ impl Connection {
             let ready = self.outbound.send_new(now, len, false, false);
             self.add(now, ready, out);
         }
+    }
+
+    /// Bytes of room that are worth a call while others are on their way: more acknowledgements will come.
+    pub(super) fn quantum(&self) -> usize {
+        (QUANTUM_PACKETS * self.payload_max()).min(self.ledbat.window().min(self.peer_window) / QUANTUM_PART)
+    }
+
+    /// Whether there is room for so much, or for all that there is.
+    fn has_quantum(&self, out: &Transmit) -> bool {
+        let wanted = self.quantum().min(self.outbound.unsent());
+        !self.outbound.is_flying() || !out.packets.is_empty() || self.may_overrun || self.may_send(wanted)
     }
 
     fn add(&mut self, now: Micros, ready: super::super::outbound::Ready, out: &mut Transmit) {
