@@ -61,7 +61,7 @@ class Client:
             program = args.ccbt.split(",")[int(args.kind[4:] or 0)]
             command = [program, mode, torrent, "--output", output, "--port", str(self.port), "--bind", "127.0.0.1"]
             command += ["--no-tracker", "--json", "--log-level", "error", "--no-checkpoint", "--no-config"]
-            command += ["--no-tcp" if utp else "--no-utp"]
+            command += ["--utp", "--no-tcp"] if utp else []
             encryption = "require" if rc4 else "off"
             command += [f"--encryption-in={encryption}", f"--encryption-out={encryption}"]
             command += [word for peer in peers for word in ("--peer", peer)]

@@ -38,7 +38,7 @@ fn settings(of: &[(&str, Value)]) -> Value {
 
 /// We over uTP alone.
 fn over_utp(command: CcbtCommand) -> CcbtCommand {
-    command.flag("--no-tcp")
+    command.flag("--utp").flag("--no-tcp")
 }
 
 fn payload(len: usize) -> Payload {
@@ -108,7 +108,7 @@ fn two_of_us_and_what_tcp_does_not_reach_utp_does() {
     seed.wait_ready();
     // Nobody listens there over TCP: its refusal starts uTP.
     let copy = lab.dir("both");
-    CcbtCommand::download(&made.torrent_path, &copy).peer(seed.address()).start().wait_done();
+    CcbtCommand::download(&made.torrent_path, &copy).flag("--utp").peer(seed.address()).start().wait_done();
     made.payload.assert_equal_in(&copy);
     seed.assert_alive();
 }
@@ -208,12 +208,12 @@ fn we_seed_to_a_libtorrent_that_insists_on_encryption() {
 fn rc4_over_utp() {
     let mut settings = encrypted(0, 2).to_vec();
     settings.extend(utp_alone());
-    fetch_encrypted(&settings, &["--no-tcp", "--encryption-out=require"]);
+    fetch_encrypted(&settings, &["--utp", "--no-tcp", "--encryption-out=require"]);
 }
 
 #[test]
 fn we_seed_over_utp_in_rc4() {
     let mut settings = encrypted(0, 2).to_vec();
     settings.extend(utp_alone());
-    serve_encrypted(&settings, &["--no-tcp"]);
+    serve_encrypted(&settings, &["--utp", "--no-tcp"]);
 }

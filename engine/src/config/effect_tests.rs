@@ -17,7 +17,7 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("network.request_timeout_max", "77s", "request_timeout_max: 77s"),
     ("network.zero_copy_send", "on", "zero_copy_send: On"),
     ("network.enable_tcp", "false", "tcp: false"),
-    ("network.enable_utp", "false", "utp: false"),
+    ("network.enable_utp", "true", "utp: true"),
     ("network.prefer_transport", "utp", "preferred: Utp"),
     ("network.encryption_in", "require", "incoming: Require"),
     ("network.encryption_out", "prefer", "outgoing: Prefer"),

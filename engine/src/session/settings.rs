@@ -134,7 +134,7 @@ impl Default for Settings {
             proxy: None,
             tracker_connections: DispatchPlan::default().per_host,
             zero_copy_send: ZeroCopySend::default(),
-            transports: Transports { utp: true, ..Transports::default() },
+            transports: Transports::default(),
             encryption: EncryptionPolicy { incoming: Encryption::Prefer, ..EncryptionPolicy::default() },
             enable_dht: true,
             dht: DhtSettings::default(),

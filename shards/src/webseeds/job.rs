@@ -101,6 +101,7 @@ pub(super) enum Step {
 }
 
 impl Job {
+    #[expect(clippy::result_large_err, reason = "its memory has to go back")]
     pub fn new(now: Instant, fetch: Fetch, allow_local: bool) -> Result<Self, (Fetch, Failure)> {
         let guarded = !fetch.site.trusted && !allow_local;
         let dummy = Url::parse("http://unset/").expect("a URL");

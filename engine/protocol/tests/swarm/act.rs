@@ -70,13 +70,11 @@ impl World {
                 Role::Satellite(borrower) => borrower.is_stalled(now),
             };
             let starved = std::mem::take(&mut part.starved);
-            while in_the_way || starved {
+            let most = if in_the_way { usize::MAX } else { usize::from(starved) };
+            for _ in 0..most {
                 let Some(piece) = part.torrent.abandon_one() else { break };
                 part.memory.remove(&piece).expect("a begun piece has memory");
                 part.torrent.mark_hungry();
-                if !in_the_way {
-                    break;
-                }
             }
             if in_the_way {
                 part.torrent.rest_useless(now);

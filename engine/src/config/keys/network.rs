@@ -146,11 +146,11 @@ pub(super) const KEYS: &[Key] = &[
         "network",
         "enable_utp",
         Kind::Bool,
-        "true",
+        "false",
         "Connect to peers and accept them over uTP (BEP 29), on the UDP port of the same number.",
         |effect, value| effect.settings.transports.utp = *value == Value::Bool(true),
     )
-    .switch("no-utp", false),
+    .switch("utp", true),
     key(
         "network",
         "prefer_transport",

@@ -204,10 +204,10 @@ proptest! {
                     dispatcher.on_answer(&host);
                     answered.insert(host);
                 },
-                Op::Fail(n) => if let Some(host) = take(n) {
-                    if dispatcher.on_failure(now, &host, &mut rng) {
-                        answered.remove(&host);
-                    }
+                Op::Fail(n) => if let Some(host) = take(n)
+                    && dispatcher.on_failure(now, &host, &mut rng)
+                {
+                    answered.remove(&host);
                 },
                 Op::Other(n) => if let Some(host) = take(n) {
                     dispatcher.on_other(&host);
