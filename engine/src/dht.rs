@@ -198,8 +198,8 @@ fn receive(socket: &UdpSocket, mut take: impl FnMut(SocketAddr, &[u8])) {
 fn resolve(nodes: &[String], patience: Duration) -> Vec<SocketAddr> {
     let end = Instant::now() + patience;
     let (sender, results) = mpsc::channel();
-    for node in nodes.iter().take(64).cloned() {
-        let sender = sender.clone();
+    for node in nodes.iter().take(64) {
+        let (node, sender) = (node.clone(), sender.clone());
         // It ends by itself when the resolver gives up; nobody waits for it.
         std::thread::spawn(move || _ = sender.send(node.to_socket_addrs().map(Vec::from_iter)));
     }
