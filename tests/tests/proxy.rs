@@ -85,9 +85,10 @@ fn everything_goes_through_the_proxy_and_nothing_else_leaves() {
     assert_eq!(code, 0, "{stderr}");
     let tracker = Tracker::start();
     let name = "http://tracker.example:8000/announce".to_owned();
-    let spec = TorrentSpec::pieces_of(64 * KIB).announce(name).tier("udp://10.9.9.8:80/announce".to_owned());
+    let spec = TorrentSpec::pieces_of(64 * KIB).tier(name).tier("udp://10.9.9.8:80/announce".to_owned());
     let made = lab.publish(Payload::straddling("tree", 1 << 20), spec);
-    let seeder = RawSeeder::start(Ipv4Addr::new(127, 0, 61, 1), &made, Manner::default());
+    let seeder =
+        RawSeeder::start(Ipv4Addr::new(127, 0, 61, 1), &made, Manner::slow(Duration::from_millis(20)));
     let tracker_addr: SocketAddr =
         tracker.url()["http://".len()..].trim_end_matches("/announce").parse().expect("an address");
     let places: HashMap<_, _> =

@@ -59,10 +59,10 @@ pub enum ProxyError {
     #[error("the proxy does not speak {0}; check proxy.type and proxy.address")]
     Nonsense(&'static str),
     /// It wants a user name and password that it did not get, or another way of proving who we are.
-    #[error("the proxy wants another authentication; check proxy.username and proxy.password_file")]
+    #[error("the proxy wants another authentication; check proxy.credentials_file")]
     Method,
     /// It knows us not.
-    #[error("the proxy refuses the user name or password; check proxy.username and proxy.password_file")]
+    #[error("the proxy refuses the user name or password; check proxy.credentials_file")]
     Credentials,
     /// It does not connect (RFC 1928's code).
     #[error("the proxy refuses: {}", socks_reason(*.0))]

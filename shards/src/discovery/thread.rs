@@ -154,7 +154,7 @@ impl Worker {
                 Ok(Command::Hosts(hosts)) => self.look_up(now, hosts),
                 Ok(Command::External(ip)) => {
                     if let Some(dht) = &mut self.dht {
-                        dht.set_external(now, ip, &mut self.rng);
+                        dht.hint_external(now, ip, &mut self.rng);
                     }
                 }
                 Ok(Command::Renew(doors)) => {

@@ -81,6 +81,8 @@ enum Why {
 struct Side {
     table: Table,
     votes: Votes,
+    /// Nodes have agreed on our address.
+    agreed: bool,
     /// Addresses to begin with.
     entries: Vec<SocketAddr>,
     /// Who asked us and may be put into the table.
@@ -120,6 +122,7 @@ impl Dht {
             config.families[family].then(|| Side {
                 table: Table::new(config.saved.ids[family].unwrap_or_else(|| NodeId::random(rng)), now),
                 votes: Votes::default(),
+                agreed: false,
                 entries: Vec::new(),
                 probes: VecDeque::new(),
                 self_lookup: now,
@@ -215,8 +218,16 @@ impl Dht {
         }
     }
 
-    /// Our address is known from elsewhere: our name is changed if it does not fit (BEP 42).
-    pub fn set_external(&mut self, now: Instant, ip: IpAddr, rng: &mut impl Rng) {
+    /// A tracker says what our address is (BEP 24): believed until nodes have agreed on one, since it is one voice.
+    pub fn hint_external(&mut self, now: Instant, ip: IpAddr, rng: &mut impl Rng) {
+        let side = &self.sides[usize::from(ip.is_ipv6())];
+        if side.as_ref().is_some_and(|side| !side.agreed) {
+            self.set_external(now, ip, rng);
+        }
+    }
+
+    /// Our name is changed if it does not fit our address (BEP 42).
+    fn set_external(&mut self, now: Instant, ip: IpAddr, rng: &mut impl Rng) {
         let Some(side) = &mut self.sides[usize::from(ip.is_ipv6())] else { return };
         if !side.table.own().fits(ip) {
             side.table.set_own(NodeId::for_ip(ip, rng), now);

@@ -218,6 +218,10 @@ fn both_families_are_told_of_when_asked_for() {
 fn what_several_nodes_say_of_our_address_makes_our_name() {
     let mut rig = Rig::new(|_| {});
     let ours: IpAddr = "198.51.100.7".parse().expect("an address");
+    // A tracker's word counts until nodes have agreed.
+    let told: IpAddr = "203.0.113.9".parse().expect("an address");
+    rig.dht.hint_external(rig.now, told, &mut rig.rng);
+    assert_eq!(rig.events(), [Event::External(told)]);
     for n in 1..=20 {
         rig.dht.add_node(rig.now, addr(n), &mut rig.rng);
         for (to, query) in rig.sent().into_iter().filter(|(to, _)| *to == addr(n)) {
@@ -229,6 +233,8 @@ fn what_several_nodes_say_of_our_address_makes_our_name() {
     assert!(rig.dht.id(0).expect("a name").fits(ours));
     assert_eq!(rig.events(), [Event::External(ours)]);
     assert!(rig.dht.stats().nodes[0] >= 8);
+    rig.dht.hint_external(rig.now, told, &mut rig.rng);
+    assert!(rig.events().is_empty() && rig.dht.id(0).expect("a name").fits(ours));
 }
 
 #[test]

@@ -31,6 +31,7 @@ impl Dht {
         }
         side.table.answered(now, contact);
         let agreed = ip.and_then(|ip| side.votes.add(asked.to.ip(), ip.ip()));
+        side.agreed |= agreed.is_some();
         match asked.why {
             Why::Check => {}
             Why::Lookup(search) => self.on_step(search, contact, answer),
