@@ -65,7 +65,7 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("proxy.address", "p.example:1", "address: [\"p.example:1\"]"),
     ("proxy.credentials_file", "/etc/proxy", "credentials_file: Some(\"/etc/proxy\")"),
     ("proxy.peers", "false", "peers: false"),
-    ("proxy.trackers", "false", "trackers: false"),
+    ("proxy.trackers", "false", "peers: true, trackers: false"),
     ("proxy.hostnames", "false", "hostnames: false"),
     ("limits.global_down_kib", "20", "down_limit: 20480"),
     ("limits.global_up_kib", "1MiB/s", "up_limit: 1048576"),
