@@ -2,6 +2,7 @@
 //! by us and by libtorrent. Private ones are not.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -147,20 +148,20 @@ fn found_in_the_local_network_alone_by_us_and_by_libtorrent() {
     let far = CcbtCommand::build(veth.over_there(program), "download", &made.torrent_path, &copy);
     far.bind(FAR).start().wait_done();
     made.payload.assert_equal_in(&copy);
-    // libtorrent from ours.
+    // libtorrent from ours, by its name alone; and ours from libtorrent.
+    let link = format!("magnet:?xt=urn:btih:{}", made.torrent.info_hash_hex());
     let lsd = json!({ "enable_lsd": true, "local_service_announce_interval": 5 });
     let python = python().to_str().expect("a path of ours").to_owned();
     let copy = lab.dir("theirs");
     let by = |python: &str| veth.over_there(python);
-    let mut leech = LibtorrentPeer::start_by(by(&python), FAR, &made.torrent_path, &copy, lsd.clone());
+    let mut leech = LibtorrentPeer::start_by(by(&python), FAR, Path::new(&link), &copy, lsd.clone());
     leech.wait_finished();
     made.payload.assert_equal_in(&copy);
     ours.stop();
     drop(leech);
-    // Ours from libtorrent.
     let _seed = LibtorrentPeer::start_by(Command::new(&python), NEAR, &made.torrent_path, &made.data, lsd);
     let copy = lab.dir("ours again");
-    let far = CcbtCommand::build(veth.over_there(program), "download", &made.torrent_path, &copy);
+    let far = CcbtCommand::build(veth.over_there(program), "magnet", Path::new(&link), &copy);
     far.bind(FAR).start().wait_done();
     made.payload.assert_equal_in(&copy);
 }
