@@ -45,7 +45,11 @@ pub fn any(seed: u64) -> u64 {
     let pieces = world.rng.random_range(1..120);
     world = World::new(seed ^ 0x5eed, pieces, NetConfig::BAD);
     world.tracker = world.rng.random_bool(0.7);
-    let plan = plan_of(&mut world);
+    let mut plan = plan_of(&mut world);
+    if world.chance(0.2) {
+        // What is shown to whom is known at one place only.
+        (plan.torrent.super_seeding, plan.shards) = (true, 1);
+    }
     world.seed(Plan { manner: Manner::Honest, ..plan });
     for _ in 0..world.rng.random_range(1..16) {
         let mut plan = plan_of(&mut world);
