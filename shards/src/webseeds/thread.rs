@@ -436,7 +436,8 @@ impl Worker {
         let job = &mut self.jobs[at];
         let buf = job.fetch.pieces.pop_front().expect("a piece that is complete is there");
         let (piece, number) = (job.fetch.first, job.fetch.job);
-        (job.fetch.first, job.at) = (PieceIndex(piece.0 + 1), 0);
+        // One receive may have gone beyond it.
+        (job.fetch.first, job.at) = (PieceIndex(piece.0 + 1), job.at - buf.len());
         let (home, torrent) = (job.fetch.home.clone(), job.fetch.torrent);
         self.post(home, ToShard::Web(torrent, FromWeb::Piece { job: number, piece, buf }));
     }
