@@ -1,8 +1,9 @@
 //! Connections to peers through a proxy, up to the peer's first byte.
 //!
-//! Role: with a proxy every connection that we open leads to it; [`Tunnel`] asks it for the peer, and then the connection is
-//! greeted as any other. Owner: the shard. Invariants: with a proxy for peers no socket is connected to a peer, and nothing is
-//! listened on, neither over TCP nor UDP ([`Proxy::confine`]); without one this costs a look at an `Option` for each attempt.
+//! Role: with a proxy every connection that we open leads to it; [`Tunnel`] asks it for the peer, and then the
+//! connection is greeted as any other. Owner: the shard. Invariants: with a proxy for peers no socket is connected to
+//! a peer, and nothing is listened on, neither over TCP nor UDP ([`Proxy::confine`]); without one this costs a look
+//! at an `Option` for each attempt.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

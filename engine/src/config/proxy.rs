@@ -1,7 +1,7 @@
 //! A proxy as the configuration has it, and as a session takes it.
 //!
-//! Owner: [`super::Effect`]. Invariant: what is set and cannot be used is an error, so that nothing goes past a proxy because of
-//! a mistake; the password is in a file of its own and in no value that is shown.
+//! Owner: [`super::Effect`]. Invariant: what is set and cannot be used is an error, so that nothing goes past a proxy
+//! because of a mistake; the password is in a file of its own and in no value that is shown.
 
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;

@@ -15,7 +15,8 @@ const UDP_BUFFER: u64 = 4 << 20;
 const BACKLOG: u64 = 1024;
 /// Descriptors: 500 peers, 512 files, and some.
 const DESCRIPTORS: u64 = 2048;
-/// What the rings of an engine lock, measured on Linux 6.18: 0.5 to 1 MiB with one shard, 1 to 2 with four; counted per user.
+/// What the rings of an engine lock, measured on Linux 6.18: 0.5 to 1 MiB with one shard, 1 to 2 with four; counted
+/// per user.
 const MEMLOCK: u64 = 1 << 20;
 const MEMLOCK_PER_SHARD: u64 = 512 << 10;
 /// Engines of one user that may run at a time: a daemon, and a command beside it.
@@ -217,7 +218,7 @@ fn huge_pages(facts: &Facts) -> Option<Finding> {
     let now = facts.huge_pages.as_ref()?;
     let found = format!("transparent huge pages: {now}");
     Some(if now == "never" {
-        let advice = "piece memory in small pages costs time: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
+        let advice = "small pages cost time: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
         Finding::warn("huge-pages", found, advice)
     } else {
         Finding::ok("huge-pages", found)

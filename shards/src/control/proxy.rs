@@ -1,7 +1,8 @@
 //! Connections to HTTP trackers through a proxy.
 //!
-//! Called by `http` in place of a connection of its own. Invariants: with a proxy nothing is sent to a tracker directly, and its
-//! name is looked up here only where the user wants that; a redirect to a private address is refused as without one.
+//! Called by `http` in place of a connection of its own. Invariants: with a proxy nothing is sent to a tracker
+//! directly, and its name is looked up here only where the user wants that; a redirect to a private address is
+//! refused as without one.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr};

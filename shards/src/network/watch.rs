@@ -1,9 +1,9 @@
 //! What listens at interfaces that come and go.
 //!
 //! Role: [`Entrances`] compares what is open with what should be, each time that [`crate::network`]'s loop hears of a
-//! change from the kernel (rtnetlink), and opens what is missing. A socket that is bound to an interface stays with it: when
-//! it is gone, nothing leaves by another one, and when one of its name comes, it is a new one. Invariant: what is closed
-//! here was bound to an interface that does not exist any more.
+//! change from the kernel (rtnetlink), and opens what is missing. A socket that is bound to an interface stays with
+//! it: when it is gone, nothing leaves by another one, and when one of its name comes, it is a new one. Invariant:
+//! what is closed here was bound to an interface that does not exist any more.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +18,7 @@ use crate::binding::{Binding, Door, addresses_of};
 use crate::discovery::Discovery;
 use crate::inbox::Inbox;
 use crate::messages::ToShard;
-use crate::service::bind_listener;
+use crate::service::parts::bind_listener;
 use crate::utp_acceptor::{self, Renewer};
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (`linux/rtnetlink.h`).
@@ -34,7 +34,8 @@ pub(super) fn subscribe() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes off all that has come. What it says is not looked at: the state as it is now counts, also when messages were lost.
+/// Takes off all that has come. What it says is not looked at: the state as it is now counts, also when messages were
+/// lost.
 pub(super) fn drain(news: &OwnedFd) {
     let mut bytes = [0; 8192];
     while recv(news, &mut bytes, RecvFlags::empty()).is_ok() {}

@@ -1,9 +1,9 @@
 //! The way of all shards' torrents to their trackers: one thread for the process.
 //!
-//! Role: [`Trackers`] is what shards and the session say to the tracker thread ([`thread`]); announces' results go to the
-//! shard's [`crate::announce::DoneQueue`]. Owner: [`crate::service::Service`] starts and ends the thread; everybody else has
-//! a clone of the handle. Invariant: at most [`JOBS_MAX`] requests wait or are under way, whoever asks for them, so the
-//! queues to and from the thread need no bound of their own.
+//! Role: [`Trackers`] is what shards and the session say to the tracker thread ([`thread`]); announces' results go to
+//! the shard's [`crate::announce::DoneQueue`]. Owner: [`crate::service::Service`] starts and ends the thread;
+//! everybody else has a clone of the handle. Invariant: at most [`JOBS_MAX`] requests wait or are under way, whoever
+//! asks for them, so the queues to and from the thread need no bound of their own.
 
 mod thread;
 
@@ -104,8 +104,8 @@ impl Trackers {
         self.submit(Command::Announce(Box::new(job)))
     }
 
-    /// Asks the tracker with the announce URL `url` about at most [`SCRAPE_MAX`] torrents (BEP 48; further ones are left
-    /// out). The answer comes by the channel; it hangs up when too many requests wait.
+    /// Asks the tracker with the announce URL `url` about at most [`SCRAPE_MAX`] torrents (BEP 48; further ones are
+    /// left out). The answer comes by the channel; it hangs up when too many requests wait.
     pub fn scrape(&self, url: &str, mut hashes: Vec<InfoHash>) -> Receiver<Scraped> {
         hashes.truncate(SCRAPE_MAX);
         let (reply, receiver) = bounded(1);

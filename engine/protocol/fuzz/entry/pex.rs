@@ -1,4 +1,5 @@
-//! What must hold for any payload of a ut_pex, ut_metadata or ut_holepunch message. Run by the fuzz target and over the corpus by tests.
+//! What must hold for any payload of a ut_pex, ut_metadata or ut_holepunch message. Run by the fuzz target and over
+//! the corpus by tests.
 
 use std::time::Instant;
 
