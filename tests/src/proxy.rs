@@ -1,7 +1,7 @@
 //! A proxy in threads of the test: SOCKS5 with a password (RFC 1928, 1929), or HTTP CONNECT.
 //!
-//! Owner: the test; its threads end with the process. Whatever it is asked for leads to one of the places that the test gives it,
-//! by host and port as asked; everything else is refused.
+//! Owner: the test; its threads end with the process. Whatever it is asked for leads to one of the places that the
+//! test gives it, by host and port as asked; everything else is refused.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -1,5 +1,5 @@
-//! A proxy: everything goes through it, and nothing else leaves. The client runs in a network namespace of its own, and every
-//! packet that comes out of it is looked at.
+//! A proxy: everything goes through it, and nothing else leaves. The client runs in a network namespace of its own,
+//! and every packet that comes out of it is looked at.
 
 use std::collections::HashMap;
 use std::io::Read;
