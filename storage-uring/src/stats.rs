@@ -1,7 +1,7 @@
 //! What the storage thread did, for any thread to look at.
 //!
 //! Role: counters and their snapshots. Owner: the storage thread writes `DeviceCounters` and
-//! [`ServiceCounters`], clients write [`HashCounters`]; `StorageService` reads. Invariant: counters written by
+//! `ServiceCounters`, clients write `HashCounters`; `StorageService` reads. Invariant: counters written by
 //! one thread only are plain loads and stores (no locked instruction on the data path), all `Relaxed`: a
 //! snapshot is not a point in time, but each number is right and never goes back. The list of devices has a
 //! lock, taken when a device is new and when a snapshot is made.

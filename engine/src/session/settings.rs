@@ -237,7 +237,7 @@ pub struct AddOptions {
     /// Files that lie elsewhere below `output` than the torrent says, as (index in [`Metainfo::files`], path). Paths that
     /// leave the folder or get in each other's way make the torrent fail.
     pub renames: Vec<(u32, PathBuf)>,
-    /// Begin at rest, as after [`super::Session::pause`].
+    /// Begin at rest, as after [`super::TorrentHandle::pause`].
     pub paused: bool,
     /// How files get their length.
     pub preallocate: Preallocate,

@@ -1,6 +1,6 @@
 //! SHA-1 (BEP 3 pieces) and SHA-256 (BEP 52): streaming, one or many messages at a time, and the hash threads.
 //!
-//! Role: [`sha1`] and [`Sha1`] hash on the caller's thread; [`update_lanes`] advances several messages at once,
+//! Role: [`sha1()`] and [`Sha1`] hash on the caller's thread; [`update_lanes`] advances several messages at once,
 //! which hides the instruction latency that bounds one; [`Lanes`] and [`digest_all`] do so for whole messages of
 //! unequal lengths; [`pool`] does it on threads of its own. Each exists for SHA-256 too. Owner: a [`Hasher`] belongs
 //! to whoever hashes with it. Invariant: every path gives the same digest for the same bytes, however they are cut;

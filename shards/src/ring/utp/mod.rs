@@ -218,7 +218,7 @@ impl Utp {
 
 impl SocketRing {
     /// Starts connecting over `socket`; `ids` are random.
-    /// [`Event::Connected`] follows.
+    /// `Connected` follows.
     pub fn connect_utp(&mut self, socket: UtpSocket, ids: (u16, u16)) -> SocketKey {
         let conn = Connection::dial(io::config(&socket.fd), ids.0, ids.1);
         let key = self.add_utp(DetachedUtp { socket, conn, unread: VecDeque::new() });
