@@ -37,6 +37,7 @@ pub mod dht;
 pub mod doctor;
 mod goal;
 pub mod hashing;
+pub mod ipfilter;
 pub mod layout;
 pub mod linking;
 pub mod metrics;

@@ -18,6 +18,7 @@ pub mod encryption;
 pub mod executor;
 mod faults;
 mod fetching;
+mod filtering;
 mod hand_off;
 mod home;
 pub mod inbox;

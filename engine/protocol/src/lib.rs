@@ -28,6 +28,7 @@ pub mod fetching;
 pub mod geometry;
 pub mod holepunch;
 pub mod ids;
+pub mod ipfilter;
 pub mod lease;
 pub mod lsd;
 pub mod magnet;

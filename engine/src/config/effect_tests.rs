@@ -88,6 +88,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("engine.hash_cpus", "2,3", "hash_cpus: Some([2, 3])"),
     ("engine.memory", "32", "memory_bytes: 33554432"),
     ("security.tracker_ca_file", "/etc/ca.pem", "tracker_ca_file: Some(\"/etc/ca.pem\")"),
+    ("security.ip_filter", "/etc/list", "ip_filter: FilterSettings { path: Some(\"/etc/list\")"),
+    ("security.ip_filter_trackers", "true", "path: None, trackers: true }"),
     ("daemon.socket", "/run/x", "socket: Some(\"/run/x\")"),
     ("daemon.listen", "[::1]:7", "listen: Some([::1]:7)"),
     ("daemon.token_file", "/etc/token", "token_file: Some(\"/etc/token\")"),

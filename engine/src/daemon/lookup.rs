@@ -126,6 +126,8 @@ impl Core {
             tracker_running: trackers.running,
             tracker_answered: trackers.answered,
             tracker_failed: trackers.failed,
+            ip_filter_ranges: self.session.ip_filter().map_or(0, |filter| filter.len()),
+            filtered_connections: self.session.caches().shards().iter().map(|shard| shard.filtered).sum(),
         }
     }
 

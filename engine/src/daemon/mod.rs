@@ -17,6 +17,7 @@ mod actions;
 pub mod api;
 pub mod client;
 mod core;
+mod filtering;
 mod happenings;
 mod hooks;
 mod http;

@@ -31,6 +31,7 @@ use ccbt_storage::StorageConfig;
 use ccbt_storage::messages::Preallocate;
 
 use super::error::StartError;
+use crate::ipfilter::IpFilter;
 use crate::checkpoints::{self, Checkpoint, CheckpointSettings};
 use crate::layout::{Overrides, allowed_cpus, layout};
 use crate::metrics::MetricsSettings;
@@ -104,6 +105,10 @@ pub struct Settings {
     pub dht: DhtSettings,
     /// Web seeds that torrents name, and redirects, may lead to loopback, private and link-local addresses.
     pub web_seed_local: bool,
+    /// Addresses that the session has nothing to do with: see [`super::Session::set_ip_filter`].
+    pub ip_filter: Option<Arc<IpFilter>>,
+    /// Nor with trackers there.
+    pub ip_filter_trackers: bool,
     /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
     /// is bound to a loopback address.
     pub enable_lsd: bool,
@@ -139,6 +144,8 @@ impl Default for Settings {
             enable_dht: true,
             dht: DhtSettings::default(),
             web_seed_local: false,
+            ip_filter: None,
+            ip_filter_trackers: false,
             enable_lsd: true,
             metrics: MetricsSettings::default(),
         }
