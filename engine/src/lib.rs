@@ -40,6 +40,7 @@ pub mod hashing;
 pub mod ipfilter;
 pub mod layout;
 pub mod linking;
+pub mod mapping;
 pub mod metrics;
 mod session;
 pub mod streaming;

@@ -32,6 +32,7 @@ mod pieces;
 pub mod playing;
 pub mod proxying;
 mod punching;
+pub mod reaching;
 mod relocating;
 pub mod ring;
 pub mod satellites;

@@ -141,6 +141,8 @@ pub enum ToShard {
     },
     /// Whom to have nothing to do with from now on.
     Filter(ipfilter::Shared),
+    /// A router forwards this port to ours: it is the one to tell of.
+    Reached(u16),
     /// Other rate limits for a torrent.
     TorrentLimits(TorrentKey, TorrentLimits),
     /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of

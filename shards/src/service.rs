@@ -33,6 +33,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::network::{Entrances, Listener, NetworkThread};
 use crate::proxying::{Proxy, for_peers};
+use crate::reaching::Reach;
 use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
@@ -260,6 +261,12 @@ impl Service {
     /// The way to the tracker thread.
     pub fn trackers(&self) -> &Trackers {
         self.trackers.handle()
+    }
+
+    /// To say where the world reaches us.
+    pub fn reach(&self) -> Reach {
+        let shards = self.shards.iter().map(|shard| shard.inbox.clone()).collect();
+        Reach { shards, discovery: self.discovery().cloned() }
     }
 
     /// Number of shards.

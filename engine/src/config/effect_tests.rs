@@ -7,6 +7,7 @@ use crate::checkpoints::CheckpointSettings;
 /// nothing but what the engine and the command line are given.
 const EFFECTS: &[(&str, &str, &str)] = &[
     ("network.listen_port", "7000", "port: Some(7000)"),
+    ("network.port_mapping", "nat-pmp", "port_mapping: NatPmp"),
     ("network.bind_address", "eth0, ::1", "bind: Some(eth0,::1)"),
     ("network.bind_to", "[\"10.0.0.2\"]", "bind_to: Some(10.0.0.2)"),
     ("network.max_global_peers", "7", "max_connections: 7"),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use ccbt_shards::binding::Binding;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use super::api_network::{IpFilter, PortMapping};
 use super::queue::Step;
 use super::settings::SeedAction;
 
@@ -377,23 +378,12 @@ pub struct Stats {
     pub tracker_answered: u64,
     /// Those that were not.
     pub tracker_failed: u64,
+    /// Whether a router forwards our ports.
+    pub port_mapping: PortMapping,
     /// Ranges of the IP filter; 0 = none.
     pub ip_filter_ranges: usize,
     /// Connections that the IP filter ended or did not let begin.
     pub filtered_connections: u64,
-}
-
-/// The IP filter, read anew.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IpFilter {
-    /// Ranges that are blocked, once merged.
-    pub ranges: usize,
-    /// Bytes of memory.
-    pub memory_bytes: usize,
-    /// Lines that say nothing known.
-    pub bad_lines: u64,
-    /// The first of these.
-    pub first_bad: Vec<String>,
 }
 
 /// What the trackers of a torrent know of it (BEP 48).

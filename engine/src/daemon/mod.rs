@@ -15,6 +15,7 @@
 
 mod actions;
 pub mod api;
+mod api_network;
 pub mod client;
 mod core;
 mod filtering;

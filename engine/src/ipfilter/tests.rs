@@ -19,8 +19,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 fn zipped(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
     for (at, (name, bytes)) in files.iter().enumerate() {
-        let method =
-            if at == 0 { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
+        let method = if at == 0 { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
         let options = zip::write::SimpleFileOptions::default().compression_method(method);
         writer.start_file(*name, options).unwrap();
         writer.write_all(bytes).unwrap();
@@ -34,7 +33,10 @@ fn plain_and_compressed_lists_are_read() {
     let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
     write("a.dat", b"001.000.000.000 - 001.000.000.255 , 000 , x\n002.0.0.0 - 002.0.0.255 , 200 , y\n");
     write("b.p2p.gz", &gzip(b"name:3.0.0.0-3.0.0.255\nbad line\n"));
-    write("c.zip", &zipped(&[("x/ipfilter.dat", b"4.0.0.0 - 4.0.0.255 , 0 , x\n"), ("y", b"2001:db8::/32\n")]));
+    write(
+        "c.zip",
+        &zipped(&[("x/ipfilter.dat", b"4.0.0.0 - 4.0.0.255 , 0 , x\n"), ("y", b"2001:db8::/32\n")]),
+    );
     write("d.p2b", b"\xff\xff\xff\xffP2B\x02n\0\x05\0\0\0\x05\0\0\xff");
     write(".half", b"9.0.0.0/8\n");
     let LoadedFilter { filter, report } = load(dir.path()).unwrap();
@@ -46,7 +48,10 @@ fn plain_and_compressed_lists_are_read() {
     }
     assert_eq!((report.files.len(), report.ranges, report.bad_lines), (4, 5, 1));
     let text = report.to_string();
-    assert!(text.contains("5 ranges from 4 files; 1 lines were not understood: b.p2p.gz, line 2: "), "{text}");
+    assert!(
+        text.contains("5 ranges from 4 files; 1 lines were not understood: b.p2p.gz, line 2: "),
+        "{text}"
+    );
     assert_eq!(load(&dir.path().join("a.dat")).unwrap().report.ranges, 1);
 }
 

@@ -32,6 +32,7 @@ use ccbt_storage::stats::{StorageStats, WorkerStats};
 
 use crate::checkpoints::{CheckpointSettings, Store};
 use crate::ipfilter::IpFilter;
+use crate::mapping::{Mapped, Mapper, MappingStatus};
 use crate::metrics::{Collector, MetricsServer, MetricsSettings, Picture};
 use crossbeam_channel::{Receiver, bounded};
 
@@ -73,6 +74,8 @@ pub struct Session {
     torrent_limits: TorrentLimits,
     /// Serves metrics, where that is wanted.
     metrics: Option<MetricsServer>,
+    /// Has a router forward our ports, where that is wanted.
+    mapper: Option<Mapper>,
     /// For those who ask; each thread has its own.
     filter: FilterNow,
 }
@@ -125,9 +128,10 @@ impl Session {
             service.shutdown();
             ServiceError::Resources(error)
         })?;
+        let mapper = map_ports(settings, &service).inspect_err(|_| service.shutdown())?;
         let (port, torrent_limits) = (service.port(), settings.torrent_limits);
         let service = Some(service);
-        Ok(Self { port, service, registry, checkpointer, ended, torrent_limits, metrics, filter })
+        Ok(Self { port, service, registry, checkpointer, ended, torrent_limits, metrics, mapper, filter })
     }
 
     /// The port listened on; 0 when there is none.
@@ -191,6 +195,11 @@ impl Session {
         let mut now = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
         now.clone_from(&filter);
         self.service().set_filter(filter, trackers);
+    }
+
+    /// Whether a router forwards our ports.
+    pub fn port_mapping(&self) -> MappingStatus {
+        self.mapper.as_ref().map(Mapper::status).unwrap_or_default()
     }
 
     /// The filter that counts.
@@ -285,6 +294,8 @@ impl Session {
     fn end(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
         let Some(service) = self.service.take() else { return Ok(()) };
         self.registry.set_stopping();
+        // While trackers are told.
+        self.mapper.iter_mut().for_each(Mapper::stop);
         service.shutdown();
         // Nothing is ever sent: what ends the wait is the thread hanging up.
         if self.ended.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
@@ -293,6 +304,7 @@ impl Session {
             return Err(ShutdownError(timeout));
         }
         service.join();
+        drop(self.mapper.take());
         if let Some(checkpointer) = self.checkpointer.take() {
             // Every torrent has said its last words.
             checkpointer.finish();
@@ -325,6 +337,21 @@ impl Drop for Session {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// Has a router forward our ports, and tells all who tell of them.
+fn map_ports(settings: &Settings, service: &Service) -> Result<Option<Mapper>, StartError> {
+    let dht = service.discovery().map_or(0, Discovery::dht_port);
+    let wanted = settings.wanted_mapping(service.port(), dht);
+    if !wanted.is_needed() {
+        return Ok(None);
+    }
+    let reach = service.reach();
+    let tell = move |mapped: &Mapped| {
+        mapped.tcp.into_iter().for_each(|port| reach.set_port(port));
+        mapped.ip.into_iter().for_each(|ip| reach.set_ip(ip));
+    };
+    Mapper::start(wanted, tell).map(Some).map_err(|error| ServiceError::Resources(error).into())
 }
 
 /// Serves what the service and its torrents do.

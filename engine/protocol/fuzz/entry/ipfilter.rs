@@ -7,7 +7,8 @@ use ccbt_protocol::ipfilter::{Builder, Line, Range, parse_line, read};
 /// Panics when an invariant breaks.
 pub fn run(data: &[u8]) {
     let mut builder = Builder::default();
-    let reading = read(&mut &data[..], &mut builder).expect("bytes do not fail, and are too few for too many ranges");
+    let reading =
+        read(&mut &data[..], &mut builder).expect("bytes do not fail, and are too few for too many ranges");
     let filter = builder.build();
     assert!(filter.len() as u64 <= reading.ranges);
     assert!(reading.first_bad.len() as u64 <= reading.bad);

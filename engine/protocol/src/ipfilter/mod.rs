@@ -34,8 +34,12 @@ impl Range {
     /// From `first` to `last`, both included; `None` if they are of two families, or in the wrong order.
     pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
         match (first.to_canonical(), last.to_canonical()) {
-            (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => Some(Self::V4(first.into(), last.into())),
-            (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => Some(Self::V6(first.into(), last.into())),
+            (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => {
+                Some(Self::V4(first.into(), last.into()))
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => {
+                Some(Self::V6(first.into(), last.into()))
+            }
             _ => None,
         }
     }

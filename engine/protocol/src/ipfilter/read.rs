@@ -104,7 +104,12 @@ fn text(input: &mut impl BufRead, builder: &mut Builder, reading: &mut Reading) 
     Ok(())
 }
 
-fn p2b(version: u8, input: &mut impl BufRead, builder: &mut Builder, reading: &mut Reading) -> io::Result<()> {
+fn p2b(
+    version: u8,
+    input: &mut impl BufRead,
+    builder: &mut Builder,
+    reading: &mut Reading,
+) -> io::Result<()> {
     if version < 3 {
         for number in 1.. {
             if input.skip_until(0)? == 0 {

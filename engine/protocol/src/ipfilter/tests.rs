@@ -71,7 +71,8 @@ fn all_kinds_of_lines_are_known() {
 
 #[test]
 fn wrong_lines_are_counted_and_named() {
-    let (filter, reading) = filter_of(b"\xef\xbb\xbf1.0.0.0/8\nbad\n\n2.0.0.1 - 2.0.0.0\n3.0.0.0-3.0.0.9,200,x\n4.4.4.4");
+    let (filter, reading) =
+        filter_of(b"\xef\xbb\xbf1.0.0.0/8\nbad\n\n2.0.0.1 - 2.0.0.0\n3.0.0.0-3.0.0.9,200,x\n4.4.4.4");
     assert_eq!((reading.ranges, reading.allowed, reading.bad), (2, 1, 2));
     assert_eq!(reading.first_bad.iter().map(|bad| bad.number).collect::<Vec<_>>(), [2, 4]);
     assert!(filter.blocks(ip("1.255.0.0")) && filter.blocks(ip("4.4.4.4")) && !filter.blocks(ip("3.0.0.1")));
@@ -94,7 +95,8 @@ fn p2b(version: u8, body: &[&[u8]]) -> Vec<u8> {
 fn all_versions_of_p2b_are_read() {
     let ends: &[u8] = &[1, 2, 3, 4, 1, 2, 3, 9];
     for version in [1, 2] {
-        let (filter, reading) = filter_of(&p2b(version, &[b"name\0", ends, b"\0", &[5, 0, 0, 0, 4, 0, 0, 0]]));
+        let (filter, reading) =
+            filter_of(&p2b(version, &[b"name\0", ends, b"\0", &[5, 0, 0, 0, 4, 0, 0, 0]]));
         assert_eq!((reading.ranges, reading.bad, filter.len()), (1, 1, 1), "the second goes downwards");
         assert!(filter.blocks(ip("1.2.3.9")) && !filter.blocks(ip("1.2.3.10")));
     }
@@ -113,7 +115,9 @@ fn all_versions_of_p2b_are_read() {
 
 #[test]
 fn what_touches_becomes_one_range() {
-    let (filter, _) = filter_of(b"1.0.0.0-1.0.0.9\n1.0.0.10-1.0.0.20\n1.0.0.5-1.0.0.7\n0.0.0.0-0.255.255.255\n255.255.255.255");
+    let (filter, _) = filter_of(
+        b"1.0.0.0-1.0.0.9\n1.0.0.10-1.0.0.20\n1.0.0.5-1.0.0.7\n0.0.0.0-0.255.255.255\n255.255.255.255",
+    );
     assert_eq!(filter.len(), 2);
     assert!(filter.blocks(ip("::ffff:1.0.0.20")), "as a socket of both families tells it");
     assert!(filter.blocks(ip("255.255.255.255")) && !filter.blocks(ip("1.0.0.21")));

@@ -25,6 +25,11 @@ impl Torrent {
         }
     }
 
+    /// The port that peers are told of in handshakes to come.
+    pub fn set_listen_port(&mut self, port: u16) {
+        self.config.listen_port = port;
+    }
+
     /// The extended handshake (BEP 10); a later one replaces what the one before said.
     pub(super) fn say_hello(&self, peer: &mut Peer) {
         if !peer.info.reserved.extension() {

@@ -283,8 +283,12 @@ pub fn stats(args: &ListArgs) -> Result<(), Failure> {
 pub fn reload_filter(args: &ListArgs) -> Result<(), Failure> {
     let filter: api::IpFilter = client(&args.control)?.call("POST", "/v1/ip-filter/reload", NO_BODY)?;
     tell(args.control.json, &filter, || {
-        let bad: String = filter.first_bad.iter().map(|bad| format!("\n  {}", escape_for_terminal(bad))).collect();
-        format!("the IP filter has {} ranges; {} lines were not understood{bad}", filter.ranges, filter.bad_lines)
+        let bad: String =
+            filter.first_bad.iter().map(|bad| format!("\n  {}", escape_for_terminal(bad))).collect();
+        format!(
+            "the IP filter has {} ranges; {} lines were not understood{bad}",
+            filter.ranges, filter.bad_lines
+        )
     });
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use ccbt_fast::config::{Applies, Change, Config, Limits, Reload};
 use ccbt_fast::ipfilter::{FilterKeeper, FilterSettings};
+use ccbt_fast::mapping::MappingStatus;
 use ccbt_fast::{Goal, Session, TorrentHandle};
 
 use crate::console::Console;
@@ -24,6 +25,8 @@ pub struct Reloader {
     limits: Limits,
     filter: FilterKeeper,
     filter_settings: FilterSettings,
+    /// What was told of it.
+    mapping: MappingStatus,
 }
 
 impl Reloader {
@@ -36,7 +39,7 @@ impl Reloader {
         log: Log,
     ) -> Self {
         let filter = FilterKeeper::new(filter_settings.clone());
-        Self { reload, config, log, torrent, limits, filter, filter_settings }
+        Self { reload, config, log, torrent, limits, filter, filter_settings, mapping: MappingStatus::Off }
     }
 
     /// Called ten times a second; `asked` by SIGHUP. Gives the new goal of seeding when the configuration was read again.
@@ -61,6 +64,11 @@ impl Reloader {
         };
         if asked {
             self.filter.reload();
+        }
+        let mapping = session.port_mapping();
+        if mapping != self.mapping {
+            console.line(&Line::Note { message: &mapping.to_string() });
+            self.mapping = mapping;
         }
         match self.filter.poll(now, &self.filter_settings, session) {
             None => {}

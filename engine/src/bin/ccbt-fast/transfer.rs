@@ -130,21 +130,16 @@ pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<
     settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
     let limits = config.limits_now();
     (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
+    let wrong = |text: String| Failure::Usage(escape_for_terminal(&text).into_owned());
     if let Some(path) = &effect.tracker_ca_file {
-        let pem = std::fs::read(path).map_err(|error| {
-            let text = format!("security.tracker_ca_file {}: {error}", path.display());
-            Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
-        })?;
+        let pem = std::fs::read(path)
+            .map_err(|error| wrong(format!("security.tracker_ca_file {}: {error}", path.display())))?;
         settings.tracker_roots_pem = vec![pem];
     }
-    settings.proxy = effect
-        .proxy
-        .load()
-        .map_err(|text| Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned()))?;
+    settings.proxy = effect.proxy.load().map_err(wrong)?;
     if let Some(path) = &effect.ip_filter.path {
         // Who wants a filter wants nothing to go past it.
-        let loaded = ipfilter::load(path)
-            .map_err(|error| Failure::Usage(escape_for_terminal(&error.to_string()).into_owned()))?;
+        let loaded = ipfilter::load(path).map_err(|error| wrong(error.to_string()))?;
         tracing::info!("{}", loaded.report);
         settings.ip_filter = Some(loaded.filter);
     }
