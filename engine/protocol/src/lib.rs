@@ -22,6 +22,7 @@ pub mod cache;
 pub mod candidates;
 pub mod checkpoint;
 pub mod choker;
+pub mod credit;
 pub mod deadlines;
 pub mod dht;
 pub mod fetching;
