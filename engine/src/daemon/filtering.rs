@@ -72,6 +72,9 @@ impl Core {
         if notices.len() < NOTICES_MAX {
             notices.push(notice);
         }
+        if keeper.is_due() {
+            return;
+        }
         for reply in waiting.drain(..) {
             // Whoever asked may be gone.
             let _ = reply.send(answer.clone().map(Answer::Filter));

@@ -35,6 +35,11 @@ impl FilterKeeper {
         self.due
     }
 
+    /// Whether it was asked to read the files since it began to: what [`Self::poll`] tells now is no answer to that.
+    pub fn is_due(&self) -> bool {
+        self.due
+    }
+
     /// To be called a few times a second: gives `session` what `settings` and the files say. Tells what came of it, when
     /// something did; `None` inside: there is no filter any more.
     pub fn poll(
