@@ -1,6 +1,6 @@
 //! `ccbt-bench filter`: what a large IP filter costs.
 //!
-//! Role: makes a list in PeerGuardian's text form, reads it as the daemon does, and looks addresses up. Invariant: looked up
+//! Role: makes a list in PeerGuardian's text form, reads it as the daemon does, and looks addresses up. Invariant: these
 //! are addresses at random, and the ends of ranges, in an order that is no order of memory.
 
 use std::fmt::Write as _;

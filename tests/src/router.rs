@@ -1,7 +1,7 @@
 //! A host behind a home router that maps ports, and the public network before it: three network namespaces.
 //!
-//! Owner: the test function, whose thread is in the public one from then on. The router is Linux's NAT with miniupnpd, which
-//! speaks PCP, NAT-PMP and UPnP-IGD. Needs root, `ip`, `nft` and `miniupnpd`.
+//! Owner: the test function, whose thread is in the public one from then on. The router is Linux's NAT with miniupnpd,
+//! which speaks PCP, NAT-PMP and UPnP-IGD. Needs root, `ip`, `nft` and `miniupnpd`.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! What a session is bound to: in network namespaces with two ways out, one of which nothing may take. And how it is reached
-//! behind a router that maps ports.
+//! What a session is bound to: in network namespaces with two ways out, one of which nothing may take. And how it is
+//! reached behind a router that maps ports.
 //!
 //! Needs root; prints why when it cannot run.
 

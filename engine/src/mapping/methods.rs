@@ -140,7 +140,10 @@ pub(super) fn map_upnp(wanted: &Wanted, held: &mut Vec<Held>) -> Result<Mapped, 
     for (is_tcp, port) in wanted.ports() {
         let (protocol, port) =
             (if is_tcp { PortMappingProtocol::TCP } else { PortMappingProtocol::UDP }, port.get());
-        let is_it = |held: &Held| matches!(held, Held::Upnp { protocol: p, internal, .. } if (*p, *internal) == (protocol, port));
+        let is_it = |held: &Held| match held {
+            Held::Upnp { protocol: p, internal, .. } => (*p, *internal) == (protocol, port),
+            Held::Pmp(_) => false,
+        };
         let at = held.iter().position(is_it);
         let old =
             at.and_then(|at| if let Held::Upnp { external, .. } = held[at] { Some(external) } else { None });
