@@ -1,7 +1,7 @@
 //! Keeps a session's filter what the configuration and the files say.
 //!
-//! Owner: the loop that runs the session; it asks a few times a second and never waits, since a list of a million ranges
-//! takes a second to read. Invariant: what cannot be read leaves the filter that is there.
+//! Owner: the loop that runs the session; it asks a few times a second and never waits: reading a list of a million ranges
+//! takes a fifth of a second, and the disk may be slow. Invariant: what cannot be read leaves the filter that is there.
 
 use std::thread;
 use std::time::Instant;
