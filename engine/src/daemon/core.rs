@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{self, ApiError, Event};
+use super::filtering::Filtering;
 use super::hooks::Hooks;
 use super::http::Streaming;
 use super::magnets::Pending;
@@ -67,6 +68,7 @@ pub(super) enum Request {
     Scrape(String),
     Stats,
     Limits(api::LimitChange),
+    ReloadFilter,
     Subscribe(Streaming),
 }
 
@@ -91,6 +93,7 @@ pub(super) enum Answer {
         down: u64,
         up: u64,
     },
+    Filter(api::IpFilter),
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
     Events(mpsc::Receiver<String>),
@@ -113,6 +116,7 @@ pub(super) struct Core {
     pub subscribers: Subscribers,
     pub hooks: Hooks,
     pub watch: Option<WatchFolder>,
+    pub filtering: Filtering,
     /// Limits of all torrents that clients asked for, in place of the configuration's.
     pub own_limits: (Option<u64>, Option<u64>),
     pub started: Instant,
@@ -170,6 +174,8 @@ impl Core {
                 }
                 return;
             }
+            // Answered when it is read.
+            Request::ReloadFilter => return self.reload_filter(reply),
             Request::List => Ok(Answer::List(self.rows())),
             Request::Show(id) => self.find(&id).map(|hash| {
                 let (position, runs) = self.place(hash);
@@ -205,6 +211,7 @@ impl Core {
     /// What is due by time.
     fn pass(&mut self, now: Instant) {
         self.watch_folder(now);
+        self.keep_filter(now);
         let elapsed = now.saturating_duration_since(self.looked);
         if elapsed >= LOOK {
             self.looked = now;

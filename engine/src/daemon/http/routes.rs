@@ -58,6 +58,7 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("get", "/openapi.json", get(openapi)),
         ("get", "/v1/stats", get(stats)),
         ("patch", "/v1/limits", patch(limits)),
+        ("post", "/v1/ip-filter/reload", post(reload_filter)),
         ("get", "/v1/events", get(events)),
         ("get", "/v1/torrents", get(list)),
         ("post", "/v1/torrents", post(add)),
@@ -176,6 +177,7 @@ impl App {
             Answer::Removed(removed) => json(status, &removed),
             Answer::Stats(stats) => json(status, &stats),
             Answer::Limits { down, up } => json(status, &LimitsNow { down_limit: down, up_limit: up }),
+            Answer::Filter(filter) => json(status, &filter),
             Answer::Scrapes(hash, asked) => json(status, &scrapes(hash, asked).await?),
             Answer::Events(lines) => typed(status, "application/x-ndjson", Body::from_stream(Lines(lines))),
         })
@@ -214,6 +216,10 @@ async fn stats(State(app): State<App>) -> Answered {
 
 async fn limits(State(app): State<App>, Json(change): Json<api::LimitChange>) -> Answered {
     app.answer(StatusCode::OK, Call::Limits(change)).await
+}
+
+async fn reload_filter(State(app): State<App>) -> Answered {
+    app.answer(StatusCode::OK, Call::ReloadFilter).await
 }
 
 async fn events(State(app): State<App>, Extension(streams): Extension<Arc<AtomicUsize>>) -> Answered {
