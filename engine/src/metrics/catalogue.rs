@@ -29,7 +29,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("ccbt_hash_queue_depth", Gauge, "Pieces that wait for their hash"),
     // Sums of all torrents.
     ("ccbt_known_addresses", Gauge, "Addresses of peers that are known"),
-    ("ccbt_pieces_total", Gauge, "Pieces of all torrents"),
+    ("ccbt_pieces", Gauge, "Pieces of all torrents"),
     ("ccbt_bytes_left", Gauge, "Wanted bytes that are not verified and written"),
     ("ccbt_torrents", Gauge, "Torrents by what they do"),
     ("ccbt_downloaded_bytes_total", Counter, "Payload accepted"),
@@ -44,7 +44,7 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("ccbt_torrent_connected_peers", Gauge, "Its connections through their handshake"),
     ("ccbt_torrent_known_addresses", Gauge, "Addresses of its peers"),
     ("ccbt_torrent_pieces_completed", Gauge, "Its pieces verified and written"),
-    ("ccbt_torrent_pieces_total", Gauge, "Its pieces"),
+    ("ccbt_torrent_pieces", Gauge, "Its pieces"),
     ("ccbt_torrent_bytes_left", Gauge, "Its wanted bytes that are not verified and written"),
     ("ccbt_torrent_downloaded_bytes_total", Counter, "Its payload accepted"),
     ("ccbt_torrent_uploaded_bytes_total", Counter, "Its payload sent"),
@@ -72,7 +72,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     // Reading for others.
     ("ccbt_cache_resident_bytes", Gauge, "Read cache in memory"),
     ("ccbt_cache_capacity_bytes", Gauge, "Memory of the read cache"),
-    ("ccbt_cache_lookups_total", Counter, "Extents that a peer came to: in memory, on their way, or to be read"),
+    (
+        "ccbt_cache_lookups_total",
+        Counter,
+        "Extents that a peer came to: in memory, on their way, or to be read",
+    ),
     ("ccbt_cache_read_bytes_total", Counter, "Bytes read from disk for peers"),
     ("ccbt_cache_evictions_total", Counter, "Extents that went to make room"),
     ("ccbt_cache_read_ahead_total", Counter, "Extents read before anybody asked, by what became of them"),
@@ -103,7 +107,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("ccbt_tracker_hosts", Gauge, "Tracker hosts, and those that do not answer"),
     ("ccbt_tracker_idle_connections", Gauge, "Connections kept for the next request"),
     ("ccbt_tracker_host_requests_total", Counter, "Requests by tracker host and how they ended"),
-    ("ccbt_tracker_host_answer_seconds_total", Seconds, "How long answered and refused requests took together"),
+    (
+        "ccbt_tracker_host_answer_seconds_total",
+        Seconds,
+        "How long answered and refused requests took together",
+    ),
     ("ccbt_dht_nodes", Gauge, "Nodes of the DHT that are known to be good"),
     ("ccbt_dht_searches", Gauge, "Searches under way"),
     ("ccbt_dht_queries_sent_total", Counter, "Queries sent"),
@@ -137,7 +145,7 @@ mod tests {
         for (at, (name, kind, text)) in METRICS.iter().enumerate() {
             assert!(METRICS[..at].iter().all(|(other, ..)| other != name), "{name} twice");
             let counts = matches!(kind, Kind::Counter | Kind::Seconds);
-            let ends = name.ends_with("_total") && *name != "ccbt_pieces_total" && *name != "ccbt_torrent_pieces_total";
+            let ends = name.ends_with("_total");
             assert_eq!(counts, ends, "{name}");
             assert!(!text.is_empty() && !text.contains('\n'), "{name}");
         }

@@ -103,7 +103,7 @@ impl Picture {
             ("ccbt_connected_peers", sum(&|s| s.peer_count as u64)),
             ("ccbt_known_addresses", sum(&|s| s.candidates as u64)),
             ("ccbt_pieces_completed", sum(&|s| u64::from(s.pieces_done))),
-            ("ccbt_pieces_total", sum(&|s| u64::from(s.pieces_total))),
+            ("ccbt_pieces", sum(&|s| u64::from(s.pieces_total))),
             ("ccbt_bytes_left", sum(&|s| s.bytes_left)),
             ("ccbt_disk_queue_depth", waiting),
             ("ccbt_hash_queue_depth", self.storage.hash.jobs_waiting),
@@ -145,7 +145,7 @@ impl Picture {
             sheet.gauge("ccbt_torrent_upload_rate_bytes_per_second", &labels, status.up_rate as f64);
             sheet.gauge("ccbt_torrent_connected_peers", &labels, status.peer_count as f64);
             sheet.gauge("ccbt_torrent_pieces_completed", &labels, status.pieces_done.into());
-            sheet.gauge("ccbt_torrent_pieces_total", &labels, status.pieces_total.into());
+            sheet.gauge("ccbt_torrent_pieces", &labels, status.pieces_total.into());
             sheet.counter("ccbt_torrent_uploaded_bytes_total", &labels, status.stats.uploaded);
             sheet.counter("ccbt_torrent_downloaded_bytes_total", &labels, status.stats.downloaded);
             sheet.gauge("ccbt_torrent_known_addresses", &labels, status.candidates as f64);

@@ -39,7 +39,8 @@ impl ProcessStats {
         if let Some(stat) = Stat::parse(&text("/proc/self/stat")) {
             this.cpu_s = stat.cpu_ticks as f64 / ticks;
             this.resident = stat.resident_pages * page;
-            let booted = text("/proc/stat").lines().find_map(|line| line.strip_prefix("btime ")?.parse::<u64>().ok());
+            let booted =
+                text("/proc/stat").lines().find_map(|line| line.strip_prefix("btime ")?.parse::<u64>().ok());
             this.started = booted.unwrap_or(0) as f64 + stat.start_ticks as f64 / ticks;
         }
         // One of them is that of the look itself.
@@ -47,7 +48,8 @@ impl ProcessStats {
         this.max_fds = getrlimit(Resource::Nofile).current;
         for task in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
             // A thread may end while it is looked at.
-            if let Some(stat) = Stat::parse(&fs::read_to_string(task.path().join("stat")).unwrap_or_default()) {
+            if let Some(stat) = Stat::parse(&fs::read_to_string(task.path().join("stat")).unwrap_or_default())
+            {
                 this.add_thread(&stat, ticks);
             }
         }
@@ -105,7 +107,8 @@ mod tests {
 
     #[test]
     fn threads_are_known_by_name_and_workers_summed() {
-        let line = |name: &str| format!("7 ({name}) S 1 7 7 0 -1 42 100 0 0 0 250 50 9 9 20 0 1 0 777 5000 12 1 2");
+        let line =
+            |name: &str| format!("7 ({name}) S 1 7 7 0 -1 42 100 0 0 0 250 50 9 9 20 0 1 0 777 5000 12 1 2");
         let stat = Stat::parse(&line("ccbt) x")).expect("parses");
         let expected = Stat { name: "ccbt) x".into(), cpu_ticks: 300, start_ticks: 777, resident_pages: 12 };
         assert_eq!(stat, expected);
@@ -114,7 +117,8 @@ mod tests {
         for name in ["ccbt-shard-0", "iou-wrk-7", "iou-wrk-7", "tokio", "bash"] {
             stats.add_thread(&Stat::parse(&line(name)).expect("parses"), 100.0);
         }
-        let threads: Vec<(&str, f64)> = stats.threads.iter().map(|(name, cpu)| (name.as_str(), *cpu)).collect();
+        let threads: Vec<(&str, f64)> =
+            stats.threads.iter().map(|(name, cpu)| (name.as_str(), *cpu)).collect();
         assert_eq!(threads, [("ccbt-shard-0", 3.0), ("io-wq", 6.0), ("others", 6.0)]);
         assert_eq!(stats.workers, 2);
     }

@@ -124,7 +124,13 @@ mod tests {
             let line = format!("\nccbt_disk_latency_seconds_bucket{{{labels},le=\"{le}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");
         }
-        assert!(text.contains(&format!("_count{{{labels}}} 4\n")) && text.contains("# TYPE ccbt_disk_latency_seconds hist"));
-        assert!(text.contains("\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 1.5\n"), "{text}");
+        assert!(
+            text.contains(&format!("_count{{{labels}}} 4\n"))
+                && text.contains("# TYPE ccbt_disk_latency_seconds hist")
+        );
+        assert!(
+            text.contains("\n# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 1.5\n"),
+            "{text}"
+        );
     }
 }

@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::tracker::Event;
@@ -301,7 +301,9 @@ const REASONS_MAX: usize = 1024;
 fn verdict<T>(result: &Result<T, TrackerError>) -> Verdict {
     match result {
         Ok(_) => Verdict::Answered,
-        Err(TrackerError::Refused(_) | TrackerError::Malformed | TrackerError::Status { .. }) => Verdict::Refused,
+        Err(TrackerError::Refused(_) | TrackerError::Malformed | TrackerError::Status { .. }) => {
+            Verdict::Refused
+        }
         Err(error) if error.is_outage() => Verdict::Outage(error.to_string()),
         Err(_) => Verdict::Other,
     }
