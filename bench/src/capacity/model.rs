@@ -13,6 +13,8 @@ const HEADROOM: f64 = 0.8;
 const PAYLOAD_SHARE: f64 = 0.94;
 /// Usual lines, Mbit/s.
 const LINES: [u32; 11] = [50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 40_000, 100_000];
+/// No disk with heads reads faster, bytes per second.
+const HEADS_MAX: f64 = 0.6e9;
 /// Memory of a machine that has little, MiB.
 const SMALL_RAM_MIB: u64 = 1536;
 
@@ -42,7 +44,7 @@ pub struct Measures {
     pub hash_threads: usize,
     /// Main memory.
     pub ram_mib: u64,
-    /// The device has heads that move.
+    /// The device says that it has heads that move; virtual disks often do.
     pub is_rotating: bool,
     /// Writing with the sync behind it.
     pub disk_write: f64,
@@ -147,7 +149,7 @@ fn profile(measures: &Measures, rate: f64) -> &'static str {
     let gbit = rate * 8.0 / 1e9 / PAYLOAD_SHARE;
     match () {
         () if measures.ram_mib < SMALL_RAM_MIB => "vps-small",
-        () if measures.is_rotating => "hdd",
+        () if measures.is_rotating && measures.disk_read < HEADS_MAX => "hdd",
         () if gbit >= 25.0 => "bulk-25g+",
         () if gbit >= 10.0 => "seedbox-10g",
         // A fast disk behind a slow line, or too few CPUs for more.
@@ -213,7 +215,10 @@ mod tests {
     #[test]
     fn little_memory_and_moving_heads_have_profiles_of_their_own() {
         assert_eq!(judge(&Measures { ram_mib: 1024, ..machine() }).profile, "vps-small");
-        assert_eq!(judge(&Measures { is_rotating: true, ..machine() }).profile, "hdd");
+        let slow_heads = Measures { is_rotating: true, disk_read: 0.2e9, ..machine() };
+        assert_eq!(judge(&slow_heads).profile, "hdd");
+        let so_it_says = Measures { is_rotating: true, ..machine() };
+        assert_eq!(judge(&so_it_says).profile, "bulk-25g+", "a virtual disk");
         let slow = Measures { disk_write: 2e9, disk_read: 2e9, ..machine() };
         assert_eq!(judge(&slow).profile, "seedbox-10g");
     }

@@ -62,7 +62,7 @@ pub(super) fn text(found: &Findings) -> String {
         machine.ram_mib,
         machine.kernel,
         found.file_system,
-        if disk.is_rotating { " on a disk with heads" } else { "" }
+        if disk.is_rotating { ", which says that it has heads" } else { "" }
     ));
     say(format!(
         "disk      write {}, {} with the sync; read {}; a small sync {:.2} ms",
