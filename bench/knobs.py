@@ -3,8 +3,8 @@
 
     bench/knobs.py [--bin DIR] [--rounds 3] MODE CONNECTIONS SIZE_MIB FOLDER NAME='OPTIONS' NAME='OPTIONS' …
 
-MODE is download or seed, FOLDER where the files are (a RAM file system or a disk), DIR has ccbt-bench and ccbt-fast. The
-first variant is what the others are compared with. OPTIONS go behind those of the harness; `@PROGRAM` first takes
+MODE is download or seed, FOLDER where the files are (a RAM file system or a disk), DIR has ccbt-bench and ccbt-fast.
+The first variant is what the others are compared with. OPTIONS go behind those of the harness; `@PROGRAM` first takes
 another program than DIR/ccbt-fast. Columns: MB/s, ratio to the first, CPU seconds per GiB, ratio, peak memory in MiB.
 """
 
