@@ -8,6 +8,7 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 FUZZ_SECONDS ?= 60
 DEMO_ARGS ?=
+BOX_ARGS ?=
 BENCH_PUBLISH := --report bench/results --readme README.md
 BENCH_ARGS ?= transfer $(BENCH_PUBLISH)
 .DEFAULT_GOAL := help
@@ -39,6 +40,11 @@ lint: setup-demo ## Check formatting, lints and documentation
 .PHONY: format
 format: setup-demo ## Format all code
 	cargo fmt --all
+
+.PHONY: box
+box: setup-demo ## Test this machine for half a minute: what line rate it holds (BOX_ARGS="--dir /data")
+	cargo build --release --package ccbt-fast
+	cargo run --release --package ccbt-bench -- box $(BOX_ARGS)
 
 .PHONY: bench
 bench: setup-bench ## Compare with other clients, 6 minutes: bench/results (BENCH_ARGS="transfer --help")

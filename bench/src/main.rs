@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use ccbt_bench::capacity::{self, BoxArgs};
 use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
@@ -26,6 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Test disk, CPU and network stack for a minute; say what line rate this machine holds, and which part is the limit
+    Box(BoxArgs),
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
     /// Make the page and the charts of a result file of `transfer` again
@@ -62,6 +65,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Box(args) => capacity::run(&args),
         Command::Transfer(args) => transfer::run(&args),
         Command::Report(args) => transfer::report(&args),
         Command::Hash(args) => kernels::run(&args),

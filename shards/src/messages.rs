@@ -22,7 +22,7 @@ use ccbt_storage::messages::Preallocate;
 use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
-pub use crate::counters::{CacheStats, ShardStats};
+pub use crate::counters::{CacheStats, ShardLoad, ShardStats};
 pub use crate::fetching::AddMagnet;
 pub use crate::hand_off::{Arrival, HandOff};
 pub use crate::known::{FileMark, Known, Snapshot};
@@ -299,7 +299,7 @@ pub enum FromShard {
     /// are removed.
     Closed(TorrentKey, Box<Snapshot>),
     /// What a shard did; about four times a second while something changes.
-    Work(usize, ShardStats),
+    Work(usize, Box<ShardStats>),
     /// The shard is done.
     Stopped {
         /// Its number.

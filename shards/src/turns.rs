@@ -171,9 +171,9 @@ impl Shard {
         if cache != std::mem::replace(&mut self.told_cache, cache) {
             self.tell(FromShard::Cache(self.config.index, cache));
         }
-        let stats = self.stats;
+        let stats = self.stats_now();
         if stats != std::mem::replace(&mut self.told_stats, stats) {
-            self.tell(FromShard::Work(self.config.index, stats));
+            self.tell(FromShard::Work(self.config.index, Box::new(stats)));
         }
     }
 

@@ -47,7 +47,6 @@ pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
 pub use source::TorrentSource;
 pub(crate) use source::read_torrent;
-use torrent::Shared;
 pub use torrent::TorrentHandle;
 
 use checkpointing::Checkpointer;
@@ -364,15 +363,13 @@ fn metrics_of(
     let filter = Arc::clone(filter);
     let (registry, storage) = (Arc::clone(registry), service.storage().stats_handle());
     let (trackers, discovery) = (service.trackers().clone(), service.discovery().cloned());
-    let with_status = |shared: Arc<Shared>| Some((Arc::clone(shared.metainfo()), shared.status()?));
     let look = move || Picture {
-        torrents: registry.torrents().into_iter().filter_map(with_status).collect(),
-        shards: registry.shards(),
-        caches: registry.caches(),
         storage: storage.stats(),
         trackers: trackers.stats(),
+        hosts: trackers.hosts(),
         discovery: discovery.as_ref().map(Discovery::stats),
         filter_ranges: filter.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |f| f.len()),
+        ..registry.picture()
     };
     let address = SocketAddr::new(settings.address, settings.port);
     MetricsServer::start(address, Collector::new(settings.torrents, look))

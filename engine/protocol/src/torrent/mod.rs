@@ -35,7 +35,7 @@ pub use stats::Stats;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bitfield::Bitfield;
 use crate::blame::Blame;
@@ -142,6 +142,8 @@ pub struct Torrent {
     events: VecDeque<TorrentEvent>,
     dirty: Vec<PeerKey>,
     stats: Stats,
+    /// How long the newest block was waited for.
+    block_wait: Duration,
     down: RateMeter,
     up: RateMeter,
     finished_told: bool,
@@ -199,6 +201,7 @@ impl Torrent {
             events: VecDeque::new(),
             dirty: Vec::new(),
             stats: Stats::default(),
+            block_wait: Duration::ZERO,
             down: RateMeter::new(now),
             up: RateMeter::new(now),
             finished_told: false,
