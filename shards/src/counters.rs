@@ -19,6 +19,12 @@ pub struct ShardStats {
     pub messages: u64,
     /// Of these, the ones about pieces: leases, requests for them, and news of what was fetched or lost (a count).
     pub lease_messages: u64,
+    /// Bytes of memory for pieces being fetched that are in use now.
+    pub memory_used: u64,
+    /// Bytes of that memory.
+    pub memory: u64,
+    /// Pieces that hold some of it now (a count).
+    pub pieces: u64,
 }
 
 /// How a shard's read cache does. Counts since the start, unless said otherwise.

@@ -334,6 +334,15 @@ impl Service {
         }
     }
 
+    /// Asks every shard for a sign of life: each sends one, by the channel, when it next reads its messages.
+    pub fn ping(&self) -> Receiver<()> {
+        let (reply, answers) = bounded(self.shards.len());
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Ping(reply.clone()));
+        }
+        answers
+    }
+
     /// The storage thread and the hash pool, to look at.
     pub fn storage(&self) -> &StorageService {
         &self.storage

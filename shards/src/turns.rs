@@ -8,7 +8,8 @@ use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::wire::mse::torrent_hash;
 use ccbt_storage::Completion;
 
-use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
+use crate::announce::Announces;
+use crate::messages::{Event, FromShard, ShardStats, ToShard, TorrentStatus};
 use crate::satellites::SatelliteStatus;
 use crate::shard::{JOBS_MAX, Shard};
 use crate::torrents::Phase;
@@ -57,6 +58,13 @@ impl Shard {
                     let _ = reply.try_send(self.homes[index].snapshot());
                 }
             }
+            ToShard::Trackers(key, reply) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    let announces = self.homes[index].announces.as_ref();
+                    let _ = reply.try_send(announces.map(Announces::statuses).unwrap_or_default());
+                }
+            }
+            ToShard::Ping(reply) => drop(reply.try_send(())),
             ToShard::CheckTurn(key) => match self.by_key.get(&key) {
                 Some(&index) => self.on_check_turn(index),
                 None => tracing::debug!(key = key.0, "a turn for a torrent that has left the line"),
@@ -169,9 +177,19 @@ impl Shard {
         if cache != std::mem::replace(&mut self.told_cache, cache) {
             self.tell(FromShard::Cache(self.config.index, cache));
         }
-        let stats = self.stats;
+        let stats = self.work();
         if stats != std::mem::replace(&mut self.told_stats, stats) {
             self.tell(FromShard::Work(self.config.index, stats));
+        }
+    }
+
+    /// What it did, and how its memory stands.
+    pub(crate) fn work(&self) -> ShardStats {
+        ShardStats {
+            memory_used: self.partition.used() as u64,
+            memory: self.partition.capacity() as u64,
+            pieces: self.pieces as u64,
+            ..self.stats
         }
     }
 
