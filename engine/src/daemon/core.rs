@@ -22,10 +22,10 @@ use super::state::{Board, Counters, StateDir};
 use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::watch::WatchFolder;
-use crate::{Scraped, Snapshot};
 use crate::checkpoints::Store;
 use crate::config::Config;
 use crate::session::{Session, SessionEvent};
+use crate::{Scraped, Snapshot};
 
 /// Messages handled before time is looked at again.
 const BATCH: usize = 256;

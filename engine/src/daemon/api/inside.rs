@@ -33,7 +33,9 @@ impl Cells {
     pub(crate) fn checked(self) -> Result<u32, ApiError> {
         match self.cells.unwrap_or(CELLS_DEFAULT) {
             cells @ 1..=CELLS_MAX => Ok(cells),
-            _ => Err(ApiError::new(400, "bad_query", format!("cells must be a number from 1 to {CELLS_MAX}"))),
+            _ => {
+                Err(ApiError::new(400, "bad_query", format!("cells must be a number from 1 to {CELLS_MAX}")))
+            }
         }
     }
 }
@@ -125,10 +127,7 @@ impl Trackers {
             seeders: status.seeders,
             leechers: status.leechers,
         };
-        Self {
-            info_hash: info_hash.to_string(),
-            trackers: statuses.into_iter().map(tracker).collect(),
-        }
+        Self { info_hash: info_hash.to_string(), trackers: statuses.into_iter().map(tracker).collect() }
     }
 }
 

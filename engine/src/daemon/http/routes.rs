@@ -313,9 +313,11 @@ async fn told<T: Send + 'static>(answer: crossbeam_channel::Receiver<T>) -> Resu
     let wait = tokio::task::spawn_blocking(move || answer.recv_timeout(SHARD_PATIENCE)).await;
     match wait {
         Ok(Ok(told)) => Ok(told),
-        Ok(Err(crossbeam_channel::RecvTimeoutError::Timeout)) => {
-            Err(ApiError::new(504, "slow", "the torrent's shard has not answered; `events` and the log may say why"))
-        }
+        Ok(Err(crossbeam_channel::RecvTimeoutError::Timeout)) => Err(ApiError::new(
+            504,
+            "slow",
+            "the torrent's shard has not answered; `events` and the log may say why",
+        )),
         _ => Err(ApiError::new(409, "gone", "the torrent has just left, or the daemon is stopping")),
     }
 }
