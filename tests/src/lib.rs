@@ -28,6 +28,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw_peer;
 pub mod raw_seeder;
+pub mod terminal;
 pub mod torrent;
 pub mod tracker;
 pub mod transmission;
