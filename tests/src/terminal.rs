@@ -30,7 +30,8 @@ pub struct Terminal {
 impl Terminal {
     /// Runs the command in a session of its own, with a terminal of this size.
     pub fn start(command: &Command, columns: u16, rows: u16) -> Self {
-        let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        let main =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&main).and_then(|()| unlockpt(&main)).expect("it is ours");
         let name = ptsname(&main, Vec::new()).expect("it has a name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -34,17 +34,22 @@ fn add(daemon: &Daemon, made: &Published, more: &[&str]) {
 fn keys_do_what_they_say() {
     let lab = Lab::open();
     let (one, other) = (torrent(&lab, "one.bin", MIB, false), torrent(&lab, "other\x1b[2J.bin", MIB, false));
-    let seeder = RawSeeder::start(Ipv4Addr::new(127, 0, 61, 1), &one, Manner::slow(Duration::from_millis(20)));
+    let seeder =
+        RawSeeder::start(Ipv4Addr::new(127, 0, 61, 1), &one, Manner::slow(Duration::from_millis(20)));
     let daemon = DaemonCommand::new(&lab).start();
     add(&daemon, &one, &["--peer", &seeder.address().to_string()]);
     add(&daemon, &other, &["--paused"]);
     let mut top = top(&daemon);
     let screen = top.wait("one.bin");
     assert!(screen.contains("NAME  2 of 2, by queue") && screen.contains("q quit"), "{screen}");
-    assert!(screen.contains("other\\u{1b}[2J.bin") || screen.contains("paused"), "names are escaped: {screen}");
+    assert!(
+        screen.contains("other\\u{1b}[2J.bin") || screen.contains("paused"),
+        "names are escaped: {screen}"
+    );
     top.keys("\r");
     let address = seeder.address().to_string();
-    let screen = top.wait_until("peer and pieces", |screen| screen.contains(&address) && screen.contains("in /"));
+    let screen =
+        top.wait_until("peer and pieces", |screen| screen.contains(&address) && screen.contains("in /"));
     assert!(screen.contains(&one.torrent.info_hash_hex()), "{screen}");
     top.keys("2");
     top.wait("of 64 pieces of 16.0 KiB");
@@ -173,7 +178,8 @@ fn pages_and_completions_are_what_the_program_has() {
     // What a shell makes of it.
     let words = "source \"$1\"; COMP_WORDS=(ccbt-fast che); COMP_CWORD=1; _ccbt-fast ccbt-fast che ccbt-fast; \
                  echo \"${COMPREPLY[@]}\"";
-    let output = Command::new("bash").args(["-c", words, "bash"]).arg(&script).output().expect("bash is there");
+    let output =
+        Command::new("bash").args(["-c", words, "bash"]).arg(&script).output().expect("bash is there");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "checkpoints");
 }
 
@@ -181,7 +187,8 @@ fn pages_and_completions_are_what_the_program_has() {
 fn what_the_package_lists_is_there() {
     let manifest = fs::read_to_string(repository().join("engine/Cargo.toml")).expect("read");
     let list = manifest.split_once("[package.metadata.deb]").expect("there is metadata").1;
-    let assets = list.split_once("assets = [").expect("it lists files").1.split_once("\n]").expect("it ends").0;
+    let assets =
+        list.split_once("assets = [").expect("it lists files").1.split_once("\n]").expect("it ends").0;
     let mut seen = 0;
     for line in assets.lines().filter(|line| line.contains('"')) {
         let path = line.split('"').nth(1).expect("a path");
@@ -203,7 +210,9 @@ fn what_the_package_lists_is_there() {
     verify_unit(&unit);
     let profile = fs::read_to_string(packaging.join("seccomp.json")).expect("read");
     let profile: serde_json::Value = serde_json::from_str(&profile).expect("JSON");
-    for call in ["io_uring_setup", "io_uring_enter", "io_uring_register", "read", "clone3", "sched_setaffinity"] {
+    for call in
+        ["io_uring_setup", "io_uring_enter", "io_uring_register", "read", "clone3", "sched_setaffinity"]
+    {
         let allowed = profile["syscalls"][0]["names"].as_array().expect("names");
         assert!(allowed.iter().any(|name| name == call), "{call}");
     }
@@ -220,7 +229,8 @@ fn verify_unit(unit: &str) {
     let unit = unit.replace("/usr/bin/ccbt-fast", "/bin/true");
     fs::write(dir.path().join("ccbt-fast.service"), unit).expect("written");
     let path = dir.path().join("ccbt-fast.service");
-    let output = Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(&path).output().expect("it runs");
+    let output =
+        Command::new("systemd-analyze").arg("verify").arg("--man=no").arg(&path).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     let ours: Vec<&str> = said.lines().filter(|line| line.contains("ccbt-fast")).collect();
     assert!(ours.is_empty(), "{said}");
