@@ -40,12 +40,10 @@ fn keys_do_what_they_say() {
     add(&daemon, &one, &["--peer", &seeder.address().to_string()]);
     add(&daemon, &other, &["--paused"]);
     let mut top = top(&daemon);
-    let screen = top.wait("one.bin");
-    assert!(screen.contains("NAME  2 of 2, by queue") && screen.contains("q quit"), "{screen}");
-    assert!(
-        screen.contains("other\\u{1b}[2J.bin") || screen.contains("paused"),
-        "names are escaped: {screen}"
-    );
+    // The escape sequence in its name would have cleared the screen.
+    let screen =
+        top.wait_until("both torrents", |screen| screen.contains("one.bin") && screen.contains("other"));
+    assert!(screen.contains("NAME 2/2 by queue") && screen.contains("q quit"), "{screen}");
     top.keys("\r");
     let address = seeder.address().to_string();
     let screen =
@@ -58,7 +56,7 @@ fn keys_do_what_they_say() {
     top.keys("e");
     top.wait_until("shards and disks", |screen| screen.contains("SLOTS") && screen.contains("RUNNING"));
     top.keys(ESC);
-    top.wait("NAME  2 of 2");
+    top.wait("NAME 2/2");
     // Each key, and what the daemon makes of it.
     top.keys("d3MiB/s\r");
     daemon.wait_for(&one, "down_limit", 3 << 20);
@@ -79,7 +77,7 @@ fn keys_do_what_they_say() {
     top.wait("is being checked: one.bin");
     // A filter, another size, and a removal that is thought better of.
     top.keys("/one\r");
-    top.wait("NAME  1 of 2");
+    top.wait("NAME 1/2");
     top.resize(39, 24);
     top.wait("Too small");
     top.resize(120, 30);
@@ -193,7 +191,7 @@ fn what_the_package_lists_is_there() {
     for line in assets.lines().filter(|line| line.contains('"')) {
         let path = line.split('"').nth(1).expect("a path");
         // Made by `make deb`.
-        if !path.starts_with("target/") {
+        if !path.contains("target/") {
             assert!(repository().join("engine").join(path).exists(), "{path}");
             seen += 1;
         }

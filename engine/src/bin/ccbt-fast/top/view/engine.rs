@@ -20,9 +20,10 @@ fn right(text: impl Into<String>) -> Line<'static> {
 pub(super) fn draw(frame: &mut Frame, model: &Model, area: Rect) {
     let Some(engine) = &model.engine else { return frame.render_widget("…", area) };
     let before = model.engine_before.as_ref().map(|(before, seconds)| (before, *seconds));
-    let shards = engine.shards.len().saturating_sub(model.scroll).max(1) as u16 + 1;
-    let devices = engine.devices.len() as u16 + 1;
-    let rows = [Constraint::Max(shards), Constraint::Min(devices.min(3)), Constraint::Length(1)];
+    // However many shards there are, two disks have their place.
+    let room = usize::from(area.height.saturating_sub(4));
+    let shards = (engine.shards.len().saturating_sub(model.scroll).max(1) + 1).min(room) as u16;
+    let rows = [Constraint::Length(shards), Constraint::Fill(1), Constraint::Length(1)];
     let [top, middle, bottom] = Layout::vertical(rows).areas(area);
     shard_table(frame, engine, before, model.scroll, top);
     device_table(frame, engine, before, middle);

@@ -89,10 +89,9 @@ pub(super) fn draw(frame: &mut Frame, model: &Model, area: Rect) {
         Row::new(name.chain(columns.iter().map(right))).style(chosen)
     };
     let rows = model.shown.iter().enumerate().skip(first).take(height).map(row);
-    let sorted =
-        format!("NAME  {} of {}, by {}{}", model.shown.len(), model.torrents.len(), model.sort.name(), {
-            if model.is_reversed { " reversed" } else { "" }
-        });
+    let reversed = if model.is_reversed { "-" } else { "" };
+    let (shown, all, by) = (model.shown.len(), model.torrents.len(), model.sort.name());
+    let sorted = format!("NAME {shown}/{all} by {reversed}{by}");
     let heads = columns.iter().map(|column| Line::from(column.head).alignment(Alignment::Right));
     let head = Row::new(std::iter::once(Line::from(sorted)).chain(heads)).style(BOLD);
     let widths = columns.iter().map(|column| Constraint::Length(column.width));
