@@ -1,8 +1,8 @@
 //! Tells the service manager how the daemon does (sd_notify(3)).
 //!
-//! Owner: [`crate::daemon`], which calls [`Manager::turn`] ten times a second. Invariant: `WATCHDOG=1` is sent only after every
-//! shard has answered since the last one, so a daemon with a shard that hangs is started anew. Without a service manager
-//! nothing is sent and no shard is asked.
+//! Owner: [`crate::daemon`], which calls [`Manager::turn`] ten times a second. Invariant: `WATCHDOG=1` is sent only after
+//! every shard has answered since the last one, so a daemon with a shard that hangs is started anew. Without a service
+//! manager nothing is sent and no shard is asked.
 
 use std::time::{Duration, Instant};
 

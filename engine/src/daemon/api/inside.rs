@@ -1,7 +1,8 @@
 //! What goes on inside a daemon: pieces, trackers, shards and queues, for those who watch it.
 //!
-//! Role: part of the vocabulary of [`super`]. Owner: made by the daemon's thread and the HTTP thread. Invariant: answers are
-//! bounded whatever the torrent is like: a map of pieces has [`CELLS_MAX`] cells at most, and a torrent keeps 200 trackers.
+//! Role: part of the vocabulary of [`super`]. Owner: made by the daemon's thread and the HTTP thread. Invariant: answers
+//! are bounded whatever the torrent is like: a map of pieces has [`CELLS_MAX`] cells at most, and a torrent keeps 200
+//! trackers.
 
 use std::time::Instant;
 

@@ -1,8 +1,8 @@
 //! `ccbt-fast top`: the daemon's torrents on a terminal, live.
 //!
-//! Role: threads and effects; what is known and shown is [`model`] (pure), what keys mean is [`update`] (pure), how it looks is
-//! [`view`] (pure). Owner: `main`. Invariant: nothing is drawn unless something came: a key, a new size, an answer of the daemon
-//! (once a second) or a signal; however it ends, the terminal is as it was ([`terminal`]).
+//! Role: threads and effects; what is known and shown is [`model`] (pure), what keys mean is [`update`] (pure), how it
+//! looks is [`view`] (pure). Owner: `main`. Invariant: nothing is drawn unless something came: a key, a new size, an
+//! answer of the daemon (once a second) or a signal; however it ends, the terminal is as it was ([`terminal`]).
 //!
 //! ```text
 //!  keys, sizes ─┐

@@ -1,7 +1,7 @@
 //! The terminal: taken over for a while, and given back.
 //!
-//! Role: raw mode, the alternate screen and the cursor. Owner: [`super::run`]. Invariant: the terminal is as it was after the
-//! [`Screen`] is dropped and after a panic of any thread, which ends the program: others would go on drawing.
+//! Role: raw mode, the alternate screen and the cursor. Owner: [`super::run`]. Invariant: the terminal is as it was after
+//! the [`Screen`] is dropped and after a panic of any thread, which ends the program: others would go on drawing.
 
 use std::io::{self, IsTerminal, Stdout, Write};
 

@@ -1,7 +1,8 @@
 //! Asks the daemon, for the screen.
 //!
-//! Role: one look a second at what the screen shows, and what keys ask for. Owner: two threads of [`super::run`]. Invariant: at
-//! most a tenth of the time is spent on looking, however many torrents there are: answers that take long are asked for less often.
+//! Role: one look a second at what the screen shows, and what keys ask for. Owner: two threads of [`super::run`].
+//! Invariant: at most a tenth of the time is spent on looking, however many torrents there are: answers that take long
+//! are asked for less often.
 
 use std::time::{Duration, Instant};
 

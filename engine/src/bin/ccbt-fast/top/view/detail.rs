@@ -85,7 +85,8 @@ fn facts(detail: &TorrentDetail) -> Vec<Line<'_>> {
     lines
 }
 
-/// Percent of each cell, as that many characters at most: a cell is blank only if nothing is there, and full only if all is.
+/// Percent of each cell, as that many characters at most: a cell is blank only if nothing is there, and full only if all
+/// is.
 pub(super) fn cells(percents: &[u8], width: usize) -> String {
     let count = percents.len().min(width);
     let shown = |at: usize| {

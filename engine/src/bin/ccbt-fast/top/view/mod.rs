@@ -1,7 +1,7 @@
 //! How it looks. Pure: a model in, cells out; [`super::model`] is not changed.
 //!
-//! Owner: [`super::show`]. Invariant: every text that a stranger chose is escaped by [`safe`], and nothing is drawn beyond the
-//! terminal, however small it is.
+//! Owner: [`super::show`]. Invariant: every text that a stranger chose is escaped by [`safe`], and nothing is drawn
+//! beyond the terminal, however small it is.
 
 mod detail;
 mod engine;
