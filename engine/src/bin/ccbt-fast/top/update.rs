@@ -204,7 +204,8 @@ fn on_answer(model: &mut Model, prompt: Prompt, key: KeyCode) -> Option<Effect> 
                 }
             },
             _ => {
-                let problem = problem.filter(|_| !edit(&mut text, key));
+                let changed = edit(&mut text, key);
+                let problem = problem.filter(|_| !changed);
                 model.prompt = Some(Prompt::Limit { torrent, down, text, problem });
                 None
             }

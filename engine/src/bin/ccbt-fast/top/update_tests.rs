@@ -53,7 +53,7 @@ fn the_selection_stays_with_its_torrent() {
     press(&mut model, KeyCode::PageDown);
     assert_eq!(selected(&model), "gamma");
     // Others come and go.
-    look(&mut model, vec![torrent("new", 1), torrent("gamma", 2)]);
+    look(&mut model, vec![torrent("new", 1), torrent("gamma", 3)]);
     assert_eq!(selected(&model), "gamma");
     look(&mut model, vec![torrent("new", 1)]);
     assert_eq!(selected(&model), "new");
