@@ -76,6 +76,8 @@ filesystem_tools() {
     # Networks of their own, with NATs.
     has ip || need+=(iproute2)
     has nft || need+=(nftables)
+    # A router that maps ports.
+    has miniupnpd || need+=(miniupnpd miniupnpd-nftables)
     [ "${#need[@]}" -eq 0 ] && return
     (apt_install "${need[@]}") || say "going on without ${need[*]}: tests on those file systems will be skipped"
 }

@@ -5,6 +5,7 @@
 //! `hash` measures the engine's hash kernels against each other and other libraries.
 //! `limits` measures what rate limits come to.
 //! `storage` compares the storage service with fio.
+//! `filter` measures reading and asking a large IP filter.
 //! `shards` measures one torrent on several shards, thread by thread.
 //! `scale` measures what connections and torrents cost that idle ([`scale`]).
 //! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
@@ -15,6 +16,7 @@ pub mod checking;
 pub mod clients;
 pub mod compare;
 pub mod error;
+pub mod filter;
 pub mod generator;
 pub mod kernels;
 pub mod limits;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
+use ccbt_bench::filter::{self, FilterArgs};
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
@@ -51,6 +52,8 @@ enum Command {
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
     Picker(PickerArgs),
+    /// Read an IP filter of a million ranges and look addresses up; print seconds, bytes and nanoseconds
+    Filter(FilterArgs),
     /// Move one torrent with 1, 2, 4 … shards; print CPU seconds per GiB of each, balance, messages and rates
     Shards(ShardsArgs),
     /// Let many torrents announce to one opentracker; print when, over how many connections, and what it costs
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
+        Command::Filter(args) => filter::run(&args),
         Command::Shards(args) => shards::run(&args),
         Command::Trackers(args) => trackers::run(&args),
     };

@@ -11,7 +11,9 @@ pub struct ShardStats {
     pub sent: u64,
     /// Connections of peers that this shard accepted (a count).
     pub accepted: u64,
-    /// Of these, the ones that it handed to another shard, and those of others that it passed on (a count).
+    /// Connections that the IP filter did not let begin, or ended (a count).
+    pub filtered: u64,
+    /// Of the accepted ones, those that it handed to another shard, and those of others that it passed on (a count).
     pub handed_over: u64,
     /// Connections that got through their handshake here (a count).
     pub peers: u64,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ccbt_protocol::candidates::Source;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
@@ -143,6 +144,10 @@ pub enum ToShard {
         /// Sending.
         up: u64,
     },
+    /// Whom to have nothing to do with from now on.
+    Filter(ipfilter::Shared),
+    /// A router forwards this port to ours: it is the one to tell of.
+    Reached(u16),
     /// Other rate limits for a torrent.
     TorrentLimits(TorrentKey, TorrentLimits),
     /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of

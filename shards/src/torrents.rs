@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::ids::PieceIndex;
+use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::torrent::{Torrent, TorrentConfig};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
@@ -45,6 +46,7 @@ impl Shard {
         if add.metainfo.private {
             candidates.set_private();
         }
+        candidates.set_filter(self.filter.clone());
         for peer in &add.peers {
             candidates.add(*peer, Source::User);
         }
@@ -198,7 +200,10 @@ impl Shard {
     /// Checking is over: `have` is on disk and good.
     pub(crate) fn run_torrent(&mut self, index: usize, have: Bitfield) {
         let config = TorrentConfig {
-            picker: self.homes[index].picker.clone(),
+            picker: PickerConfig {
+                padding: self.homes[index].meta.padding.clone(),
+                ..self.homes[index].picker.clone()
+            },
             listen_port: self.config.listen_port,
             metadata: Some(self.homes[index].meta.shared_raw_info()),
             pex: self.homes[index].pex && !self.homes[index].meta.private,

@@ -81,6 +81,8 @@ impl Shard {
                 }
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
+            ToShard::Filter(filter) => self.set_filter(filter),
+            ToShard::Reached(port) => self.set_port(port),
             ToShard::TorrentLimits(key, limits) => self.set_torrent_limits(key, limits),
             ToShard::Play(key, play) => self.on_play(key, play),
             ToShard::StopPlaying(key, reader) => self.stop_playing(key, reader),

@@ -119,13 +119,21 @@ fn broken_syntax_is_told_with_its_line_and_the_rest_is_still_read() {
 #[test]
 fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     let trusted: Vec<&Key> = KEYS.iter().filter(|key| key.trusted_only).collect();
-    let needed =
-        ["bind_address", "output", "move_completed", "checkpoint_dir", "log_file", "tracker_ca_file"];
+    let needed = [
+        "bind_address",
+        "output",
+        "move_completed",
+        "checkpoint_dir",
+        "log_file",
+        "tracker_ca_file",
+        "ip_filter",
+    ];
     assert!(needed.iter().all(|name| trusted.iter().any(|key| key.name == *name)));
     for key in trusted {
         let value = match key.kind {
             _ if key.name == "listen" => "127.0.0.1:1",
             _ if key.path() == "proxy.type" => "socks5",
+            _ if key.name == "port_mapping" => "auto",
             _ if key.path() == "proxy.address" => "127.0.0.1:1",
             Kind::Address | Kind::Places => "127.0.0.1",
             Kind::Hosts => "a.example:1",

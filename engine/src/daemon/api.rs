@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use ccbt_shards::binding::Binding;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use super::api_network::{IpFilter, PortMapping};
 use super::queue::Step;
 use super::settings::SeedAction;
 
@@ -381,6 +382,12 @@ pub struct Stats {
     pub tracker_answered: u64,
     /// Those that were not.
     pub tracker_failed: u64,
+    /// Whether a router forwards our ports.
+    pub port_mapping: PortMapping,
+    /// Ranges of the IP filter; 0 = none.
+    pub ip_filter_ranges: usize,
+    /// Connections that the IP filter ended or did not let begin.
+    pub filtered_connections: u64,
 }
 
 /// What the trackers of a torrent know of it (BEP 48).

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{self, ApiError, Event};
+use super::filtering::Filtering;
 use super::hooks::Hooks;
 use super::http::Streaming;
 use super::magnets::Pending;
@@ -71,6 +72,7 @@ pub(super) enum Request {
     Engine,
     Stats,
     Limits(api::LimitChange),
+    ReloadFilter,
     Subscribe(Streaming),
 }
 
@@ -95,6 +97,7 @@ pub(super) enum Answer {
         down: u64,
         up: u64,
     },
+    Filter(api::IpFilter),
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
     /// Of the torrent: where its pieces will be told, and in how many cells.
@@ -122,6 +125,7 @@ pub(super) struct Core {
     pub subscribers: Subscribers,
     pub hooks: Hooks,
     pub watch: Option<WatchFolder>,
+    pub filtering: Filtering,
     /// Limits of all torrents that clients asked for, in place of the configuration's.
     pub own_limits: (Option<u64>, Option<u64>),
     pub started: Instant,
@@ -179,6 +183,8 @@ impl Core {
                 }
                 return;
             }
+            // Answered when it is read.
+            Request::ReloadFilter => return self.reload_filter(reply),
             Request::List => Ok(Answer::List(self.rows())),
             Request::Show(id) => self.find(&id).map(|hash| {
                 let (position, runs) = self.place(hash);
@@ -217,6 +223,7 @@ impl Core {
     /// What is due by time.
     fn pass(&mut self, now: Instant) {
         self.watch_folder(now);
+        self.keep_filter(now);
         let elapsed = now.saturating_duration_since(self.looked);
         if elapsed >= LOOK {
             self.looked = now;

@@ -130,6 +130,9 @@ impl Core {
             tracker_running: trackers.running,
             tracker_answered: trackers.answered,
             tracker_failed: trackers.failed,
+            port_mapping: self.session.port_mapping().into(),
+            ip_filter_ranges: self.session.ip_filter().map_or(0, |filter| filter.len()),
+            filtered_connections: self.session.caches().shards().iter().map(|shard| shard.filtered).sum(),
         }
     }
 

@@ -15,8 +15,10 @@
 
 mod actions;
 pub mod api;
+mod api_network;
 pub mod client;
 mod core;
+mod filtering;
 mod happenings;
 mod hooks;
 mod http;

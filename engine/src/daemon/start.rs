@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::actions::{Prepared, bind, wanted_files};
 use super::api::ApiError;
 use super::core::{Core, EngineGone, Message};
+use super::filtering::Filtering;
 use super::hooks::Hooks;
 use super::http::Server;
 use super::queue::Queue;
@@ -79,6 +80,7 @@ impl Daemon {
         let effect = config.effect(None);
         let is_ours = effect.leaves_checkpoint_folder();
         let is_default = settings.checkpoints.dir == effect.settings.checkpoints.dir;
+        let filtering = Filtering::new(effect.ip_filter);
         let daemon = effect.daemon;
         let state_path = daemon.state_path().ok_or(ControlError::NoHome)?;
         let socket_path = daemon.socket_path().ok_or(ControlError::NoHome)?;
@@ -117,6 +119,7 @@ impl Daemon {
             subscribers: Subscribers::default(),
             hooks: Hooks::new(tell.clone()),
             watch,
+            filtering,
             own_limits,
             started: now,
             undecided: true,

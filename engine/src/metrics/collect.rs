@@ -31,6 +31,7 @@ pub(crate) struct Picture {
     pub storage: StorageStats,
     pub trackers: TrackerStats,
     pub discovery: Option<DiscoveryStats>,
+    pub filter_ranges: usize,
 }
 
 /// Makes the text. See the module.
@@ -167,7 +168,7 @@ impl Picture {
         let sum = |of: &dyn Fn(&TorrentStatus) -> u64| {
             self.torrents.iter().map(|(_, status)| of(status)).sum::<u64>()
         };
-        let gauges: [(&str, &str, u64); 9] = [
+        let gauges: [(&str, &str, u64); 10] = [
             (
                 "ccbt_download_rate_bytes_per_second",
                 "Payload received by all torrents",
@@ -185,6 +186,7 @@ impl Picture {
                 self.storage.devices.iter().map(|d| u64::from(d.in_flight) + d.waiting_parts).sum(),
             ),
             ("ccbt_hash_queue_depth", "Pieces that wait for their hash", self.storage.hash.jobs_waiting),
+            ("ccbt_ip_filter_ranges", "Ranges of the IP filter", self.filter_ranges as u64),
         ];
         for (name, text, value) in gauges {
             sheet.describe(name, text, false);
@@ -261,6 +263,7 @@ fn shard_lines(sheet: &Sheet, number: &str, shard: &ShardStats) {
     sheet.counter("ccbt_shard_received_bytes_total", &labels, shard.received);
     sheet.counter("ccbt_shard_sent_bytes_total", &labels, shard.sent);
     sheet.counter("ccbt_shard_accepted_connections_total", &labels, shard.accepted);
+    sheet.counter("ccbt_shard_filtered_connections_total", &labels, shard.filtered);
     sheet.counter("ccbt_shard_handed_over_connections_total", &labels, shard.handed_over);
     sheet.counter("ccbt_shard_peers_total", &labels, shard.peers);
     sheet.counter("ccbt_shard_messages_total", &labels, shard.messages);

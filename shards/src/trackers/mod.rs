@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::tracker::AnnounceRequest;
 use ccbt_protocol::tracker::dispatch::DispatchPlan;
 use ccbt_protocol::tracker::schedule::AnnounceToken;
@@ -63,6 +64,8 @@ struct ScrapeJob {
 enum Command {
     Announce(Box<AnnounceJob>),
     Scrape(Box<ScrapeJob>),
+    /// Not to be asked from now on.
+    Filter(ipfilter::Shared),
     /// Nothing but `completed` and `stopped` is of use any more.
     Closing,
     Stop,
@@ -119,6 +122,11 @@ impl Trackers {
         let (commands, _) = unbounded();
         let bell = Doorbell::new().expect("a descriptor");
         Self { commands, bell, jobs: Arc::default(), stats: Arc::default() }
+    }
+
+    /// Trackers at addresses that `filter` has are not asked from now on.
+    pub fn set_filter(&self, filter: ipfilter::Shared) {
+        self.send(Command::Filter(filter));
     }
 
     /// The session ends: what waits and is no `completed` or `stopped` is not sent any more.

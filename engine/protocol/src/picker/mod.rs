@@ -45,7 +45,7 @@ use std::collections::BTreeSet;
 
 use begun::{Begun, Mode};
 use bits::Bits;
-pub use partial::{FROM_DISK, PartialPiece};
+pub use partial::{FROM_DISK, FROM_PADDING, PartialPiece};
 use peers::Peers;
 use rarity::Rarity;
 use reserved::Reserved;
@@ -202,6 +202,11 @@ impl Picker {
             _ => None,
         };
         slot.into_iter().flat_map(|slot| self.begun.get(slot).senders())
+    }
+
+    /// Pieces that are begun, those that are being hashed among them.
+    pub fn begun(&self) -> usize {
+        self.begun.len()
     }
 
     /// Begun pieces of which nothing is asked for now, those first whose loss costs least: skipped ones, then

@@ -52,7 +52,10 @@ fn fifty_peers_with_churn_finish() {
 
 #[test]
 fn anything_goes() {
-    with_seeds("anything_goes", 100..=160, |seed| _ = storm::any(seed));
+    // The latter ones found faults once: losses that were told too early (BEP 54), a peer that refused and kept the memory,
+    // a super-seed that heard nothing of a loss, and one whose places were taken by those who had finished.
+    let found = [1795845730235956254, 1795852489763970323, 1795853217389332331, 1795853099775772083];
+    with_seeds("anything_goes", (100..=160).chain(found), |seed| _ = storm::any(seed));
 }
 
 #[test]

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub fn fifty(seed: u64) -> u64 {
     let mut world = World::new(seed, 80, NetConfig::BAD);
     let plan = plan_of(&mut world);
-    world.seed(Plan { manner: Manner::Honest, ..plan });
+    world.seed(Plan { manner: Manner::Honest, magnet: false, ..plan });
     for nth in 1..50 {
         let mut plan = plan_of(&mut world);
         plan.manner = match nth {
@@ -50,7 +50,7 @@ pub fn any(seed: u64) -> u64 {
         // What is shown to whom is known at one place only.
         (plan.torrent.super_seeding, plan.shards) = (true, 1);
     }
-    world.seed(Plan { manner: Manner::Honest, ..plan });
+    world.seed(Plan { manner: Manner::Honest, magnet: false, ..plan });
     for _ in 0..world.rng.random_range(1..16) {
         let mut plan = plan_of(&mut world);
         plan.manner = match world.roll(20) {
@@ -146,7 +146,10 @@ fn clear(world: &mut World) -> u64 {
             friends(world, at);
         }
     }
-    world.finish(PATIENCE);
+    // A super-seed waits a minute for a peer that passes nothing on, for each pair of pieces.
+    let pieces = world.geometry.piece_count();
+    let shows = world.nodes[0].plan.torrent.super_seeding;
+    world.finish(PATIENCE + u32::from(shows) * pieces * 30 * SECOND);
     // What is on the way arrives.
     world.run(5 * SECOND);
     let good: Vec<usize> = (0..world.nodes.len()).filter(|at| world.nodes[*at].is_good()).collect();

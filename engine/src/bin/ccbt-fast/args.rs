@@ -106,6 +106,8 @@ pub enum Command {
     Scrape(PickArgs),
     /// Move torrents of the daemon in its queue
     Queue(QueueArgs),
+    /// Have the daemon read its IP filter anew
+    ReloadFilter(ListArgs),
     /// Show the daemon as a whole
     Stats(ListArgs),
     /// Print a script that completes commands and options, for a shell

@@ -284,6 +284,20 @@ pub fn stats(args: &ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Has the IP filter read anew.
+pub fn reload_filter(args: &ListArgs) -> Result<(), Failure> {
+    let filter: api::IpFilter = client(&args.control)?.call("POST", "/v1/ip-filter/reload", NO_BODY)?;
+    tell(args.control.json, &filter, || {
+        let bad: String =
+            filter.first_bad.iter().map(|bad| format!("\n  {}", escape_for_terminal(bad))).collect();
+        format!(
+            "the IP filter has {} ranges; {} lines were not understood{bad}",
+            filter.ranges, filter.bad_lines
+        )
+    });
+    Ok(())
+}
+
 /// Prints what happens, one JSON object a line, until the daemon stops.
 pub fn events(args: &ListArgs) -> Result<(), Failure> {
     let mut rest = Vec::new();

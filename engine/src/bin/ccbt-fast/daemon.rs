@@ -94,6 +94,7 @@ fn tell(notice: &Notice, log: &Log, console: &mut Console) {
             console.line(&Line::ConfigError { message });
         }
         Notice::Same => console.line(&Line::Note { message: "the configuration has not changed" }),
+        Notice::Filter(message) => console.line(&Line::Note { message }),
         Notice::LogLevel(level) => log.set_level(*level),
     }
 }

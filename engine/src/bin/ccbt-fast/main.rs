@@ -73,6 +73,7 @@ fn main() -> ExitCode {
         Command::Recheck(args) => control::recheck(args),
         Command::Scrape(args) => control::scrape(args),
         Command::Queue(args) => control::queue(args),
+        Command::ReloadFilter(args) => control::reload_filter(args),
         Command::Stats(args) => control::stats(args),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),

@@ -62,6 +62,7 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("get", "/v1/stats", get(stats)),
         ("get", "/v1/engine", get(engine)),
         ("patch", "/v1/limits", patch(limits)),
+        ("post", "/v1/ip-filter/reload", post(reload_filter)),
         ("get", "/v1/events", get(events)),
         ("get", "/v1/torrents", get(list)),
         ("post", "/v1/torrents", post(add)),
@@ -182,6 +183,7 @@ impl App {
             Answer::Removed(removed) => json(status, &removed),
             Answer::Stats(stats) => json(status, &stats),
             Answer::Limits { down, up } => json(status, &LimitsNow { down_limit: down, up_limit: up }),
+            Answer::Filter(filter) => json(status, &filter),
             Answer::Scrapes(hash, asked) => json(status, &scrapes(hash, asked).await?),
             Answer::Pieces(hash, cells, answer) => {
                 let pieces = told(answer).await?;
@@ -230,6 +232,10 @@ async fn engine(State(app): State<App>) -> Answered {
 
 async fn limits(State(app): State<App>, Json(change): Json<api::LimitChange>) -> Answered {
     app.answer(StatusCode::OK, Call::Limits(change)).await
+}
+
+async fn reload_filter(State(app): State<App>) -> Answered {
+    app.answer(StatusCode::OK, Call::ReloadFilter).await
 }
 
 async fn events(State(app): State<App>, Extension(streams): Extension<Arc<AtomicUsize>>) -> Answered {

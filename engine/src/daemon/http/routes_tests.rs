@@ -170,6 +170,9 @@ fn answers_and_questions_are_described_field_by_field() {
         tracker_running: 0,
         tracker_answered: 0,
         tracker_failed: 0,
+        port_mapping: crate::mapping::MappingStatus::Off.into(),
+        ip_filter_ranges: 0,
+        filtered_connections: 0,
     };
     let scrape = scraped("udp://t".to_owned(), Ok(Ok(vec![None])));
     assert_described("Scrape", &scrape);
@@ -179,6 +182,9 @@ fn answers_and_questions_are_described_field_by_field() {
     assert_described("File", &file);
     assert_described("Connection", &connection);
     assert_described("Stats", &stats);
+    let filter = api::IpFilter { ranges: 0, memory_bytes: 0, bad_lines: 0, first_bad: Vec::new() };
+    assert_described("PortMapping", &stats.port_mapping);
+    assert_described("IpFilter", &filter);
     assert_described("Removed", &api::Removed::default());
     assert_described("Add", &api::Add::default());
     assert_described("Change", &change);
