@@ -25,6 +25,16 @@ demo: setup-demo ## Make, share, download and compare 1 GiB on this machine (DEM
 build: setup-demo ## Build the optimised program: target/release/ccbt-fast
 	cargo build --release --package ccbt-fast
 
+.PHONY: deb
+deb: build ## Make a Debian package in target/debian (needs cargo-deb)
+	@cargo deb --version >/dev/null 2>&1 || { echo "deb: install it with: cargo install cargo-deb" >&2; exit 1; }
+	rm -rf target/package && mkdir -p target/package/completions
+	target/release/ccbt-fast man target/package/man
+	target/release/ccbt-fast completions bash > target/package/completions/ccbt-fast
+	target/release/ccbt-fast completions zsh > target/package/completions/_ccbt-fast
+	target/release/ccbt-fast completions fish > target/package/completions/ccbt-fast.fish
+	cargo deb --package ccbt-fast --no-build
+
 .PHONY: test
 test: setup ## Run all tests
 	cargo test --workspace

@@ -17,6 +17,7 @@ use ccbt_protocol::picker::{PartialPiece, PickerConfig};
 use ccbt_protocol::rate::{TorrentLimits, Way};
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::Preallocate;
 use ccbt_storage::relocate::MoveOptions;
@@ -128,6 +129,10 @@ pub enum ToShard {
     Recheck(TorrentKey),
     /// Tell how the pieces are. Hung up on without an answer when the torrent is gone.
     Snapshot(TorrentKey, Sender<Snapshot>),
+    /// Tell how announcing does. Hung up on without an answer when the torrent is gone.
+    Trackers(TorrentKey, Sender<Vec<TrackerStatus>>),
+    /// Say that messages are read.
+    Ping(Sender<()>),
     /// It may be this torrent's turn to read from a rotating device.
     CheckTurn(TorrentKey),
     /// Addresses somebody found for a torrent or a magnet.

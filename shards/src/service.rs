@@ -342,6 +342,15 @@ impl Service {
         }
     }
 
+    /// Asks every shard for a sign of life: each sends one, by the channel, when it next reads its messages.
+    pub fn ping(&self) -> Receiver<()> {
+        let (reply, answers) = bounded(self.shards.len());
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Ping(reply.clone()));
+        }
+        answers
+    }
+
     /// Has nothing to do with addresses that `filter` has from now on: connections end, none begins, and web seeds and,
     /// with `trackers`, trackers there are not asked.
     pub fn set_filter(&self, filter: ipfilter::Shared, trackers: bool) {

@@ -8,6 +8,7 @@ use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::wire::mse::torrent_hash;
 use ccbt_storage::Completion;
 
+use crate::announce::Announces;
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
 use crate::satellites::SatelliteStatus;
 use crate::shard::{JOBS_MAX, Shard};
@@ -57,6 +58,13 @@ impl Shard {
                     let _ = reply.try_send(self.homes[index].snapshot());
                 }
             }
+            ToShard::Trackers(key, reply) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    let announces = self.homes[index].announces.as_ref();
+                    let _ = reply.try_send(announces.map(Announces::statuses).unwrap_or_default());
+                }
+            }
+            ToShard::Ping(reply) => drop(reply.try_send(())),
             ToShard::CheckTurn(key) => match self.by_key.get(&key) {
                 Some(&index) => self.on_check_turn(index),
                 None => tracing::debug!(key = key.0, "a turn for a torrent that has left the line"),

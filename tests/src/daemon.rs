@@ -76,6 +76,12 @@ impl DaemonCommand {
         self
     }
 
+    /// Sets a variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Runs a node of the DHT that begins at `first` (HOST:PORT, or "none") instead of passing `--no-dht`.
     pub fn dht(mut self, first: &str) -> Self {
         self.use_dht = true;

@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod raw_peer;
 pub mod raw_seeder;
 pub mod router;
+pub mod terminal;
 pub mod torrent;
 pub mod tracker;
 pub mod transmission;

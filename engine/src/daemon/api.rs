@@ -3,6 +3,8 @@
 //! Role: the vocabulary of the HTTP interface, for the daemon and its clients. Names and fields are a promise. Invariant:
 //! unknown fields are refused, and every error says which field is wrong and what it may be.
 
+mod inside;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use super::api_network::{IpFilter, PortMapping};
 use super::queue::Step;
 use super::settings::SeedAction;
+
+pub use inside::{Cells, Device, Engine, Pieces, Shard, Tracker, Trackers};
 
 /// A field that may be left out (nothing changes), `null` (back to the configuration's value) or a value.
 pub type Changed<T> = Option<Option<T>>;

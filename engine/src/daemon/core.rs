@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,10 +23,10 @@ use super::state::{Board, Counters, StateDir};
 use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::watch::WatchFolder;
-use crate::Scraped;
 use crate::checkpoints::Store;
 use crate::config::Config;
 use crate::session::{Session, SessionEvent};
+use crate::{Scraped, Snapshot};
 
 /// Messages handled before time is looked at again.
 const BATCH: usize = 256;
@@ -66,6 +67,9 @@ pub(super) enum Request {
     Change(String, api::Change),
     Peers(String, api::Peers),
     Scrape(String),
+    Pieces(String, api::Cells),
+    Trackers(String),
+    Engine,
     Stats,
     Limits(api::LimitChange),
     ReloadFilter,
@@ -96,6 +100,11 @@ pub(super) enum Answer {
     Filter(api::IpFilter),
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
+    /// Of the torrent: where its pieces will be told, and in how many cells.
+    Pieces(InfoHash, u32, Receiver<Snapshot>),
+    /// Of the torrent: where its trackers will be told.
+    Trackers(InfoHash, Receiver<Vec<TrackerStatus>>),
+    Engine(Box<api::Engine>),
     Events(mpsc::Receiver<String>),
 }
 
@@ -194,6 +203,9 @@ impl Core {
             Request::Change(id, change) => self.change(&id, &change),
             Request::Peers(id, peers) => self.add_peers(&id, peers),
             Request::Scrape(id) => self.scrape(&id),
+            Request::Pieces(id, cells) => self.pieces(&id, cells),
+            Request::Trackers(id) => self.trackers(&id),
+            Request::Engine => Ok(Answer::Engine(Box::new(self.engine()))),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
             Request::Subscribe(streaming) => {

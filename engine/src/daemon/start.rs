@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ccbt_protocol::ids::InfoHash;
 use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::relocate::{MoveProgress, relocate};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::actions::{Prepared, bind, wanted_files};
 use super::api::ApiError;
@@ -156,6 +156,16 @@ impl Daemon {
     /// How many torrents it has.
     pub fn torrents(&self) -> usize {
         self.core.torrents.len()
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.core.session.shards()
+    }
+
+    /// Asks every shard for a sign of life: each sends one by the channel. One that hangs may keep this call waiting.
+    pub fn ping(&self) -> Receiver<()> {
+        self.core.session.ping()
     }
 
     /// Adds a torrent file; one that is there already is no error of code `duplicate` to most.

@@ -57,7 +57,11 @@ pub(super) const METRICS: &[(&str, Kind, &str)] = &[
     ("ccbt_shard_received_bytes_total", Counter, "Bytes received from peers: payload, messages, handshakes"),
     ("ccbt_shard_sent_bytes_total", Counter, "Bytes sent to peers"),
     ("ccbt_shard_accepted_connections_total", Counter, "Connections that the shard accepted"),
-    ("ccbt_shard_filtered_connections_total", Counter, "Connections and addresses that the IP filter refused"),
+    (
+        "ccbt_shard_filtered_connections_total",
+        Counter,
+        "Connections and addresses that the IP filter refused",
+    ),
     ("ccbt_shard_handed_over_connections_total", Counter, "Connections handed to another shard"),
     ("ccbt_shard_peers_total", Counter, "Connections that got through their handshake"),
     ("ccbt_shard_messages_total", Counter, "Messages to other shards"),

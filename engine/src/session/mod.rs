@@ -257,6 +257,12 @@ impl Session {
         self.service().storage().workers()
     }
 
+    /// Asks every shard for a sign of life: each sends one by the channel. A shard that hangs does not, and may keep this
+    /// call waiting.
+    pub fn ping(&self) -> Receiver<()> {
+        self.service().ping()
+    }
+
     /// Changes when checkpoints are written, in which form, and which ones are removed. Their folder stays.
     pub fn set_checkpoints(&self, settings: CheckpointSettings) {
         if let Some(checkpointer) = &self.checkpointer {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use serde_json::Value;
 
 use super::*;
@@ -192,6 +193,24 @@ fn answers_and_questions_are_described_field_by_field() {
     assert_described("Peers", &api::Peers { peers: Vec::new() });
     assert_described("Limits", &LimitsNow { down_limit: 0, up_limit: 0 });
     assert_described("Error", &ApiError::new(400, "code", "message"));
+    let tracker = TrackerStatus {
+        url: String::new(),
+        tier: 0,
+        failures: 0,
+        announcing: false,
+        answered: None,
+        error: None,
+        warning: None,
+        seeders: None,
+        leechers: None,
+    };
+    let trackers = api::Trackers::new(InfoHash([0; 20]), vec![tracker]);
+    assert_described("Tracker", &trackers.trackers[0]);
+    assert_described("Trackers", &trackers);
+    assert_described("Pieces", &api::Pieces::default());
+    assert_described("Engine", &api::Engine::default());
+    assert_described("Shard", &api::Shard::default());
+    assert_described("Device", &api::Device::default());
     let states = openapi()["components"]["schemas"]["Torrent"]["properties"]["state"]["enum"].clone();
     let states: Vec<api::Activity> = serde_json::from_value(states).expect("all are states");
     assert_eq!(states.len(), 10);
