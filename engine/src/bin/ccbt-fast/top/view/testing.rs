@@ -2,7 +2,7 @@
 
 use ccbt_fast::daemon::SeedAction;
 use ccbt_fast::daemon::api::{
-    Activity, Connection, FileDetail, Pieces, Stats, Torrent, TorrentDetail, Tracker,
+    Activity, Connection, FileDetail, Pieces, PortMapping, Stats, Torrent, TorrentDetail, Tracker,
 };
 
 use crate::top::watch::Detail;
@@ -64,6 +64,15 @@ pub fn stats() -> Stats {
         tracker_running: 0,
         tracker_answered: 0,
         tracker_failed: 0,
+        port_mapping: PortMapping {
+            state: "off".to_owned(),
+            text: String::new(),
+            method: None,
+            external_ip: None,
+            external_port: None,
+        },
+        ip_filter_ranges: 0,
+        filtered_connections: 0,
     }
 }
 
