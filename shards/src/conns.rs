@@ -7,6 +7,7 @@
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::rate::Way;
+use ccbt_protocol::score::Record;
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +36,8 @@ pub(crate) enum End {
     Refused(&'static str),
     /// Our own decision: the torrent stops, the address is banned.
     Ours,
+    /// Nothing goes over it, and others wait for its place.
+    Idle,
 }
 
 impl Shard {
@@ -120,7 +123,7 @@ impl Shard {
         let place = hand_off.placed.and_then(|key| self.by_key.get(&key).copied());
         if self.stopping.is_some() || !self.has_room() {
             if let Some(index) = place {
-                let back = GivenBack { addr: hand_off.addr, incoming: true, id: None, useful: false };
+                let back = GivenBack { addr: hand_off.addr, incoming: true, id: None, useful: false, record: Record::default() };
                 self.give_peer_back(index, back);
             }
             return;
@@ -222,8 +225,12 @@ impl Shard {
             let comes_right = by.is_none_or(|(bind, local)| local.is_some_and(|ip| bind.admits(ip)));
             let welcome = stays && comes_right && home.all_conns() < home.max_peers;
             if !welcome || home.candidates.is_banned(addr.ip()) {
+                home.turned_away |= stays && comes_right && home.all_conns() >= home.max_peers;
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
-                self.give_peer_back(index, GivenBack { addr, incoming: true, id: None, useful: false });
+                if self.homes[index].turned_away {
+                    self.stir(index);
+                }
+                self.give_peer_back(index, GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() });
                 return false;
             }
             let torrent = home.key;
@@ -262,7 +269,7 @@ impl Shard {
             let addr = conn.addr;
             conn.home = None;
             if let Some(torrent) = placed {
-                let back = GivenBack { addr, incoming: true, id: None, useful: false };
+                let back = GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() };
                 self.on_satellite_peer(torrent, shard, back);
             }
             return self.end(key, End::Refused("it is too fast"));
@@ -317,6 +324,7 @@ impl Shard {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
+        torrent.recall(peer, home.candidates.record(conn.addr));
         if self.ring.is_utp(key) {
             torrent.over_utp(peer);
         }
@@ -360,6 +368,7 @@ impl Shard {
             End::Refused(reason) => tracing::debug!(%addr, reason, "closing"),
             End::Broken => tracing::debug!(%addr, reason = "the connection broke", "closing"),
             End::Ours => tracing::debug!(%addr, reason = "we want no connection with it", "closing"),
+            End::Idle => tracing::debug!(%addr, reason = "it makes way for others", "closing"),
         }
         self.ring.close(key);
     }
@@ -376,14 +385,14 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         home.conns -= 1;
-        let (mut useful, mut id) = (false, None);
+        let (mut useful, mut id, mut record) = (false, None, Record::default());
         if let (Some(peer), Some(torrent)) = (conn.peer, &mut home.torrent) {
             for (block, release) in &conn.releases {
                 if *release {
                     torrent.released(peer, *block);
                 }
             }
-            id = Some(torrent.peer(peer).info().id);
+            (id, record) = (Some(torrent.peer(peer).info().id), torrent.peer(peer).record());
             useful = torrent.gone(peer);
             home.sockets.remove(&peer);
         }
@@ -391,9 +400,10 @@ impl Shard {
         if conn.superseded {
             // Another attempt at the same address goes on.
         } else if home.part.is_satellite() {
-            let back = GivenBack { addr: conn.addr, incoming: conn.incoming, id, useful };
+            let back = GivenBack { addr: conn.addr, incoming: conn.incoming, id, useful, record };
             self.give_peer_back(index, back);
         } else {
+            home.candidates.learn(conn.addr, record);
             home.candidates.gone(now, conn.addr, useful);
             if conn.again {
                 home.candidates.retry_now(conn.addr);

@@ -90,6 +90,9 @@ pub(crate) struct Home {
     pub max_peers: usize,
     /// Rate limits, when it has any of its own.
     pub limits: Option<Box<TorrentGates>>,
+    /// When connections last made way for others, and whether somebody was turned away since.
+    pub made_room: Option<Instant>,
+    pub turned_away: bool,
     /// Connections, half-open ones included.
     pub conns: usize,
     /// On the shard's list of this turn.
@@ -190,6 +193,8 @@ impl Home {
             finding: Finding::default(),
             max_peers,
             limits: None,
+            made_room: None,
+            turned_away: false,
             conns: 0,
             touched: false,
             is_changed: false,

@@ -45,6 +45,7 @@ mod timers;
 mod torrents;
 pub mod trackers;
 mod transfer;
+mod turnover;
 mod turns;
 mod uploads;
 mod utp_acceptor;

@@ -197,6 +197,8 @@ pub enum ToShard {
         /// The home's shard.
         home: usize,
     },
+    /// To a satellite: its idlest connections make way for others ([`crate::turnover`]).
+    MakeRoom(TorrentKey),
     /// A connection that a satellite was given, to dial or to go on with, is over.
     SatellitePeer {
         /// The torrent.

@@ -107,6 +107,11 @@ impl Shard {
                 }
             }
             ToShard::Dial { key, addr, home } => self.on_dial(key, addr, home),
+            ToShard::MakeRoom(key) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.shed(index);
+                }
+            }
             ToShard::SatellitePeer { key, shard, back } => self.on_satellite_peer(key, shard, back),
             ToShard::SatelliteMet { key, shard, id } => self.on_satellite_met(key, shard, id),
             ToShard::Duplicate { key, id } => self.on_duplicate(key, id),
