@@ -35,6 +35,7 @@ pub mod config;
 pub mod daemon;
 pub mod dht;
 pub mod doctor;
+pub mod explain;
 mod goal;
 pub mod hashing;
 pub mod layout;
@@ -54,6 +55,7 @@ pub use ccbt_protocol::picker::{PickerConfig, Priority, Strategy};
 pub use ccbt_protocol::proxy::{Credentials as ProxyCredentials, ProxyKind};
 pub use ccbt_protocol::rate::TorrentLimits;
 pub use ccbt_protocol::tracker::udp::ScrapeEntry;
+pub use ccbt_protocol::wire::trace::Direction;
 pub use ccbt_shards::binding::{Binding, Place};
 pub use ccbt_shards::control::TrackerError;
 pub use ccbt_shards::dialling::{Transport, Transports};
@@ -63,6 +65,7 @@ pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::proxying::Proxy;
+pub use ccbt_shards::tapping::{PeerAddress, TapLine, WireTap};
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
 pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;

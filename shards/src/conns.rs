@@ -25,6 +25,9 @@ use crate::torrents::Phase;
 /// What we support: BEP 6 and BEP 10, and BEP 5 where there is a node and the torrent is not private.
 pub(crate) const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
+/// Target of records about single peers: `observability.enable_peer_tracing` shows them, whatever the level is.
+pub(crate) const PEERS: &str = "ccbt_shards::peers";
+
 /// Why a connection is ended by us.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
@@ -78,6 +81,7 @@ impl Shard {
             return;
         }
         self.stats.accepted += 1;
+        self.accepted_at = Some(self.now);
         let key = self.take_in(stream);
         self.insert_conn(key, addr, true, Stage::Handshake(HandshakeReader::default()), None);
         self.ring.recv_plain(key);
@@ -333,6 +337,13 @@ impl Shard {
         conn.stage = Stage::Open(peer);
         self.timers.conns.set(key.index(), None);
         self.stats.peers += 1;
+        tracing::debug!(
+            target: PEERS, addr = %info.addr, incoming = info.incoming, id = ?info.id,
+            client = info.id.client(), "connected"
+        );
+        if !self.taps.is_empty() {
+            self.tap_new(key, Some(&handshake));
+        }
         self.report_met(index, handshake.peer_id);
         self.feed(key, rest);
         self.touch(index);
@@ -348,7 +359,11 @@ impl Shard {
         if matches!(conn.stage, Stage::Encrypting(_)) && !matches!(end, End::Ours) {
             self.retry_plainly(key);
         }
-        let conn = self.conn(key).expect("seen just now");
+        let conn = self.conns[key.index()].as_mut().expect("seen just now");
+        if let (Some(index), false) = (conn.home, matches!(end, End::Ours | End::Idle)) {
+            let is_fault = matches!(&end, End::Fault(fault) if fault.is_hostile());
+            self.homes[index].endings.count(conn, is_fault);
+        }
         let before = std::mem::replace(&mut conn.stage, Stage::Closing);
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
@@ -357,18 +372,22 @@ impl Shard {
         }
         self.timers.conns.set(key.index(), None);
         self.leave_race(key, false);
-        match end {
-            End::Fault(fault) => {
-                tracing::debug!(%addr, %fault, "closing");
-                if let (true, Some(index)) = (fault.is_hostile(), home) {
-                    let told = Told::PeerFault { addr, fault: fault.to_string() };
-                    self.tell(FromShard::Event(self.homes[index].key, told));
-                }
-            }
-            End::Refused(reason) => tracing::debug!(%addr, reason, "closing"),
-            End::Broken => tracing::debug!(%addr, reason = "the connection broke", "closing"),
-            End::Ours => tracing::debug!(%addr, reason = "we want no connection with it", "closing"),
-            End::Idle => tracing::debug!(%addr, reason = "it makes way for others", "closing"),
+        let reason = match end {
+            End::Fault(fault) => fault.to_string(),
+            End::Refused(reason) => reason.to_owned(),
+            End::Broken => "the connection broke".to_owned(),
+            End::Ours => "we want no connection with it".to_owned(),
+            End::Idle => "it makes way for others".to_owned(),
+        };
+        tracing::debug!(target: PEERS, %addr, reason, "closing");
+        if let Some(trace) = self.conn(key).and_then(|conn| conn.trace.as_mut()) {
+            trace.note(&format!("closed: {reason}"));
+        }
+        if let (End::Fault(fault), Some(index)) = (end, home)
+            && fault.is_hostile()
+        {
+            let told = Told::PeerFault { addr, fault: reason };
+            self.tell(FromShard::Event(self.homes[index].key, told));
         }
         self.ring.close(key);
     }
@@ -397,6 +416,7 @@ impl Shard {
             home.sockets.remove(&peer);
         }
         let useful = useful && !conn.hostile;
+        tracing::debug!(target: PEERS, addr = %conn.addr, ?record, reliability = record.reliability(), "gone");
         if conn.superseded {
             // Another attempt at the same address goes on.
         } else if home.part.is_satellite() {

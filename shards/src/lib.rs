@@ -10,6 +10,7 @@ mod checking;
 mod conns;
 pub mod control;
 mod counters;
+pub mod diagnosis;
 pub mod dialling;
 mod discovering;
 pub mod discovery;
@@ -39,6 +40,7 @@ pub mod service;
 mod shard;
 mod slots;
 pub mod sync;
+pub mod tapping;
 #[cfg(test)]
 mod testing;
 mod timers;

@@ -28,8 +28,10 @@ pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
 use crate::binding::Binding;
+use crate::diagnosis::ShardLook;
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
+use crate::tapping::TapRequest;
 use crate::webseeds::{FromWeb, Site, WebCounts};
 
 /// A torrent to run.
@@ -127,6 +129,8 @@ pub enum ToShard {
     Recheck(TorrentKey),
     /// Tell how the pieces are. Hung up on without an answer when the torrent is gone.
     Snapshot(TorrentKey, Sender<Snapshot>),
+    /// Tell what is known of why it does what it does; every shard answers ([`ShardLook`]).
+    Diagnose(TorrentKey, Sender<ShardLook>),
     /// It may be this torrent's turn to read from a rotating device.
     CheckTurn(TorrentKey),
     /// Addresses somebody found for a torrent or a magnet.
@@ -158,6 +162,8 @@ pub enum ToShard {
     },
     /// `shard` is the home of a torrent: connections for it go there. `None`: nobody's any more.
     Route(InfoHash, Option<usize>),
+    /// Somebody looks at what is said with a peer.
+    Tap(TapRequest),
     /// Accept connections of this socket, too, until it is shut down.
     Listen(OwnedFd),
     /// A connection for a torrent of this shard.

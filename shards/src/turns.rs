@@ -57,6 +57,8 @@ impl Shard {
                     let _ = reply.try_send(self.homes[index].snapshot());
                 }
             }
+            // As with a snapshot.
+            ToShard::Diagnose(key, reply) => drop(reply.try_send(self.look(key))),
             ToShard::CheckTurn(key) => match self.by_key.get(&key) {
                 Some(&index) => self.on_check_turn(index),
                 None => tracing::debug!(key = key.0, "a turn for a torrent that has left the line"),
@@ -120,6 +122,7 @@ impl Shard {
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
             ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
             ToShard::Web(key, message) => self.on_web(key, message),
+            ToShard::Tap(request) => self.add_tap(request),
             ToShard::Listen(socket) => {
                 self.ring.listen(socket);
             }

@@ -259,6 +259,11 @@ impl Peer {
         &self.info
     }
 
+    /// What it said in its extended handshake (BEP 10).
+    pub fn extension(&self) -> Option<&ExtensionHandshake> {
+        self.extension.as_ref()
+    }
+
     /// Whether it has `piece`.
     pub fn has(&self, piece: PieceIndex) -> bool {
         match &self.has {

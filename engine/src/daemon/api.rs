@@ -12,6 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::queue::Step;
 use super::settings::SeedAction;
 
+mod peers;
+
+pub use peers::{Connection, Explanation, Trace, Traced, Way};
+
 /// A field that may be left out (nothing changes), `null` (back to the configuration's value) or a value.
 pub type Changed<T> = Option<Option<T>>;
 
@@ -299,59 +303,6 @@ pub struct FileDetail {
     pub len: u64,
     /// How much it is wanted: `skip`, `low`, `normal` or `high`.
     pub priority: String,
-}
-
-/// A connection to a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connection {
-    /// The other end.
-    pub addr: SocketAddr,
-    /// Payload bytes per second from it.
-    pub down_rate: u64,
-    /// Payload bytes per second to it.
-    pub up_rate: u64,
-    /// Whether it has everything.
-    pub seed: bool,
-    /// Whether it connected to us.
-    pub incoming: bool,
-    /// Its program as it says itself, or as its peer id says; empty: it does not say.
-    pub client: String,
-    /// Whether it is connected over uTP.
-    pub utp: bool,
-    /// Pieces that it has.
-    pub pieces: u32,
-    /// Payload from it over this connection.
-    pub downloaded: u64,
-    /// Payload to it over this connection.
-    pub uploaded: u64,
-    /// Seconds since its handshake.
-    pub connected_seconds: u64,
-    /// Whether we want something of it.
-    pub am_interested: bool,
-    /// Whether it serves nothing to us.
-    pub peer_choking: bool,
-    /// Whether it wants something of us.
-    pub peer_interested: bool,
-    /// Whether we serve nothing to it.
-    pub am_choking: bool,
-    /// Whether it owes us blocks for too long.
-    pub snubbed: bool,
-    /// Requests on the way to it.
-    pub outstanding: usize,
-    /// From a request to its block while no others wait, in milliseconds; `null`: not measured yet.
-    pub round_trip_ms: Option<u64>,
-    /// How good the connection is, 0 to 100.
-    pub quality: u8,
-    /// How reliable the peer is over all its connections, 0 to 100; 50: nothing is known.
-    pub reliability: u8,
-    /// Times that it owed blocks for too long.
-    pub snubs: u32,
-    /// Requests that were given up then.
-    pub timeouts: u32,
-    /// Requests that it rejected although it served us.
-    pub rejects: u32,
-    /// Corrupt pieces that it and others have sent.
-    pub suspicions: u32,
 }
 
 /// The daemon as a whole.

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{self, ApiError, Event};
+use super::explaining::Explaining;
 use super::hooks::Hooks;
 use super::http::Streaming;
 use super::magnets::Pending;
@@ -20,6 +21,7 @@ use super::reload::Reloader;
 use super::state::{Board, Counters, StateDir};
 use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
+use super::tracing_peers::Traces;
 use super::watch::WatchFolder;
 use crate::Scraped;
 use crate::checkpoints::Store;
@@ -65,9 +67,11 @@ pub(super) enum Request {
     Change(String, api::Change),
     Peers(String, api::Peers),
     Scrape(String),
+    Explain(String),
     Stats,
     Limits(api::LimitChange),
     Subscribe(Streaming),
+    Trace(String, api::Trace, Streaming),
 }
 
 /// A torrent to add.
@@ -93,6 +97,8 @@ pub(super) enum Answer {
     },
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
+    /// What is known of a torrent, but for what its shards still have to say.
+    Explain(Box<Explaining>),
     Events(mpsc::Receiver<String>),
 }
 
@@ -111,6 +117,7 @@ pub(super) struct Core {
     pub keys: HashMap<TorrentKey, InfoHash>,
     pub queue: Queue<InfoHash>,
     pub subscribers: Subscribers,
+    pub traces: Traces,
     pub hooks: Hooks,
     pub watch: Option<WatchFolder>,
     /// Limits of all torrents that clients asked for, in place of the configuration's.
@@ -188,6 +195,8 @@ impl Core {
             Request::Change(id, change) => self.change(&id, &change),
             Request::Peers(id, peers) => self.add_peers(&id, peers),
             Request::Scrape(id) => self.scrape(&id),
+            Request::Explain(id) => self.explain(&id),
+            Request::Trace(id, how, streaming) => self.trace(&id, &how.peer, streaming),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
             Request::Subscribe(streaming) => {

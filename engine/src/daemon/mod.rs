@@ -17,6 +17,7 @@ mod actions;
 pub mod api;
 pub mod client;
 mod core;
+mod explaining;
 mod happenings;
 mod hooks;
 mod http;
@@ -30,6 +31,7 @@ mod start;
 mod state;
 mod subscribers;
 mod torrent;
+mod tracing_peers;
 mod watch;
 
 pub use self::core::EngineGone;

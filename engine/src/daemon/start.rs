@@ -115,6 +115,7 @@ impl Daemon {
             keys: HashMap::new(),
             queue: Queue::new(),
             subscribers: Subscribers::default(),
+            traces: Vec::new(),
             hooks: Hooks::new(tell.clone()),
             watch,
             own_limits,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::metainfo::FileEntry;
+use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::selection::Selection;
 use tokio::sync::oneshot;
@@ -243,7 +244,7 @@ impl Torrent {
 }
 
 fn connection(peer: &PeerStatus) -> Connection {
-    let said = peer.client.clone().or_else(|| client_of(peer.id));
+    let said = peer.client.clone().or_else(|| peer.id.client());
     Connection {
         addr: peer.addr,
         down_rate: peer.down_rate,

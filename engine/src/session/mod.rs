@@ -8,18 +8,20 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod explaining;
 mod magnet;
 mod reader;
 mod relocate;
 mod resuming;
 mod settings;
 mod source;
+mod tapping;
 mod torrent;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, PeerId};
 use ccbt_protocol::rate::TorrentLimits;
@@ -39,6 +41,7 @@ pub use error::{
     WaitError,
 };
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub(crate) use explaining::Looking;
 pub use magnet::{MagnetHandle, MagnetOptions, MagnetStatus};
 pub use reader::FileReader;
 pub use relocate::RemoveOptions;
@@ -72,6 +75,7 @@ pub struct Session {
     torrent_limits: TorrentLimits,
     /// Serves metrics, where that is wanted.
     metrics: Option<MetricsServer>,
+    started: Instant,
 }
 
 impl Session {
@@ -116,7 +120,12 @@ impl Session {
             ServiceError::Resources(error)
         })?;
         let (port, torrent_limits) = (service.port(), settings.torrent_limits);
-        Ok(Self { port, service: Some(service), registry, checkpointer, ended, torrent_limits, metrics })
+        let started = Instant::now();
+let this = Self { port, service: Some(service), registry, checkpointer, ended, torrent_limits, metrics, started };
+        if let Some(peer) = settings.trace_peer {
+            this.log_peer(peer);
+        }
+        Ok(this)
     }
 
     /// The port listened on; 0 when there is none.

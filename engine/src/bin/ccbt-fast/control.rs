@@ -1,5 +1,5 @@
 //! The commands that control a daemon: `add`, `list`, `show`, `pause`, `resume`, `remove`, `limit`, `recheck`, `move`,
-//! `queue`, `scrape`, `events` and `stats`.
+//! `queue`, `scrape`, `events` and `stats`. Those that look closer are in [`crate::explain`].
 //!
 //! Each asks once per torrent and tells the answer. Invariant: what a stranger named is escaped, in words and in JSON.
 
@@ -23,7 +23,7 @@ use crate::console::print_line;
 use crate::failure::Failure;
 use crate::{json, magnet, table};
 
-const NO_BODY: Option<&()> = None;
+pub const NO_BODY: Option<&()> = None;
 
 #[derive(Serialize, Deserialize)]
 struct List {
@@ -51,11 +51,11 @@ pub fn client(args: &ControlArgs) -> Result<Client, Failure> {
     Ok(Client::new(Place::Unix(socket.ok_or_else(none)?)))
 }
 
-fn tell(is_json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) {
+pub fn tell(is_json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) {
     print_line(&if is_json { json::to_line(answer) } else { words() });
 }
 
-fn path_of(prefix: &HashPrefix, verb: &str) -> String {
+pub fn path_of(prefix: &HashPrefix, verb: &str) -> String {
     format!("/v1/torrents/{}{verb}", prefix.0)
 }
 

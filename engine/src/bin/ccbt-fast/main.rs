@@ -14,6 +14,7 @@ mod demo;
 mod dht;
 mod doctor;
 mod download;
+mod explain;
 mod failure;
 mod gauge;
 mod info;
@@ -69,6 +70,9 @@ fn main() -> ExitCode {
         Command::Limit(args) => control::limit(args),
         Command::Recheck(args) => control::recheck(args),
         Command::Scrape(args) => control::scrape(args),
+        Command::Explain(args) => explain::explain(args),
+        Command::Peers(args) => explain::peers(args),
+        Command::Trace(args) => explain::trace(args),
         Command::Queue(args) => control::queue(args),
         Command::Stats(args) => control::stats(args),
         Command::Events(args) => control::events(args),

@@ -71,6 +71,8 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/torrents/{id}/queue", post(step)),
         ("post", "/v1/torrents/{id}/peers", post(peers)),
         ("get", "/v1/torrents/{id}/scrape", get(scrape)),
+        ("get", "/v1/torrents/{id}/explain", get(explain)),
+        ("get", "/v1/torrents/{id}/trace", get(trace)),
     ]
 }
 
@@ -177,6 +179,11 @@ impl App {
             Answer::Stats(stats) => json(status, &stats),
             Answer::Limits { down, up } => json(status, &LimitsNow { down_limit: down, up_limit: up }),
             Answer::Scrapes(hash, asked) => json(status, &scrapes(hash, asked).await?),
+            Answer::Explain(explaining) => {
+                let done = tokio::task::spawn_blocking(move || explaining.complete()).await;
+                let gone = |_| ApiError::new(503, "stopping", "the daemon is stopping");
+                json(status, &done.map_err(gone)??)
+            }
             Answer::Events(lines) => typed(status, "application/x-ndjson", Body::from_stream(Lines(lines))),
         })
     }
@@ -277,6 +284,20 @@ async fn peers(State(app): State<App>, Path(id): Path<String>, Json(peers): Json
 
 async fn scrape(State(app): State<App>, Path(id): Path<String>) -> Answered {
     app.answer(StatusCode::OK, Call::Scrape(id)).await
+}
+
+async fn explain(State(app): State<App>, Path(id): Path<String>) -> Answered {
+    app.answer(StatusCode::OK, Call::Explain(id)).await
+}
+
+async fn trace(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<api::Trace>, QueryRejection>,
+    Extension(streams): Extension<Arc<AtomicUsize>>,
+) -> Answered {
+    let Query(how) = query.map_err(|rejection| ApiError::new(400, "bad_query", rejection.body_text()))?;
+    app.answer(StatusCode::OK, Call::Trace(id, how, Streaming::begin(&streams))).await
 }
 
 /// Waits for trackers' answers: at most one wait for each connection of a client.
