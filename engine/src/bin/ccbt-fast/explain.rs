@@ -112,11 +112,11 @@ pub fn trace(args: &TraceArgs) -> Result<(), Failure> {
     let mut left = args.lines.unwrap_or(u64::MAX);
     let mut rest = Vec::new();
     let client = client(&args.control)?;
-    if !args.control.json {
-        // Nobody may be there to read it.
-        let _ = writeln!(io::stderr(), "waiting for messages to and from {}; ^C ends it", args.peer);
-    }
     client.follow(&path, |bytes| {
+        if bytes.is_empty() && !args.control.json {
+            // Nobody may be there to read it.
+            let _ = writeln!(io::stderr(), "waiting for messages to and from {}; ^C ends it", args.peer);
+        }
         rest.extend_from_slice(bytes);
         let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else { return true };
         let lines: Vec<u8> = rest.drain(..=end).collect();

@@ -42,6 +42,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use ccbt_protocol::metainfo::escape_for_terminal;
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -93,6 +94,9 @@ fn report(failure: &Failure, tells_json: bool) {
         let message = &failure.to_string();
         console::print_line(&json::to_line(&lines::Line::Error { message, retry: false }));
     }
+    // What the failure quotes may be a stranger's; its lines are ours.
+    let text = failure.to_string();
+    let lines: Vec<_> = text.lines().map(escape_for_terminal).collect();
     // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr().lock(), "ccbt-fast: {failure}");
+    let _ = writeln!(std::io::stderr().lock(), "ccbt-fast: {}", lines.join("\n"));
 }
