@@ -145,8 +145,10 @@ impl Shard {
             return;
         }
         let mut freed = Vec::new();
-        for (_, home) in &mut self.homes {
+        for (index, home) in &mut self.homes {
             let Some(torrent) = &mut home.torrent else { continue };
+            let others = self.starved.iter().chain(&self.checks).any(|starved| *starved != index);
+            torrent.make_way(self.now, others);
             // One that waits for its disk goes on with nothing; any other one will soon.
             let most = if home.failure.is_some() { usize::MAX } else { 1 };
             let live = &home.live.0;

@@ -19,7 +19,7 @@ use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, MetadataMessage};
 use crate::peer::{PeerFault, PeerInfo};
 use crate::pex::{self, Gate, PexMessage};
 use crate::picker::PeerKey;
-use crate::wire::extension::{ExtensionHandshake, UT_METADATA, UT_PEX};
+use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME, UT_METADATA, UT_PEX};
 use crate::wire::message::Message;
 
 /// What a peer says besides, in bytes: the bitfield of a million pieces. One that says more is dialled again later.
@@ -189,7 +189,8 @@ impl Fetching {
     }
 
     fn hello(&self, your_ip: IpAddr) -> ExtensionHandshake {
-        let mut messages = vec![(metadata::NAME.to_owned(), UT_METADATA)];
+        let mut messages =
+            vec![(metadata::NAME.to_owned(), UT_METADATA), (LT_DONTHAVE_NAME.to_owned(), LT_DONTHAVE)];
         messages.extend(self.pex.then(|| (pex::NAME.to_owned(), UT_PEX)));
         ExtensionHandshake {
             client: Some(concat!("ccbt-fast/", env!("CARGO_PKG_VERSION")).into()),
@@ -220,6 +221,11 @@ impl Fetching {
                     }
                     None => peer.strike(),
                 }
+            }
+            // Takes back what was said before, so it has to be kept with it.
+            Message::Extended { id: LT_DONTHAVE, .. } => {
+                peer.keep(&message);
+                Ok(())
             }
             // We have nothing to give, and have said so.
             Message::Request(_) | Message::Extended { .. } | Message::Unknown { .. } => peer.strike(),

@@ -38,6 +38,9 @@ fn metadata_comes_and_what_else_was_said_is_kept() {
     let payload = hello(Some(20_000), false);
     let extended = Message::Extended { id: 0, payload: &payload };
     fetching.message(now, key, extended).expect("a good handshake");
+    // What it loses meanwhile (BEP 54).
+    let lost = Message::Extended { id: LT_DONTHAVE, payload: &[0, 0, 0, 1] };
+    fetching.message(now, key, lost).expect("announced");
     assert_eq!(fetching.take_dirty(), [key]);
     let mut asked = Vec::new();
     for piece in 0..2 {
@@ -51,7 +54,7 @@ fn metadata_comes_and_what_else_was_said_is_kept() {
     }
     assert_eq!(events(&mut fetching), [FetchingEvent::Complete(metadata.to_vec())]);
     let mut kept = Vec::new();
-    said.into_iter().chain([extended]).for_each(|message| message.encode(&mut kept));
+    said.into_iter().chain([extended, lost]).for_each(|message| message.encode(&mut kept));
     let (peer, said) = fetching.take(key).expect("little was said");
     assert_eq!((peer.id, said), (PeerId([1; 20]), kept));
 }

@@ -166,6 +166,8 @@ pub struct Peer {
     pub(crate) fast_credit: u64,
     pub(crate) suggested: Vec<PieceIndex>,
     pub(crate) extension: Option<ExtensionHandshake>,
+    /// Lost before it said whether it understands that (BEP 54), each once.
+    pub(crate) disclaim_late: Vec<PieceIndex>,
     /// What is exchanged by extension messages, once it has said that it knows any.
     pub(crate) gossip: Option<Box<Gossip>>,
     /// When it last had a choking round of its own because it became interested.
@@ -217,6 +219,7 @@ impl Peer {
             fast_credit: 0,
             suggested: Vec::new(),
             extension: None,
+            disclaim_late: Vec::new(),
             gossip: None,
             early_round: None,
             out: Vec::new(),

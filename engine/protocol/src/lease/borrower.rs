@@ -56,7 +56,10 @@ impl Borrower {
         match message {
             ToSatellite::Lease { pieces, more } => {
                 self.asked = false;
-                self.progress = now;
+                // Not when more comes to what it cannot fetch: pieces that are lent to and fro would pass for progress.
+                if torrent.picker().startable() == 0 && torrent.picker().begun() == 0 {
+                    self.progress = now;
+                }
                 torrent.picker_mut().set_more_elsewhere(more);
                 pieces.into_iter().for_each(|piece| torrent.admit(piece));
                 torrent.mark_hungry();

@@ -255,6 +255,23 @@ fn a_peer_that_sends_nothing_keeps_no_piece_on_its_shard() {
 }
 
 #[test]
+fn parts_that_get_nowhere_do_not_keep_pieces_among_themselves() {
+    for seed in 0..20 {
+        let mut spread = Spread::new(seed, 5, 3);
+        let nodes = spread.nodes();
+        nodes.iter().for_each(|node| spread.swarm.nodes[*node].memory_max = 1);
+        for bad_at in [1, 2] {
+            let bad = spread.swarm.seed(Manner::Refuses);
+            spread.swarm.connect(nodes[bad_at], bad, FAST);
+        }
+        (0..50).for_each(|_| spread.step());
+        let good = spread.swarm.seed(Manner::Honest);
+        spread.swarm.connect(nodes[3], good, FAST);
+        assert!(spread.run(20_000), "seed {seed}");
+    }
+}
+
+#[test]
 fn damage_is_repaired_and_everybody_hears_of_it() {
     let mut spread = Spread::new(4, 30, 2);
     for node in spread.nodes() {

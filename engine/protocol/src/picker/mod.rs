@@ -204,6 +204,11 @@ impl Picker {
         slot.into_iter().flat_map(|slot| self.begun.get(slot).senders())
     }
 
+    /// Pieces that are begun, those that are being hashed among them.
+    pub fn begun(&self) -> usize {
+        self.begun.len()
+    }
+
     /// Begun pieces of which nothing is asked for now, those first whose loss costs least: skipped ones, then
     /// those that no connected peer has, then those with the fewest blocks.
     pub fn idle_active(&self) -> impl Iterator<Item = PieceIndex> + '_ {

@@ -19,12 +19,28 @@ impl Torrent {
         let keys: Vec<PeerKey> = self.peer_keys().collect();
         for key in keys {
             let peer = peer_of(&mut self.slots, key);
-            let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else {
+            let Some(hello) = &peer.extension else {
+                if peer.info.reserved.extension() && !peer.disclaim_late.contains(&piece) {
+                    peer.disclaim_late.push(piece);
+                }
                 continue;
             };
+            let Some(id) = hello.id_of(LT_DONTHAVE_NAME) else { continue };
             peer.push(&Message::Extended { id, payload: &piece.0.to_be_bytes() });
             self.mark(key);
         }
+    }
+
+    /// The peer's handshake says by what number it understands lt_donthave: what was lost before it came is told now,
+    /// unless it is ours again.
+    pub(super) fn disclaim_earlier(&mut self, key: PeerKey) {
+        let peer = peer_of(&mut self.slots, key);
+        let late = std::mem::take(&mut peer.disclaim_late);
+        let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else { return };
+        for piece in late.into_iter().filter(|piece| !self.picker.have().has(*piece)) {
+            peer.push(&Message::Extended { id, payload: &piece.0.to_be_bytes() });
+        }
+        self.mark(key);
     }
 
     /// The peer says that it has lost a piece. One that it never had is an offence, and so is the first one that a seed

@@ -91,6 +91,7 @@ impl Torrent {
         }
         let before = listens_at(peer);
         peer.extension = Some(hello);
+        self.disclaim_earlier(key);
         self.list(now, key, before);
         Ok(())
     }

@@ -191,6 +191,22 @@ impl Torrent {
         }
     }
 
+    /// Memory is short, once a second: peers that send nothing may hold it all, with one request each for ever. When
+    /// nobody sends anything they rest, if somebody could go on with that memory: another torrent (`others`), or a peer
+    /// of this one.
+    pub fn make_way(&mut self, now: Instant, others: bool) {
+        let peers = || self.peer_keys().map(|key| self.peer(key)).filter(|peer| !peer.sends_nothing());
+        let sends = |peer: &Peer| {
+            peer.downloaded > 0 && now.saturating_duration_since(peer.last_block) < crate::lease::STALLED
+        };
+        let could_go_on = |peer: &Peer| {
+            peer.am_interested && !peer.peer_choking && peer.outstanding.is_empty() && !peer.rests(now)
+        };
+        if !peers().any(sends) && (others || peers().any(could_go_on)) {
+            self.rest_useless(now);
+        }
+    }
+
     fn give_up_requests(&mut self, now: Instant, key: PeerKey) {
         let peer = peer_of(&mut self.slots, key);
         let given_up: Vec<_> = peer.outstanding.drain(..).map(|request| request.block).collect();

@@ -78,6 +78,8 @@ impl World {
             }
             if in_the_way {
                 part.torrent.rest_useless(now);
+            } else if starved {
+                part.torrent.make_way(now, false);
             }
             if let Role::Satellite(borrower) = &mut part.role {
                 borrower.tick(now, &mut part.torrent);

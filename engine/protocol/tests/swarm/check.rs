@@ -1,5 +1,7 @@
 //! What must hold at every step.
 
+use std::time::Duration;
+
 use ccbt_protocol::candidates::MAX_CANDIDATES;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::peer::MAX_UPLOAD_QUEUE;
@@ -10,6 +12,8 @@ use crate::world::{World, truth};
 
 /// Requests to one peer at most: what the request window may grow to.
 const REQUESTS_MAX: usize = 4096;
+/// A loss is known to all parts of a torrent by then: two messages.
+const HEARD_BY_PARTS: Duration = Duration::from_millis(10);
 
 impl World {
     /// The cheap ones, after whatever happens to a node.
@@ -43,7 +47,9 @@ impl World {
             let state = picker.state(piece);
             let holds = matches!(state, PieceState::Active | PieceState::Hashing | PieceState::Writing);
             assert_eq!(part.memory.contains_key(&piece), holds, "memory of {piece} at {at}, {state:?}");
-            if state == PieceState::Have {
+            // The other parts of a torrent hear of a loss a little later.
+            let lost_now = node.lost.get(&piece).is_some_and(|lost| self.now - *lost < HEARD_BY_PARTS);
+            if state == PieceState::Have && !lost_now {
                 let tokens = node.disk.get(&piece);
                 let tokens = tokens.unwrap_or_else(|| panic!("{at} claims {piece}, which is not on disk"));
                 assert!(is_right(piece, tokens), "{at} claims {piece}, which is corrupt");

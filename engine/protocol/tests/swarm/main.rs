@@ -52,7 +52,9 @@ fn fifty_peers_with_churn_finish() {
 
 #[test]
 fn anything_goes() {
-    with_seeds("anything_goes", 100..=160, |seed| _ = storm::any(seed));
+    // The latter ones found faults once: losses that were told too early (BEP 54), a peer that refused and kept the memory.
+    let found = [1795845730235956254, 1795852489763970323];
+    with_seeds("anything_goes", (100..=160).chain(found), |seed| _ = storm::any(seed));
 }
 
 #[test]

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub fn fifty(seed: u64) -> u64 {
     let mut world = World::new(seed, 80, NetConfig::BAD);
     let plan = plan_of(&mut world);
-    world.seed(Plan { manner: Manner::Honest, ..plan });
+    world.seed(Plan { manner: Manner::Honest, magnet: false, ..plan });
     for nth in 1..50 {
         let mut plan = plan_of(&mut world);
         plan.manner = match nth {
@@ -50,7 +50,7 @@ pub fn any(seed: u64) -> u64 {
         // What is shown to whom is known at one place only.
         (plan.torrent.super_seeding, plan.shards) = (true, 1);
     }
-    world.seed(Plan { manner: Manner::Honest, ..plan });
+    world.seed(Plan { manner: Manner::Honest, magnet: false, ..plan });
     for _ in 0..world.rng.random_range(1..16) {
         let mut plan = plan_of(&mut world);
         plan.manner = match world.roll(20) {

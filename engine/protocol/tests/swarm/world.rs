@@ -285,9 +285,13 @@ impl World {
         }
         self.nodes[at].synced.remove(&piece);
         self.nodes[at].lost.insert(piece, self.now);
-        let part = self.rng.random_range(0..self.nodes[at].parts.len().max(1));
-        if let Some(part) = self.nodes[at].parts.get_mut(part) {
-            part.torrent.lost_piece(piece);
+        // A part reads what it knows to be there; others may not have heard of it yet.
+        let node = &mut self.nodes[at];
+        let has = |part: &&mut Part| part.torrent.picker().have().has(piece);
+        let mut readers: Vec<&mut Part> = node.parts.iter_mut().filter(has).collect();
+        if !readers.is_empty() {
+            let reader = self.rng.random_range(0..readers.len());
+            readers[reader].torrent.lost_piece(piece);
         }
         self.pump(at);
     }

@@ -39,6 +39,25 @@ fn what_we_lose_is_told_to_those_who_understand() {
 }
 
 #[test]
+fn what_we_lose_before_a_peer_has_introduced_itself_is_told_then() {
+    let mut script = Script::new(FAST, Bitfield::full(8));
+    script.out();
+    script.torrent.lost_piece(PieceIndex(3));
+    script.torrent.lost_piece(PieceIndex(5));
+    assert_eq!(script.out(), [""; 0]);
+    hello(&mut script);
+    let bytes = std::mem::take(script.torrent.out(script.now, script.key));
+    let mut expected = Vec::new();
+    for piece in [3, 5] {
+        Message::Extended { id: THEIR_ID, payload: &[0, 0, 0, piece] }.encode(&mut expected);
+    }
+    assert_eq!(bytes, expected);
+    // Once.
+    hello(&mut script);
+    assert_eq!(script.out(), [""; 0]);
+}
+
+#[test]
 fn what_a_peer_loses_is_asked_of_others() {
     for was_seed in [true, false] {
         let mut script = Script::new(FAST, none(2));
