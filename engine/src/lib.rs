@@ -65,8 +65,8 @@ pub use ccbt_shards::messages::{
     CacheStats, Event as TorrentEvent, FileMark, Known, ShardStats, Snapshot, State, TorrentStatus,
 };
 pub use ccbt_shards::proxying::Proxy;
-pub use ccbt_shards::tapping::{PeerAddress, TapLine, WireTap};
 pub use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+pub use ccbt_shards::tapping::{PeerAddress, TapLine, WireTap};
 pub use ccbt_shards::trackers::{Scraped, TrackerStats};
 pub use ccbt_shards::zero_copy::ZeroCopySend;
 pub use ccbt_storage::messages::Preallocate;

@@ -127,7 +127,13 @@ impl Shard {
         let place = hand_off.placed.and_then(|key| self.by_key.get(&key).copied());
         if self.stopping.is_some() || !self.has_room() {
             if let Some(index) = place {
-                let back = GivenBack { addr: hand_off.addr, incoming: true, id: None, useful: false, record: Record::default() };
+                let back = GivenBack {
+                    addr: hand_off.addr,
+                    incoming: true,
+                    id: None,
+                    useful: false,
+                    record: Record::default(),
+                };
                 self.give_peer_back(index, back);
             }
             return;
@@ -234,7 +240,10 @@ impl Shard {
                 if self.homes[index].turned_away {
                     self.stir(index);
                 }
-                self.give_peer_back(index, GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() });
+                self.give_peer_back(
+                    index,
+                    GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() },
+                );
                 return false;
             }
             let torrent = home.key;
@@ -273,7 +282,8 @@ impl Shard {
             let addr = conn.addr;
             conn.home = None;
             if let Some(torrent) = placed {
-                let back = GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() };
+                let back =
+                    GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() };
                 self.on_satellite_peer(torrent, shard, back);
             }
             return self.end(key, End::Refused("it is too fast"));

@@ -150,9 +150,7 @@ impl Shard {
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
         self.stats.received += n as u64;
-        let Some((index, result)) =
-            self.hear(key, Input::Received(n))
-        else {
+        let Some((index, result)) = self.hear(key, Input::Received(n)) else {
             return;
         };
         if let Err(fault) = result {

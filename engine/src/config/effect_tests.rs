@@ -82,7 +82,11 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("observability.log_file_size", "unlimited", "file_bytes: None"),
     ("observability.log_files", "36", "files: 36"),
     ("observability.enable_peer_tracing", "true", "peer_tracing: true"),
-    ("observability.trace_peer", "10.0.0.9:7", "trace_peer: Some(PeerAddress { ip: 10.0.0.9, port: Some(7) })"),
+    (
+        "observability.trace_peer",
+        "10.0.0.9:7",
+        "trace_peer: Some(PeerAddress { ip: 10.0.0.9, port: Some(7) })",
+    ),
     ("observability.log_file", "/var/log/x", "file: Some(\"/var/log/x\")"),
     ("observability.enable_metrics", "true", "metrics: MetricsSettings { enabled: true"),
     ("observability.metrics_port", "9091", "port: 9091"),

@@ -131,6 +131,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
             Kind::Hosts => "a.example:1",
             Kind::Bool => "true",
             Kind::Int { .. } => "3",
+            Kind::Size { .. } => "1MiB",
             _ => "/tmp/x",
         };
         let plain = format!("[{}]\n{} = {value:?}\n", key.section, key.name);

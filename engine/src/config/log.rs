@@ -65,14 +65,21 @@ impl LogSettings {
 /// Directives between commas: `target=level` for the records of a module and those below it, or a level for all others.
 /// The longest target counts. `None`: it is not well-formed.
 pub fn directives(text: &str) -> Option<Vec<(Option<String>, LevelFilter)>> {
-    let directive = |text: &str| match text.trim().split_once('=') {
-        Some((target, level)) => {
-            let is_target = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':' || c == '-';
-            let target = target.trim();
-            let fits = !target.is_empty() && target.chars().all(is_target);
-            Some((Some(target.to_owned()).filter(|_| fits)?.into(), level.trim().parse().ok()?))
+    // An empty level would be read as one, and a number.
+    let level = |text: &str| {
+        let is_word = text.chars().all(|c| c.is_ascii_alphabetic()) && !text.is_empty();
+        is_word.then(|| text.parse().ok()).flatten()
+    };
+    let is_target = |text: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+        !text.is_empty() && text.chars().all(fits)
+    };
+    let directive = |text: &str| match text.split_once('=') {
+        Some((target, text)) if is_target(target.trim()) => {
+            Some((Some(target.trim().to_owned()), level(text.trim())?))
         }
-        None => Some((None, text.trim().parse().ok()?)),
+        Some(_) => None,
+        None => Some((None, level(text.trim())?)),
     };
     text.split(',').map(directive).collect()
 }

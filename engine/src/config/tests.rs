@@ -272,6 +272,8 @@ fn changes_are_told_with_what_they_need() {
         "limits.seed_time",
         "limits.seed_ratio",
         "observability.log_level",
+        "observability.log_filter",
+        "observability.enable_peer_tracing",
         "daemon.active_downloads",
         "daemon.active_seeds",
         "daemon.active_limit",

@@ -21,8 +21,7 @@ impl Explaining {
     /// Waits for the shards.
     pub fn complete(self) -> Result<Explanation, ApiError> {
         let Self { info_hash, name, looking, rest, error } = self;
-        let mut snapshot =
-            looking.wait().map_err(|error| ApiError::new(409, "gone", error.to_string()))?;
+        let mut snapshot = looking.wait().map_err(|error| ApiError::new(409, "gone", error.to_string()))?;
         (snapshot.rest, snapshot.error) = (rest, error);
         Ok(Explanation { info_hash, name, findings: explain(&snapshot) })
     }

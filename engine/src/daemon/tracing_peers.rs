@@ -97,7 +97,8 @@ mod tests {
         for _ in 0..LINES_MAX + 5 {
             tap.line(line("x"));
         }
-        let mut read = || lines.try_recv().ok().map(|text| serde_json::from_str::<Traced>(&text).expect("JSON"));
+        let mut read =
+            || lines.try_recv().ok().map(|text| serde_json::from_str::<Traced>(&text).expect("JSON"));
         for _ in 0..LINES_MAX {
             assert_eq!(read().expect("queued").dropped, 0);
         }

@@ -1,16 +1,18 @@
 //! The rules: each looks at the snapshot and finds one cause or none.
 
+mod limits;
+
 use std::time::Duration;
 
 use ccbt_protocol::candidates::Source;
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde_json::{Value, json};
 
+use limits::{global_limit, peer_limit, torrent_limit};
+
 use super::{Cause, Finding, PeerFacts, Rest, Severity, Snapshot};
 use crate::State;
 
-/// A limit of which so many hundredths flow is reached: buckets fill in steps.
-const REACHED_PERCENT: u64 = 90;
 /// So long nobody may connect to us before it is worth a word.
 const UNREACHED: Duration = Duration::from_secs(600);
 /// Jobs that wait before the hash threads count as busy.
@@ -23,8 +25,8 @@ const RESTING: [Rule; 2] = [rest, busy];
 /// In the order in which findings of one severity are told.
 const RUNNING: [Rule; 16] = [
     no_addresses,
-    no_peers,
     encryption_refused,
+    no_peers,
     ip_filter,
     pieces_missing,
     all_choked,
@@ -249,7 +251,8 @@ fn encryption_refused(snapshot: &Snapshot) -> Option<Finding> {
     }
     let severity =
         if snapshot.peer_count == 0 && downloads(snapshot) { Severity::Stops } else { Severity::Slows };
-    let text = format!("{refused} peers did not take an encrypted connection, and encryption_out requires one");
+    let text =
+        format!("{refused} peers did not take an encrypted connection, and encryption_out requires one");
     let advice = "set network.encryption_out = \"prefer\"";
     Some(finding((Cause::EncryptionRefused, severity), text, advice, &[("refused", json!(refused))]))
 }
@@ -303,66 +306,20 @@ fn all_choked(snapshot: &Snapshot) -> Option<Finding> {
 
 fn snubbed(snapshot: &Snapshot) -> Option<Finding> {
     let serving = wanted(snapshot).filter(|peer| !peer.peer_choking);
-    let (all, snubs) = serving.fold((0, 0), |(all, snubs), peer| (all + 1, snubs + usize::from(peer.snubbed)));
+    let (all, snubs) =
+        serving.fold((0, 0), |(all, snubs), peer| (all + 1, snubs + usize::from(peer.snubbed)));
     if !downloads(snapshot) || snubs == 0 || 2 * snubs < all {
         return None;
     }
     let severity = if snubs == all { Severity::Stops } else { Severity::Slows };
     let text = format!("{snubs} of the {all} peers that serve us owe blocks for too long");
     let advice = "others are asked for the same blocks; if that is so with all torrents, the line or a VPN loses packets";
-    Some(finding((Cause::Snubbed, severity), text, advice, &[
-        ("snubbed", json!(snubs)),
-        ("serving", json!(all)),
-    ]))
-}
-
-/// The first direction in which `rate` has reached its limit: name, rate, limit.
-fn reached(snapshot: &Snapshot, rates: (u64, u64), limits: (u64, u64)) -> Option<(&'static str, u64, u64)> {
-    let is_reached = |rate: u64, limit: u64| limit > 0 && rate >= limit / 100 * REACHED_PERCENT;
-    let down = downloads(snapshot).then_some(("receiving", rates.0, limits.0));
-    let all = down.into_iter().chain([("sending", rates.1, limits.1)]);
-    all.into_iter().find(|(_, rate, limit)| is_reached(*rate, *limit))
-}
-
-fn limit(
-    cause: Cause,
-    whose: &str,
-    found: (&'static str, u64, u64),
-    advice: &str,
-    more: &[(&str, Value)],
-) -> Finding {
-    let (way, now, most) = found;
-    let text = format!("the limit {whose} is reached: {way} {} of {}", rate(now), rate(most));
-    let mut evidence = vec![("direction", json!(way)), ("rate", json!(now)), ("limit", json!(most))];
-    evidence.extend_from_slice(more);
-    finding((cause, Severity::Slows), text, advice, &evidence)
-}
-
-fn global_limit(snapshot: &Snapshot) -> Option<Finding> {
-    let found = reached(snapshot, snapshot.total_rates, snapshot.global_limits)?;
-    let advice = "`ccbt-fast limit --down RATE` and `--up RATE` change it, 0 takes it away; the configuration's are \
-                  limits.global_down_kib and limits.global_up_kib, and a schedule may lower them";
-    Some(limit(Cause::GlobalLimit, "of all torrents together", found, advice, &[]))
-}
-
-fn torrent_limit(snapshot: &Snapshot) -> Option<Finding> {
-    let limits = (snapshot.limits.down, snapshot.limits.up);
-    let found = reached(snapshot, (snapshot.down_rate, snapshot.up_rate), limits)?;
-    let advice = "`ccbt-fast limit HASH --down RATE` and `--up RATE` change it, 0 takes it away";
-    Some(limit(Cause::TorrentLimit, "of this torrent", found, advice, &[]))
-}
-
-fn peer_limit(snapshot: &Snapshot) -> Option<Finding> {
-    let limits = (snapshot.limits.peer_down, snapshot.limits.peer_up);
-    let at_limit: Vec<_> = snapshot
-        .peers
-        .iter()
-        .filter_map(|peer| reached(snapshot, (peer.down_rate, peer.up_rate), limits))
-        .collect();
-    let found = *at_limit.first()?;
-    let advice = "`ccbt-fast limit HASH --peer-down RATE` and `--peer-up RATE` change it, 0 takes it away";
-    let whose = format!("of each peer (at {} peers)", at_limit.len());
-    Some(limit(Cause::PeerLimit, &whose, found, advice, &[("peers_at_limit", json!(at_limit.len()))]))
+    Some(finding(
+        (Cause::Snubbed, severity),
+        text,
+        advice,
+        &[("snubbed", json!(snubs)), ("serving", json!(all))],
+    ))
 }
 
 fn hash(snapshot: &Snapshot) -> Option<Finding> {
@@ -374,7 +331,8 @@ fn hash(snapshot: &Snapshot) -> Option<Finding> {
         "{} complete pieces wait, {} jobs of them for hash threads: pieces come faster than they are hashed",
         snapshot.backlog, snapshot.hash_queue
     );
-    let advice = "more hash threads (disk.hash_workers, engine.hash_cpus), or fewer other loads on these CPUs";
+    let advice =
+        "more hash threads (disk.hash_workers, engine.hash_cpus), or fewer other loads on these CPUs";
     let evidence = [("backlog", json!(snapshot.backlog)), ("hash_queue", json!(snapshot.hash_queue))];
     Some(finding((Cause::Hash, Severity::Slows), text, advice, &evidence))
 }
@@ -411,7 +369,10 @@ fn memory(snapshot: &Snapshot) -> Option<Finding> {
 
 fn nobody_interested(snapshot: &Snapshot) -> Option<Finding> {
     let peers = snapshot.peer_count;
-    if snapshot.state != State::Seeding || peers == 0 || snapshot.peers.iter().any(|peer| peer.peer_interested) {
+    if snapshot.state != State::Seeding
+        || peers == 0
+        || snapshot.peers.iter().any(|peer| peer.peer_interested)
+    {
         return None;
     }
     let text = format!("none of the {peers} connected peers wants anything of it");

@@ -24,8 +24,7 @@ impl Looking {
     pub fn wait(self) -> Result<Snapshot, GoneError> {
         let until = Instant::now() + PATIENCE;
         // It hangs up when all have answered.
-        let looks: Vec<ShardLook> =
-            std::iter::from_fn(|| self.looks.recv_deadline(until).ok()).collect();
+        let looks: Vec<ShardLook> = std::iter::from_fn(|| self.looks.recv_deadline(until).ok()).collect();
         Snapshot::new(&looks, self.around).ok_or(GoneError)
     }
 }

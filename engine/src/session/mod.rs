@@ -121,7 +121,16 @@ impl Session {
         })?;
         let (port, torrent_limits) = (service.port(), settings.torrent_limits);
         let started = Instant::now();
-let this = Self { port, service: Some(service), registry, checkpointer, ended, torrent_limits, metrics, started };
+        let this = Self {
+            port,
+            service: Some(service),
+            registry,
+            checkpointer,
+            ended,
+            torrent_limits,
+            metrics,
+            started,
+        };
         if let Some(peer) = settings.trace_peer {
             this.log_peer(peer);
         }

@@ -100,7 +100,8 @@ impl Shard {
         let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
         // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
         if !index.is_some_and(|index| self.connect(For::Torrent(index), addr)) {
-            let back = GivenBack { addr, incoming: false, id: None, useful: false, record: Record::default() };
+            let back =
+                GivenBack { addr, incoming: false, id: None, useful: false, record: Record::default() };
             self.post(home, ToShard::SatellitePeer { key, shard: self.config.index, back });
         }
     }

@@ -36,7 +36,9 @@ impl Torrent {
     pub(super) fn disclaim_earlier(&mut self, key: PeerKey) {
         let peer = peer_of(&mut self.slots, key);
         let late = std::mem::take(&mut peer.disclaim_late);
-        let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else { return };
+        let Some(id) = peer.extension.as_ref().and_then(|hello| hello.id_of(LT_DONTHAVE_NAME)) else {
+            return;
+        };
         for piece in late.into_iter().filter(|piece| !self.picker.have().has(*piece)) {
             peer.push(&Message::Extended { id, payload: &piece.0.to_be_bytes() });
         }

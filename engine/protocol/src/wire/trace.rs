@@ -86,7 +86,9 @@ impl WireTrace {
                 format!("bitfield {set} pieces, {} bytes", bytes.len())
             }
             Message::Request(block) => format!("request {}", fields(block)),
-            Message::Piece { piece, begin, data } => Self::block(Block { piece, begin, len: data.len() as u32 }),
+            Message::Piece { piece, begin, data } => {
+                Self::block(Block { piece, begin, len: data.len() as u32 })
+            }
             Message::Cancel(block) => format!("cancel {}", fields(block)),
             Message::Port(port) => format!("port {port}"),
             Message::Suggest(piece) => format!("suggest piece index {piece}"),
@@ -108,7 +110,9 @@ impl WireTrace {
     fn extension(&self, direction: Direction, id: u8, payload: &[u8]) -> String {
         let name = match direction {
             Direction::In => OURS.iter().find(|(_, known)| *known == id).map(|(name, _)| *name),
-            Direction::Out => self.theirs.iter().find(|(_, known)| *known == id).map(|(name, _)| name.as_str()),
+            Direction::Out => {
+                self.theirs.iter().find(|(_, known)| *known == id).map(|(name, _)| name.as_str())
+            }
         };
         let what = match name {
             Some(name) if name == LT_DONTHAVE_NAME && payload.len() == 4 => {
@@ -216,7 +220,10 @@ mod tests {
             peer_id: PeerId(*b"-qB4530-\x1b[2Jaaaaaaaa"),
         };
         let shown = WireTrace::handshake(&handshake);
-        assert!(shown.contains("speaks: fast extended") && shown.contains("(qBittorrent 4.5.3.0)"), "{shown}");
+        assert!(
+            shown.contains("speaks: fast extended") && shown.contains("(qBittorrent 4.5.3.0)"),
+            "{shown}"
+        );
         assert!(!shown.contains('\x1b'), "{shown}");
     }
 
@@ -228,13 +235,14 @@ mod tests {
         assert_eq!(shown, "extended handshake {m: {ut_metadata: 3, ut_pex: 9}, reqq: 250, v: μTorrent 3}");
         let data = b"d8:msg_typei1e5:piecei0e10:total_sizei40eeSECRETSECRET";
         let ours = trace.message(Direction::Out, &Message::Extended { id: 3, payload: data });
-        assert_eq!(
-            ours,
-            "extended ut_metadata (id 3) {msg_type: 1, piece: 0, total_size: 40} and 12 bytes"
+        assert_eq!(ours, "extended ut_metadata (id 3) {msg_type: 1, piece: 0, total_size: 40} and 12 bytes");
+        let theirs = trace.message(
+            Direction::In,
+            &Message::Extended { id: UT_PEX, payload: b"d5:added6:\0\x01\x02\x03\x04\x05e" },
         );
-        let theirs = trace.message(Direction::In, &Message::Extended { id: UT_PEX, payload: b"d5:added6:\0\x01\x02\x03\x04\x05e" });
         assert_eq!(theirs, "extended ut_pex (id 1) {added: <6 bytes>}");
-        let lost = trace.message(Direction::In, &Message::Extended { id: LT_DONTHAVE, payload: &[0, 0, 0, 9] });
+        let lost =
+            trace.message(Direction::In, &Message::Extended { id: LT_DONTHAVE, payload: &[0, 0, 0, 9] });
         assert_eq!(lost, "extended lt_donthave (id 7) index 9");
         let odd = trace.message(Direction::Out, &Message::Extended { id: 77, payload: b"de" });
         assert_eq!(odd, "extended unknown (id 77) 2 bytes");
@@ -245,10 +253,12 @@ mod tests {
         let mut trace = WireTrace::default();
         for name in ["\x1b[2J", "\u{9b}31m", "a\nb", "gpj\u{202e}.exe", "\u{2066}x\u{2069}"] {
             let payload = format!("d1:v{}:{name}e", name.len());
-            let shown = trace.message(Direction::In, &Message::Extended { id: 0, payload: payload.as_bytes() });
+            let shown =
+                trace.message(Direction::In, &Message::Extended { id: 0, payload: payload.as_bytes() });
             assert!(!shown.chars().any(crate::metainfo::is_unsafe_to_show), "{shown:?}");
         }
-        let shown = trace.message(Direction::In, &Message::Extended { id: 0, payload: b"d1:v3:\xff\xfe\xfde" });
+        let shown =
+            trace.message(Direction::In, &Message::Extended { id: 0, payload: b"d1:v3:\xff\xfe\xfde" });
         assert_eq!(shown, "extended handshake {v: <3 bytes>}");
     }
 

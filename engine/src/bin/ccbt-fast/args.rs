@@ -25,8 +25,8 @@ pub use checkpoints::{
 };
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub use daemon::{
-    AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs, TraceArgs,
-    RemoveArgs,
+    AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
+    RemoveArgs, TraceArgs,
 };
 pub use dht::{DhtArgs, DhtCommand, Name, hex};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};

@@ -136,13 +136,8 @@ fn answers_and_questions_are_described_field_by_field() {
     };
     let explanation =
         api::Explanation { info_hash: String::new(), name: String::new(), findings: Vec::new() };
-    let traced = api::Traced {
-        at_ms: 0,
-        peer: connection.addr,
-        direction: None,
-        message: String::new(),
-        dropped: 0,
-    };
+    let traced =
+        api::Traced { at_ms: 0, peer: connection.addr, direction: None, message: String::new(), dropped: 0 };
     let detail = api::TorrentDetail {
         torrent: row(),
         pieces_done: 0,

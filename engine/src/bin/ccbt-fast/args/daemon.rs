@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ccbt_fast::{Binding, PeerAddress};
 use ccbt_fast::config::{Setting, Value, find_path, keys::KEYS};
 use ccbt_fast::daemon::{SeedAction, Step};
+use ccbt_fast::{Binding, PeerAddress};
 use clap::{Args, ValueEnum};
 
 use super::{FilesArgs, HashPrefix, SettingArgs, SourceArgs, peer_address};

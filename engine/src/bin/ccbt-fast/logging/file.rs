@@ -90,7 +90,10 @@ mod tests {
         assert_eq!([one.as_str(), two, three], ["log", "log.1", "log.2"]);
         assert!(names_now.iter().all(|(_, len)| *len <= 100), "{names_now:?}");
         let newest = fs::read_to_string(&path).expect("read");
-        assert!(newest.ends_with("49\n") && fs::read_to_string(path.with_added_extension("1")).expect("read") < newest);
+        assert!(
+            newest.ends_with("49\n")
+                && fs::read_to_string(path.with_added_extension("1")).expect("read") < newest
+        );
     }
 
     #[test]

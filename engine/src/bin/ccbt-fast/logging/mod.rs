@@ -192,8 +192,12 @@ mod tests {
             let path = dir.path().join(format!("log-{is_json}"));
             let file = LogFile::open(&path, None, 1).expect("opened");
             let (mut queue, writer) = writer(Sink::File(file), is_json);
-            let hostile: &[&[u8]] =
-                &[b"\"\x7f\"\n", "\"\u{9b}31m\"\n".as_bytes(), "\"\u{202e}\"\n".as_bytes(), b"\"\xff\xfe\"\n"];
+            let hostile: &[&[u8]] = &[
+                b"\"\x7f\"\n",
+                "\"\u{9b}31m\"\n".as_bytes(),
+                "\"\u{202e}\"\n".as_bytes(),
+                b"\"\xff\xfe\"\n",
+            ];
             for record in hostile {
                 queue.write_all(record).expect("queued");
             }
