@@ -158,7 +158,7 @@ fn keys_of_the_python_client_say_what_became_of_them() {
         (3, "16 KiB"),
         (4, "encryption_out"),
         (6, "O_DIRECT"),
-        (8, "not there yet"),
+        (8, "log_format"),
     ] {
         assert!(
             told.iter().any(|text| text.starts_with(&format!("f:{line}: ")) && text.contains(part)),
