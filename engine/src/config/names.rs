@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 9] = [
+pub const ELSEWHERE: [(&str, &str); 8] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
