@@ -239,6 +239,8 @@ mod tests {
             live: &mut home.live,
             partition: &mut rig.shard.partition,
             spec: &home.spec,
+            padding: &home.meta.padding,
+            geometry: home.meta.geometry,
             pieces: &mut rig.shard.pieces,
             behind: true,
             held_back: false,

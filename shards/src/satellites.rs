@@ -360,7 +360,7 @@ impl Shard {
         satellite.finding = Finding::satellite(use_dht);
         satellite.bind = bind;
         let config = TorrentConfig {
-            picker,
+            picker: PickerConfig { padding: metainfo.padding.clone(), ..picker },
             listen_port: self.config.listen_port,
             metadata: Some(metainfo.shared_raw_info()),
             pex: pex && !metainfo.private,

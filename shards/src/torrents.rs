@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::ids::PieceIndex;
+use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::torrent::{Torrent, TorrentConfig};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::error::StorageError;
@@ -198,7 +199,10 @@ impl Shard {
     /// Checking is over: `have` is on disk and good.
     pub(crate) fn run_torrent(&mut self, index: usize, have: Bitfield) {
         let config = TorrentConfig {
-            picker: self.homes[index].picker.clone(),
+            picker: PickerConfig {
+                padding: self.homes[index].meta.padding.clone(),
+                ..self.homes[index].picker.clone()
+            },
             listen_port: self.config.listen_port,
             metadata: Some(self.homes[index].meta.shared_raw_info()),
             pex: self.homes[index].pex && !self.homes[index].meta.private,

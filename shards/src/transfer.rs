@@ -320,6 +320,8 @@ impl Shard {
             live: &mut home.live,
             partition: &mut self.partition,
             spec: &home.spec,
+            padding: &home.meta.padding,
+            geometry: home.meta.geometry,
             pieces: &mut self.pieces,
             behind,
             held_back: false,

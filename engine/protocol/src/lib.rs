@@ -33,6 +33,7 @@ pub mod lsd;
 pub mod magnet;
 pub mod metadata;
 pub mod metainfo;
+pub mod padding;
 pub mod peer;
 pub mod pex;
 pub mod picker;

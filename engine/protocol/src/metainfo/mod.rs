@@ -22,6 +22,7 @@ pub(crate) use urls::{is_tracker_url, is_web_seed_url};
 
 use crate::geometry::Geometry;
 use crate::ids::{InfoHash, PieceIndex};
+use crate::padding::Padding;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub struct Metainfo {
     pub geometry: Geometry,
     /// All files in torrent order; their lengths add up to the geometry's total.
     pub files: Vec<FileEntry>,
+    /// Where the padding is.
+    pub padding: Padding,
     /// Whether the torrent has a file list, and so a folder of its own, even for one file.
     pub is_multi_file: bool,
     /// Whether the torrent also has a BEP 52 (v2) side, which is not used.

@@ -7,6 +7,7 @@ use super::{files, path, urls};
 use crate::bencode::{Dict, Limits, List, Node, decode_with};
 use crate::geometry::Geometry;
 use crate::ids::InfoHash;
+use crate::padding::Padding;
 use sha1::{Digest, Sha1};
 use std::ops::Range;
 
@@ -62,12 +63,15 @@ fn info_part(node: Node<'_, '_>) -> Result<Metainfo, MetainfoError> {
     let piece_len = info.size("piece length")?.ok_or_else(|| info.missing("piece length"))?;
     let geometry = Geometry::new(total_len, piece_len)?;
     let pieces = pieces(info, node, geometry)?;
+    let padding = files.iter().filter(|file| file.pad).map(|file| file.offset..file.offset + file.len);
+    let padding = Padding::new(padding);
     Ok(Metainfo {
         info_hash: InfoHash(Sha1::digest(node.raw()).into()),
         name,
         private: info.int("private")?.is_some_and(|value| value != 0),
         geometry,
         files,
+        padding,
         is_multi_file,
         is_hybrid: has_v2,
         trackers: Vec::new(),

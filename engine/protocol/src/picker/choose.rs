@@ -138,6 +138,7 @@ impl Picker {
         self.leaves_order(piece);
         let slot = self.begun.push(piece, self.geometry.block_count(piece));
         self.states[piece.as_usize()] = State::Active(slot);
+        self.fill_padding(slot);
         self.cursor = piece.0 + 1;
         self.take(slot, turn);
     }

@@ -45,7 +45,7 @@ use std::collections::BTreeSet;
 
 use begun::{Begun, Mode};
 use bits::Bits;
-pub use partial::{FROM_DISK, PartialPiece};
+pub use partial::{FROM_DISK, FROM_PADDING, PartialPiece};
 use peers::Peers;
 use rarity::Rarity;
 use reserved::Reserved;

@@ -501,6 +501,7 @@ fn config() -> impl proptest::strategy::Strategy<Value = PickerConfig> {
         strategy,
         endgame_duplicates,
         random_first,
+        ..PickerConfig::default()
     })
 }
 

@@ -12,6 +12,9 @@ use crate::ids::PieceIndex;
 /// In the place of a sender: the block was read back from a file. No peer has this key.
 pub const FROM_DISK: PeerKey = PeerKey(u32::MAX);
 
+/// The same: the block is padding.
+pub const FROM_PADDING: PeerKey = PeerKey(u32::MAX - 2);
+
 /// A piece that is not ours, and those of its 16 KiB blocks that are in its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartialPiece {
@@ -49,7 +52,7 @@ impl Picker {
     pub fn partial(&self, piece: PieceIndex) -> Option<PartialPiece> {
         let active = self.begun.get(self.active_slot(piece)?);
         let mut blocks = Bitfield::empty(active.len());
-        for (nth, _) in active.senders() {
+        for (nth, _) in active.senders().filter(|(_, from)| *from != FROM_PADDING) {
             blocks.insert(PieceIndex(nth));
         }
         Some(PartialPiece { piece, blocks })
@@ -69,7 +72,18 @@ impl Picker {
         for nth in partial.blocks.iter() {
             self.begun.get_mut(slot).receive(nth.0, FROM_DISK, |_| {});
         }
+        self.fill_padding(slot);
         self.refile(piece);
         true
+    }
+
+    /// Padding is there from the start. One block stays to be asked for, so that the piece is completed like any other.
+    pub(super) fn fill_padding(&mut self, slot: u32) {
+        let active = self.begun.get_mut(slot);
+        for nth in self.config.padding.blocks(self.geometry, active.piece) {
+            if active.missing() > 1 {
+                active.receive(nth, FROM_PADDING, |_| {});
+            }
+        }
     }
 }

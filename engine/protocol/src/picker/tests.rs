@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use super::reserved::PATIENCE;
 use super::*;
 use crate::geometry::BLOCK_LEN;
+use crate::padding::Padding;
 
 struct Memory(usize);
 
@@ -527,6 +528,27 @@ fn skipped_pieces_stay_skipped_however_urgent() {
     s.picker.set_priority(PieceIndex(2), Priority::Skip);
     s.picker.set_urgent([2, 1].map(PieceIndex).to_vec());
     assert_eq!(pieces_of(&s.pick(0, 9)), [1, 0]);
+}
+
+#[test]
+fn padding_is_there_from_the_start() {
+    // Of piece 0 the blocks 5 to 7, of piece 1 all, of piece 2 the middle of one block only.
+    let piece = u64::from(8 * BLOCK_LEN);
+    let padding = Padding::new([5 * u64::from(BLOCK_LEN)..2 * piece, 2 * piece + 10..2 * piece + 20]);
+    let config = PickerConfig { padding, ..no_random(Strategy::Sequential) };
+    let mut setup = Setup::new(3, 8, config);
+    let asked = setup.pick(1, 100);
+    let of = |piece| asked.iter().filter(|block| block.piece == PieceIndex(piece)).count();
+    assert_eq!((of(0), of(1), of(2)), (5, 1, 8));
+    let mut done = 0;
+    for block in asked {
+        let received = setup.picker.block_received(PeerKey(1), block, &mut Vec::new());
+        done += u32::from(received == Received::PieceComplete);
+    }
+    assert_eq!(done, 3);
+    let padded = setup.picker.senders(PieceIndex(0)).filter(|(_, sender)| *sender == FROM_PADDING).count();
+    assert_eq!(padded, 3);
+    setup.picker.check_invariants();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use crate::bitfield::Bitfield;
 use crate::ids::PieceIndex;
+use crate::padding::Padding;
 
 /// Names one connection of a torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,11 +31,18 @@ pub struct PickerConfig {
     /// With [`Strategy::RarestFirst`]: while fewer pieces than this are begun or ours, the next one is picked
     /// at random, because rare pieces are slow to come and a newcomer has nothing to trade.
     pub random_first: u32,
+    /// Blocks of these zeros are not asked for: memory for a piece comes with them ([`Slots::acquire`]).
+    pub padding: Padding,
 }
 
 impl Default for PickerConfig {
     fn default() -> Self {
-        Self { strategy: Strategy::RarestFirst, endgame_duplicates: 2, random_first: 4 }
+        Self {
+            strategy: Strategy::RarestFirst,
+            endgame_duplicates: 2,
+            random_first: 4,
+            padding: Padding::default(),
+        }
     }
 }
 
@@ -128,7 +136,7 @@ pub enum Received {
 
 /// Memory for pieces.
 pub trait Slots {
-    /// Takes memory for a piece of `len` bytes; `false` when there is none.
+    /// Takes memory for a piece of `len` bytes, with zeros where the torrent has padding; `false` when there is none.
     fn acquire(&mut self, piece: PieceIndex, len: u32) -> bool;
 }
 

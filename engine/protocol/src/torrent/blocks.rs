@@ -167,7 +167,7 @@ impl Torrent {
     }
 
     pub(super) fn after_loss(&mut self) {
-        self.finished_told &= self.picker.is_finished();
+        self.want_again();
         let keys: Vec<PeerKey> = self.peer_keys().collect();
         keys.into_iter().for_each(|key| self.update_interest(key));
     }

@@ -74,6 +74,13 @@ impl Torrent {
                 peer.strike()?;
             }
         }
+        match &self.super_seed {
+            // May be shown now.
+            Some(_) => self.reveal_due = true,
+            // While the peer had it, it was not told that we do.
+            None if self.picker.have().has(piece) => peer.push(&Message::Have(piece)),
+            None => {}
+        }
         for hints in [&mut peer.suggested, &mut peer.allowed_in] {
             hints.retain(|hint| *hint != piece);
         }

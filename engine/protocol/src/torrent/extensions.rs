@@ -92,6 +92,7 @@ impl Torrent {
         let before = listens_at(peer);
         peer.extension = Some(hello);
         self.disclaim_earlier(key);
+        self.update_interest(key);
         self.list(now, key, before);
         Ok(())
     }

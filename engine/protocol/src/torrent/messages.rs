@@ -189,7 +189,10 @@ impl Torrent {
         }
         let peer = peer_of(&mut self.slots, key);
         let idle = peer.outstanding.is_empty() && peer.uploads.is_empty();
-        if idle && peer.is_seed() && self.picker.have().is_full() {
+        // Of a seed they would take their leave; a super-seed seems to have nothing, and is not told of what it showed.
+        let has_finished = self.super_seed.is_some() && peer.upload_only && !peer.peer_interested;
+        let wants_nothing = peer.is_seed() || has_finished;
+        if idle && wants_nothing && self.picker.have().is_full() {
             self.fault(key, PeerFault::Done);
         }
     }

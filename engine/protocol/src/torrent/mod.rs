@@ -455,6 +455,7 @@ impl Torrent {
         if !self.finished_told && self.picker.is_finished() {
             self.finished_told = true;
             self.events.push_back(TorrentEvent::Finished);
+            self.tell_all();
         }
     }
 }

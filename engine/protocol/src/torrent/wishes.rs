@@ -9,20 +9,32 @@ use crate::wire::message::Message;
 impl Torrent {
     /// To be called after priorities were changed: whether we are finished, and what is interesting, may have changed.
     pub fn priorities_changed(&mut self) {
-        let wants_again = self.finished_told && !self.picker.is_finished();
-        self.finished_told &= self.picker.is_finished();
+        self.want_again();
         self.check_finished();
         let keys: Vec<PeerKey> = self.peer_keys().collect();
-        for key in keys {
-            if wants_again {
-                // Who was told that we only upload (BEP 21) would never unchoke us.
-                let mut peer = self.slots[key_index(key)].peer.take().expect("a peer that is connected");
-                self.say_hello(&mut peer);
-                self.slots[key_index(key)].peer = Some(peer);
-                self.mark(key);
-            }
-            self.update_interest(key);
+        keys.into_iter().for_each(|key| self.update_interest(key));
+    }
+
+    /// Something is missing after all: who was told that we only upload (BEP 21) would never unchoke us.
+    pub(super) fn want_again(&mut self) {
+        if self.finished_told && !self.picker.is_finished() {
+            self.finished_told = false;
+            self.tell_all();
         }
+    }
+
+    /// Tells what we want now. When everything is here, a super-seed, which hears of no piece that it showed, can let us go
+    /// (BEP 21).
+    pub(super) fn tell_all(&mut self) {
+        let keys: Vec<PeerKey> = self.peer_keys().collect();
+        keys.into_iter().for_each(|key| self.say_hello_again(key));
+    }
+
+    fn say_hello_again(&mut self, key: PeerKey) {
+        let mut peer = self.slots[key_index(key)].peer.take().expect("a peer that is connected");
+        self.say_hello(&mut peer);
+        self.slots[key_index(key)].peer = Some(peer);
+        self.mark(key);
     }
 
     /// The extended handshake (BEP 10); a later one replaces what the one before said.

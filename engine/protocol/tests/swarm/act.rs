@@ -22,8 +22,9 @@ use crate::world::{MS, SECOND, World};
 const TURNS_MAX: usize = 200;
 /// What is written is synced once in so many ticks.
 const SYNC_EVERY: u64 = 5;
-/// Whoever is connected knows by then that a piece is lost (BEP 54), whatever the network does.
-const HEARD_OF: Duration = Duration::from_secs(10);
+/// Whoever is connected knows by then that a piece is lost (BEP 54), whatever the network does: a dozen windows may be on
+/// their way to a slow line, which is 10 s, and the request comes back as slowly.
+const HEARD_OF: Duration = Duration::from_secs(60);
 
 /// The messages in `bytes`.
 fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {

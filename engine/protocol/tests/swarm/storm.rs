@@ -146,7 +146,10 @@ fn clear(world: &mut World) -> u64 {
             friends(world, at);
         }
     }
-    world.finish(PATIENCE);
+    // A super-seed waits a minute for a peer that passes nothing on, for each pair of pieces.
+    let pieces = world.geometry.piece_count();
+    let shows = world.nodes[0].plan.torrent.super_seeding;
+    world.finish(PATIENCE + u32::from(shows) * pieces * 30 * SECOND);
     // What is on the way arrives.
     world.run(5 * SECOND);
     let good: Vec<usize> = (0..world.nodes.len()).filter(|at| world.nodes[*at].is_good()).collect();

@@ -11,6 +11,13 @@ fn hello(script: &mut Script) {
     script.says(Message::Extended { id: 0, payload: &payload }).unwrap();
 }
 
+/// Not everything: one that had is told besides that we want something again.
+fn most() -> Bitfield {
+    let mut have = Bitfield::full(8);
+    have.remove(PieceIndex(0));
+    have
+}
+
 fn dont_have(script: &mut Script, piece: u32) -> Result<(), PeerFault> {
     script.says(Message::Extended { id: LT_DONTHAVE, payload: &piece.to_be_bytes() })
 }
@@ -18,7 +25,7 @@ fn dont_have(script: &mut Script, piece: u32) -> Result<(), PeerFault> {
 #[test]
 fn what_we_lose_is_told_to_those_who_understand() {
     for understands in [true, false] {
-        let mut script = Script::new(FAST, Bitfield::full(8));
+        let mut script = Script::new(FAST, most());
         if understands {
             hello(&mut script);
         }
@@ -40,7 +47,7 @@ fn what_we_lose_is_told_to_those_who_understand() {
 
 #[test]
 fn what_we_lose_before_a_peer_has_introduced_itself_is_told_then() {
-    let mut script = Script::new(FAST, Bitfield::full(8));
+    let mut script = Script::new(FAST, most());
     script.out();
     script.torrent.lost_piece(PieceIndex(3));
     script.torrent.lost_piece(PieceIndex(5));
@@ -92,6 +99,26 @@ fn what_a_peer_loses_is_asked_of_others() {
         script.torrent.gone(script.key);
         script.torrent.picker().check_invariants();
     }
+}
+
+#[test]
+fn one_that_loses_what_we_got_meanwhile_hears_that_we_have_it() {
+    let mut script = Script::new(FAST, Bitfield::full(8));
+    script.says(Message::Have(PieceIndex(2))).unwrap();
+    script.out();
+    dont_have(&mut script, 2).unwrap();
+    assert_eq!(script.out(), ["Have"]);
+}
+
+#[test]
+fn one_that_lost_a_piece_after_it_had_finished_says_that_it_wants_it() {
+    let mut script = Script::new(FAST, Bitfield::full(8));
+    hello(&mut script);
+    script.out();
+    script.torrent.lost_piece(PieceIndex(3));
+    let bytes = std::mem::take(script.torrent.out(script.now, script.key));
+    let told = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+    assert!(told(b"lt_donthave") && !told(b"upload_only"), "an extended handshake without BEP 21's mark");
 }
 
 #[test]
