@@ -8,6 +8,7 @@ SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 FUZZ_SECONDS ?= 60
 DEMO_ARGS ?=
+BOX_ARGS ?=
 BENCH_PUBLISH := --report bench/results --readme README.md
 BENCH_ARGS ?= transfer $(BENCH_PUBLISH)
 .DEFAULT_GOAL := help
@@ -24,6 +25,16 @@ demo: setup-demo ## Make, share, download and compare 1 GiB on this machine (DEM
 build: setup-demo ## Build the optimised program: target/release/ccbt-fast
 	cargo build --release --package ccbt-fast
 
+.PHONY: deb
+deb: build ## Make a Debian package in target/debian (needs cargo-deb)
+	@cargo deb --version >/dev/null 2>&1 || { echo "deb: install it with: cargo install cargo-deb" >&2; exit 1; }
+	rm -rf target/package && mkdir -p target/package/completions
+	target/release/ccbt-fast man target/package/man
+	target/release/ccbt-fast completions bash > target/package/completions/ccbt-fast
+	target/release/ccbt-fast completions zsh > target/package/completions/_ccbt-fast
+	target/release/ccbt-fast completions fish > target/package/completions/ccbt-fast.fish
+	cargo deb --package ccbt-fast --no-build
+
 .PHONY: test
 test: setup ## Run all tests
 	cargo test --workspace
@@ -39,6 +50,11 @@ lint: setup-demo ## Check formatting, lints and documentation
 .PHONY: format
 format: setup-demo ## Format all code
 	cargo fmt --all
+
+.PHONY: box
+box: setup-demo ## Test this machine for half a minute: what line rate it holds (BOX_ARGS="--dir /data")
+	cargo build --release --package ccbt-fast
+	cargo run --release --package ccbt-bench -- box $(BOX_ARGS)
 
 .PHONY: bench
 bench: setup-bench ## Compare with other clients, 6 minutes: bench/results (BENCH_ARGS="transfer --help")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what this repository's commands need and is not there yet. Idempotent, silent when nothing is missing.
 #
-#   .ci/setup.sh        everything `make test` needs: toolchain, aria2, transmission, libtorrent's Python module, mkfs
+#   .ci/setup.sh        everything `make test` needs: toolchain, aria2, transmission, prometheus, libtorrent's Python module, mkfs
 #   .ci/setup.sh demo   only what `make demo` needs: C build tools and the Rust toolchain
 #
 # Works on Debian and Ubuntu as root or with sudo. Elsewhere it names what to install by hand.
@@ -58,6 +58,8 @@ system_packages() {
         has transmission-daemon || need+=(transmission-daemon)
         has transmission-remote || need+=(transmission-cli)
         has opentracker || need+=(opentracker)
+        # promtool checks alert rules and metrics.
+        has promtool && has prometheus || need+=(prometheus)
         has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3 python3-venv)
     fi
     [ "${#need[@]}" -eq 0 ] && return
@@ -76,6 +78,8 @@ filesystem_tools() {
     # Networks of their own, with NATs.
     has ip || need+=(iproute2)
     has nft || need+=(nftables)
+    # A router that maps ports.
+    has miniupnpd || need+=(miniupnpd miniupnpd-nftables)
     [ "${#need[@]}" -eq 0 ] && return
     (apt_install "${need[@]}") || say "going on without ${need[*]}: tests on those file systems will be skipped"
 }

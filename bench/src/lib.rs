@@ -5,16 +5,20 @@
 //! `hash` measures the engine's hash kernels against each other and other libraries.
 //! `limits` measures what rate limits come to.
 //! `storage` compares the storage service with fio.
+//! `filter` measures reading and asking a large IP filter.
 //! `shards` measures one torrent on several shards, thread by thread.
+//! `box` tells an operator what line rate a machine holds ([`capacity`]).
 //! `scale` measures what connections and torrents cost that idle ([`scale`]).
 //! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
+pub mod capacity;
 pub mod checking;
 pub mod clients;
 pub mod compare;
 pub mod error;
+pub mod filter;
 pub mod generator;
 pub mod kernels;
 pub mod limits;

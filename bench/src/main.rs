@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use ccbt_bench::capacity::{self, BoxArgs};
 use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
+use ccbt_bench::filter::{self, FilterArgs};
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
@@ -25,6 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Test disk, CPU and network stack for a minute; say what line rate this machine holds, and which part is the limit
+    Box(BoxArgs),
     /// Download and seed with each installed client; print MB/s, CPU seconds per GiB, memory and latencies
     Transfer(TransferArgs),
     /// Make the page and the charts of a result file of `transfer` again
@@ -51,6 +55,8 @@ enum Command {
     Compare(CompareArgs),
     /// Choose blocks in torrents and swarms of several sizes; print nanoseconds per block
     Picker(PickerArgs),
+    /// Read an IP filter of a million ranges and look addresses up; print seconds, bytes and nanoseconds
+    Filter(FilterArgs),
     /// Move one torrent with 1, 2, 4 … shards; print CPU seconds per GiB of each, balance, messages and rates
     Shards(ShardsArgs),
     /// Let many torrents announce to one opentracker; print when, over how many connections, and what it costs
@@ -59,6 +65,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Box(args) => capacity::run(&args),
         Command::Transfer(args) => transfer::run(&args),
         Command::Report(args) => transfer::report(&args),
         Command::Hash(args) => kernels::run(&args),
@@ -71,6 +78,7 @@ fn main() -> ExitCode {
         Command::Create(args) => checking::run(Task::Create, &args),
         Command::Compare(args) => compare::run(&args),
         Command::Picker(args) => picker::run(&args),
+        Command::Filter(args) => filter::run(&args),
         Command::Shards(args) => shards::run(&args),
         Command::Trackers(args) => trackers::run(&args),
     };

@@ -84,6 +84,44 @@ fn a_tiny_matrix_is_measured_and_published() {
 }
 
 #[test]
+fn a_box_is_judged_and_left_as_it_was() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("temporary folder");
+    let folder = format!("--dir={}", dir.path().display());
+    let ccbt = format!("--ccbt={}", ccbt_tests::binary::ccbt_fast().display());
+    let output = bench(&["box", "--size-mib=64", "--json", &folder, &ccbt]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("valid JSON");
+    let is_more_than_nothing = |at: &str| {
+        let value = found.pointer(at).and_then(Value::as_f64);
+        assert!(value.is_some_and(|value| value > 0.0), "{at}: {found}");
+    };
+    for at in [
+        "/disk/write_synced",
+        "/disk/read",
+        "/disk/sync_ms",
+        "/hashing/sha1",
+        "/hashing/sha1_all",
+        "/hashing/sha256",
+        "/network/rate",
+        "/network/send_cpu_s",
+        "/network/receive_cpu_s",
+        "/measures/download/measured",
+        "/measures/download/shards_cpu_s",
+        "/measures/download/hash_cpu_s",
+        "/measures/upload/shards_cpu_s",
+        "/judgement/download/rate",
+        "/judgement/upload/rate",
+    ] {
+        is_more_than_nothing(at);
+    }
+    assert_eq!(found["disk"]["depths"].as_array().map(Vec::len), Some(4), "{found}");
+    assert!(found["judgement"]["profile"].is_string(), "{found}");
+    assert_eq!(fs::read_dir(dir.path()).expect("still there").count(), 0, "it is left as it was");
+    let nowhere = bench(&["box", "--dir=/no/such/folder"]);
+    assert_eq!(nowhere.status.code(), Some(2), "{nowhere:?}");
+}
+
+#[test]
 fn useless_calls_say_why() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let folder = format!("--dir={}", dir.path().display());

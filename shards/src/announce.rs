@@ -161,6 +161,12 @@ impl Announces {
         Self { bind, ..self }
     }
 
+    /// Peers reach us at `port` from now on: trackers hear of it as soon as they allow.
+    pub fn set_port(&mut self, now: Instant, port: u16) {
+        self.identity.port = port;
+        self.announcer.announce_now(now);
+    }
+
     /// Gives what is due to `trackers`, which answer to `done`.
     pub fn poll(&mut self, now: Instant, totals: Totals, trackers: &Trackers, done: &DoneQueue) {
         if self.give_up_at.is_some_and(|at| at <= now) {

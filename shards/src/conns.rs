@@ -76,8 +76,8 @@ impl Shard {
 
     /// Somebody has connected to us.
     pub(crate) fn on_arrived(&mut self, stream: Stream, addr: SocketAddr) {
-        if self.stopping.is_some() || !self.has_room() {
-            // Dropping the descriptor closes it: the peer tries again later.
+        if self.stopping.is_some() || !self.has_room() || self.is_filtered(addr) {
+            // Dropping the descriptor closes it: the peer tries again later. A uTP one was told nothing yet.
             return;
         }
         self.stats.accepted += 1;
@@ -125,7 +125,7 @@ impl Shard {
     /// A connection for a torrent of ours that another shard accepted.
     pub(crate) fn on_hand_off(&mut self, hand_off: HandOff) {
         let place = hand_off.placed.and_then(|key| self.by_key.get(&key).copied());
-        if self.stopping.is_some() || !self.has_room() {
+        if self.stopping.is_some() || !self.has_room() || self.is_filtered(hand_off.addr) {
             if let Some(index) = place {
                 let back = GivenBack {
                     addr: hand_off.addr,

@@ -1,6 +1,11 @@
-//! What a shard has done, in numbers: how evenly shards share the work, and what they say to each other for it.
+//! What a shard has done, in numbers: how evenly shards share the work, what they say to each other for it, and how much
+//! of their rings, queues and memory they use.
 //!
 //! Role: plain counters. Owner: the shard; told to the control thread with [`crate::messages::FromShard::Work`].
+
+use ccbt_storage::stats::LatencyStats;
+
+use crate::shard::Shard;
 
 /// What a shard did since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,7 +16,9 @@ pub struct ShardStats {
     pub sent: u64,
     /// Connections of peers that this shard accepted (a count).
     pub accepted: u64,
-    /// Of these, the ones that it handed to another shard, and those of others that it passed on (a count).
+    /// Connections that the IP filter did not let begin, or ended (a count).
+    pub filtered: u64,
+    /// Of the accepted ones, those that it handed to another shard, and those of others that it passed on (a count).
     pub handed_over: u64,
     /// Connections that got through their handshake here (a count).
     pub peers: u64,
@@ -19,6 +26,74 @@ pub struct ShardStats {
     pub messages: u64,
     /// Of these, the ones about pieces: leases, requests for them, and news of what was fetched or lost (a count).
     pub lease_messages: u64,
+    /// Entries that its ring for sockets was given (a count).
+    pub submissions: u64,
+    /// Completions that came of them (a count); a multishot entry has many.
+    pub completions: u64,
+    /// System calls that entered the ring (a count).
+    pub enters: u64,
+    /// From the request of a block to its last byte.
+    pub block_wait: LatencyStats,
+    /// How full it was when it told of it.
+    pub load: ShardLoad,
+}
+
+/// What a shard's ring did since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SocketCounts {
+    /// Entries handed to the kernel.
+    pub submissions: u64,
+    /// Completions of any kind.
+    pub completions: u64,
+    /// System calls that entered it.
+    pub enters: u64,
+}
+
+/// How full a shard is at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardLoad {
+    /// Sockets of peers, half-open and closing ones included.
+    pub connections: u64,
+    /// Pieces that hold download memory.
+    pub pieces: u64,
+    /// Bytes of download memory in use.
+    pub download_used: u64,
+    /// Bytes of download memory.
+    pub download_capacity: u64,
+    /// Torrents that found no memory for another piece.
+    pub starved: u64,
+    /// Commands and hash jobs at the storage service and the hash pool.
+    pub storage_jobs: u64,
+    /// Commands that wait for room there.
+    pub storage_backlog: u64,
+    /// Messages that wait to be read.
+    pub inbox: u64,
+    /// Messages that wait for room at another shard.
+    pub outbox: u64,
+}
+
+impl Shard {
+    /// What it did until now.
+    pub(crate) fn stats_now(&self) -> ShardStats {
+        let ring = self.ring.counts();
+        ShardStats {
+            submissions: ring.submissions,
+            completions: ring.completions,
+            enters: ring.enters,
+            load: ShardLoad {
+                connections: self.ring.len() as u64,
+                pieces: self.pieces as u64,
+                download_used: self.partition.used() as u64,
+                download_capacity: self.partition.capacity() as u64,
+                starved: self.starved.len() as u64,
+                storage_jobs: self.storage.under_way() as u64,
+                storage_backlog: self.backlog.len() as u64,
+                inbox: self.inbox.len() as u64,
+                outbox: self.outbox_len() as u64,
+            },
+            ..self.stats
+        }
+    }
 }
 
 /// How a shard's read cache does. Counts since the start, unless said otherwise.

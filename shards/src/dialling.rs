@@ -137,6 +137,9 @@ impl Shard {
         addr: SocketAddr,
         transport: Transport,
     ) -> Option<SocketKey> {
+        if self.is_filtered(addr) {
+            return None;
+        }
         let own = match what {
             For::Torrent(index) => self.homes[index].bind.as_ref(),
             For::Magnet(at) => self.fetchers[at].bind.as_ref(),

@@ -165,7 +165,7 @@ impl Shard {
         let index = self.config.index;
         let control = self.control.clone();
         let _ = control.send(crate::messages::FromShard::Cache(index, self.cache.stats()));
-        let _ = control.send(crate::messages::FromShard::Work(index, self.stats));
+        let _ = control.send(crate::messages::FromShard::Work(index, Box::new(self.stats_now())));
         self.ring.log_zero_copy();
         // The ring waits here for what is in flight; only then the memory goes.
         drop(self);

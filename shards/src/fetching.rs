@@ -114,6 +114,7 @@ impl Shard {
         let AddMagnet { key, info_hash, peers, named, trackers, max_peers, paused, pex, dht, lsd, bind } =
             add;
         let mut candidates = Candidates::new(self.config.listen_port);
+        candidates.set_filter(self.filter.clone());
         candidates.add_all(&named, Source::Magnet);
         candidates.add_all(&peers, Source::User);
         let mut announces = (!trackers.is_empty()).then(|| {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ccbt_protocol::candidates::Source;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
 use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
@@ -16,12 +17,13 @@ use ccbt_protocol::picker::{PartialPiece, PickerConfig};
 use ccbt_protocol::rate::{TorrentLimits, Way};
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use ccbt_storage::error::StorageError;
 use ccbt_storage::messages::Preallocate;
 use ccbt_storage::relocate::MoveOptions;
 use crossbeam_channel::Sender;
 
-pub use crate::counters::{CacheStats, ShardStats};
+pub use crate::counters::{CacheStats, ShardLoad, ShardStats};
 pub use crate::fetching::AddMagnet;
 pub use crate::hand_off::{Arrival, HandOff};
 pub use crate::known::{FileMark, Known, Snapshot};
@@ -131,6 +133,10 @@ pub enum ToShard {
     Snapshot(TorrentKey, Sender<Snapshot>),
     /// Tell what is known of why it does what it does; every shard answers ([`ShardLook`]).
     Diagnose(TorrentKey, Sender<ShardLook>),
+    /// Tell how announcing does. Hung up on without an answer when the torrent is gone.
+    Trackers(TorrentKey, Sender<Vec<TrackerStatus>>),
+    /// Say that messages are read.
+    Ping(Sender<()>),
     /// It may be this torrent's turn to read from a rotating device.
     CheckTurn(TorrentKey),
     /// Addresses somebody found for a torrent or a magnet.
@@ -142,6 +148,10 @@ pub enum ToShard {
         /// Sending.
         up: u64,
     },
+    /// Whom to have nothing to do with from now on.
+    Filter(ipfilter::Shared),
+    /// A router forwards this port to ours: it is the one to tell of.
+    Reached(u16),
     /// Other rate limits for a torrent.
     TorrentLimits(TorrentKey, TorrentLimits),
     /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of
@@ -302,7 +312,7 @@ pub enum FromShard {
     /// are removed.
     Closed(TorrentKey, Box<Snapshot>),
     /// What a shard did; about four times a second while something changes.
-    Work(usize, ShardStats),
+    Work(usize, Box<ShardStats>),
     /// The shard is done.
     Stopped {
         /// Its number.

@@ -168,6 +168,11 @@ impl Shard {
         !self.outbox.0.is_empty()
     }
 
+    /// How many.
+    pub(crate) fn outbox_len(&self) -> usize {
+        self.outbox.0.len()
+    }
+
     // ---- at home
 
     /// Makes every other shard a satellite of a torrent that runs and is to be spread, once it has back what it had begun.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ccbt_protocol::candidates::Source;
 use ccbt_protocol::choker::ChokerConfig;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::picker::PickerConfig;
 use ccbt_protocol::request_window::WindowConfig;
 use ccbt_protocol::torrent::TorrentConfig;
@@ -33,6 +34,7 @@ use crate::inbox::Inbox;
 use crate::messages::{AddMagnet, AddTorrent, FromShard, ToShard};
 use crate::network::{Entrances, Listener, NetworkThread};
 use crate::proxying::{Proxy, for_peers};
+use crate::reaching::Reach;
 use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
@@ -136,7 +138,7 @@ pub struct Service {
     homes: Mutex<HashMap<TorrentKey, usize>>,
     hashes: Mutex<HashMap<TorrentKey, InfoHash>>,
     next_home: AtomicUsize,
-    /// Held while all shards are told of limits, so that they hear of changes in the same order.
+    /// Held while all shards are told of limits or filters, so that they hear of changes in the same order.
     changing_limits: Mutex<()>,
     port: u16,
     /// `None`: neither DHT nor local discovery is wanted.
@@ -263,6 +265,12 @@ impl Service {
         self.trackers.handle()
     }
 
+    /// To say where the world reaches us.
+    pub fn reach(&self) -> Reach {
+        let shards = self.shards.iter().map(|shard| shard.inbox.clone()).collect();
+        Reach { shards, discovery: self.discovery().cloned() }
+    }
+
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.shards.len()
@@ -350,6 +358,26 @@ impl Service {
         for shard in &self.shards {
             shard.inbox.send(ToShard::Limits { down, up });
         }
+    }
+
+    /// Asks every shard for a sign of life: each sends one, by the channel, when it next reads its messages.
+    pub fn ping(&self) -> Receiver<()> {
+        let (reply, answers) = bounded(self.shards.len());
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Ping(reply.clone()));
+        }
+        answers
+    }
+
+    /// Has nothing to do with addresses that `filter` has from now on: connections end, none begins, and web seeds and,
+    /// with `trackers`, trackers there are not asked.
+    pub fn set_filter(&self, filter: ipfilter::Shared, trackers: bool) {
+        let _changing = self.changing_limits.lock().expect("no holder panics");
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Filter(filter.clone()));
+        }
+        self.trackers.handle().set_filter(filter.clone().filter(|_| trackers));
+        self.webseeds.handle().set_filter(filter);
     }
 
     /// The storage thread and the hash pool, to look at.

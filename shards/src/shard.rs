@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ccbt_protocol::cache::ReadAhead;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::proxy::Tunnel;
 use ccbt_protocol::torrent::TorrentConfig;
@@ -267,6 +268,8 @@ pub struct Shard {
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
     pub(crate) utp_ends: UtpEnds,
+    /// Whom to have nothing to do with.
+    pub(crate) filter: ipfilter::Shared,
     /// Transports that have worked.
     pub(crate) worked: Worked,
     /// Peers that do not take encrypted connections.
@@ -357,6 +360,7 @@ impl Shard {
             connections: links.connections,
             discovery: links.discovery,
             utp_ends: links.utp_ends,
+            filter: None,
             rng: rand::make_rng(),
             worked: Worked::default(),
             plain_only: PlainOnly::default(),

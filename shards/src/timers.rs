@@ -70,7 +70,9 @@ impl Shard {
 
     /// When the next report is due.
     pub(crate) fn next_report(&self) -> Option<Instant> {
-        (!self.timers.changed.is_empty()).then_some(self.timers.reported + REPORT)
+        // A connection that the filter stops changes no torrent.
+        let has_filtered = self.stats.filtered != self.told_stats.filtered;
+        (has_filtered || !self.timers.changed.is_empty()).then_some(self.timers.reported + REPORT)
     }
 
     /// Looks after everything that is due.

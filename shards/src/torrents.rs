@@ -46,6 +46,7 @@ impl Shard {
         if add.metainfo.private {
             candidates.set_private();
         }
+        candidates.set_filter(self.filter.clone());
         for peer in &add.peers {
             candidates.add(*peer, Source::User);
         }

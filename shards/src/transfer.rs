@@ -13,6 +13,7 @@ use ccbt_protocol::rate::Way;
 use ccbt_protocol::torrent::{BlockPlace, Torrent, TorrentEvent};
 use ccbt_protocol::wire::message::{Message, PIECE_HEADER_LEN};
 use ccbt_protocol::wire::receiver::{Receiver, Sink};
+use ccbt_storage::stats::LatencyStats;
 
 use crate::conns::End;
 use crate::ring::{SocketKey, was_cancelled};
@@ -33,6 +34,7 @@ pub(crate) struct PeerSink<'a> {
     now: Instant,
     /// Of the block being received: its bytes so far when it is received beside its place.
     aside: &'a mut Option<Vec<u8>>,
+    waits: &'a mut LatencyStats,
 }
 
 impl Sink for PeerSink<'_> {
@@ -72,11 +74,11 @@ impl Sink for PeerSink<'_> {
 
     fn end_block(&mut self, block: Block, accepted: bool) -> Result<(), PeerFault> {
         let aside = self.aside.take();
-        if accepted
-            && self.torrent.end_block(self.now, self.peer, block)
-            && let Some(bytes) = aside
-        {
-            self.asides.push(Aside { block, bytes, holder: None });
+        if accepted && self.torrent.end_block(self.now, self.peer, block) {
+            self.waits.record(self.torrent.block_wait());
+            if let Some(bytes) = aside {
+                self.asides.push(Aside { block, bytes, holder: None });
+            }
         }
         Ok(())
     }
@@ -188,6 +190,7 @@ impl Shard {
             peer: *peer,
             now: self.now,
             aside: &mut conn.aside,
+            waits: &mut self.stats.block_wait,
         };
         let receiver = self.ring.receiver(key);
         let result = match &mut conn.trace {

@@ -8,6 +8,7 @@ use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::wire::mse::torrent_hash;
 use ccbt_storage::Completion;
 
+use crate::announce::Announces;
 use crate::messages::{Event, FromShard, ToShard, TorrentStatus};
 use crate::satellites::SatelliteStatus;
 use crate::shard::{JOBS_MAX, Shard};
@@ -59,6 +60,13 @@ impl Shard {
             }
             // As with a snapshot.
             ToShard::Diagnose(key, reply) => drop(reply.try_send(self.look(key))),
+            ToShard::Trackers(key, reply) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    let announces = self.homes[index].announces.as_ref();
+                    let _ = reply.try_send(announces.map(Announces::statuses).unwrap_or_default());
+                }
+            }
+            ToShard::Ping(reply) => drop(reply.try_send(())),
             ToShard::CheckTurn(key) => match self.by_key.get(&key) {
                 Some(&index) => self.on_check_turn(index),
                 None => tracing::debug!(key = key.0, "a turn for a torrent that has left the line"),
@@ -75,6 +83,8 @@ impl Shard {
                 }
             }
             ToShard::Limits { down, up } => self.set_limits(down, up),
+            ToShard::Filter(filter) => self.set_filter(filter),
+            ToShard::Reached(port) => self.set_port(port),
             ToShard::TorrentLimits(key, limits) => self.set_torrent_limits(key, limits),
             ToShard::Play(key, play) => self.on_play(key, play),
             ToShard::StopPlaying(key, reader) => self.stop_playing(key, reader),
@@ -177,9 +187,9 @@ impl Shard {
         if cache != std::mem::replace(&mut self.told_cache, cache) {
             self.tell(FromShard::Cache(self.config.index, cache));
         }
-        let stats = self.stats;
+        let stats = self.stats_now();
         if stats != std::mem::replace(&mut self.told_stats, stats) {
-            self.tell(FromShard::Work(self.config.index, stats));
+            self.tell(FromShard::Work(self.config.index, Box::new(stats)));
         }
     }
 

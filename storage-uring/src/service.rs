@@ -18,7 +18,7 @@ use crate::relocate::thread::{Mover, MoverClient};
 use crate::relocate::{RelocateDone, RelocateJob};
 use crate::ring::{DiskRing, survive_file_size_limit};
 use crate::schedule::tuner::Fixed;
-use crate::stats::{ServiceCounters, StatsHandle, StorageStats, WorkerStats};
+use crate::stats::{HashCounters, ServiceCounters, StatsHandle, StorageStats, WorkerStats};
 
 /// Clients that may wait to be taken in; more would wait for the storage thread's next turn.
 const NEWCOMERS: usize = 16;
@@ -92,10 +92,9 @@ pub struct StorageClient {
     bell: Arc<Doorbell>,
     mover: MoverClient,
     under_way: usize,
-    /// Of these, hash jobs.
-    hashing: usize,
     max_jobs: usize,
     stats: Arc<ServiceCounters>,
+    hash_stats: Arc<HashCounters>,
     /// Whose turn it is in [`Self::poll`].
     verdicts_first: bool,
 }
@@ -175,9 +174,9 @@ impl StorageService {
             mover: self.mover.client(Arc::clone(&bell)),
             bell,
             under_way: 0,
-            hashing: 0,
             max_jobs,
             stats: Arc::clone(&self.stats),
+            hash_stats: self.stats.add_client(),
             verdicts_first: false,
         }
     }
@@ -233,8 +232,7 @@ impl StorageClient {
     /// Hands a job over; as [`Self::submit`].
     pub fn hash(&mut self, job: HashJob) {
         self.count_in();
-        self.hashing += 1;
-        self.stats.hash.handed_over();
+        self.hash_stats.handed_over();
         let job = PoolJob { job, reply: self.verdict_sender.clone(), bell: Arc::clone(&self.bell) };
         assert!(self.jobs.send(job).is_ok(), "the hash pool is gone");
     }
@@ -264,8 +262,7 @@ impl StorageClient {
         if let Some(next) = &next {
             self.under_way -= 1;
             if let Completion::Hash(verdict) = next {
-                self.hashing -= 1;
-                self.stats.hash.taken_back(verdict.buf.len() as u64);
+                self.hash_stats.taken_back(verdict.buf.len() as u64);
             }
         }
         next
@@ -284,7 +281,7 @@ impl StorageClient {
 
 impl Drop for StorageClient {
     fn drop(&mut self) {
-        self.stats.hash.given_up(self.hashing);
+        self.stats.remove_client(&self.hash_stats);
     }
 }
 

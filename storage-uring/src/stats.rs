@@ -1,10 +1,10 @@
 //! What the storage thread did, for any thread to look at.
 //!
 //! Role: counters and their snapshots. Owner: the storage thread writes `DeviceCounters` and
-//! `ServiceCounters`, clients write `HashCounters`; `StorageService` reads. Invariant: counters written by
-//! one thread only are plain loads and stores (no locked instruction on the data path), all `Relaxed`: a
-//! snapshot is not a point in time, but each number is right and never goes back. The list of devices has a
-//! lock, taken when a device is new and when a snapshot is made.
+//! `ServiceCounters`, each client its own `HashCounters`; `StorageService` reads. Invariant: a counter is
+//! written by one thread only, with plain loads and stores (no locked instruction on the data path), all
+//! `Relaxed`: a snapshot is not a point in time, but each number is right and never goes back. The lists of
+//! devices and clients have locks, taken when one is new or gone and when a snapshot is made.
 //!
 //! # Punts
 //!
@@ -37,6 +37,11 @@ fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
 
+/// Where so many microseconds are counted.
+fn bucket(us: u64) -> usize {
+    ((u64::BITS - us.leading_zeros()) as usize).min(LATENCY_BUCKETS - 1)
+}
+
 fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
@@ -55,7 +60,7 @@ impl LatencyCounters {
         if us > get(&self.max_us) {
             self.max_us.store(us, Ordering::Relaxed);
         }
-        bump(&self.buckets[((u64::BITS - us.leading_zeros()) as usize).min(LATENCY_BUCKETS - 1)], 1);
+        bump(&self.buckets[bucket(us)], 1);
     }
 
     fn snapshot(&self) -> LatencyStats {
@@ -187,13 +192,28 @@ pub(crate) struct ServiceCounters {
     completions: AtomicU64,
     open_files: AtomicU64,
     devices: Mutex<Vec<Arc<DeviceCounters>>>,
-    pub(crate) hash: HashCounters,
+    clients: Mutex<HashClients>,
     workers_peak: AtomicU64,
 }
 
 impl ServiceCounters {
     pub(crate) fn add_device(&self, device: Arc<DeviceCounters>) {
         self.devices.lock().expect("nobody panics with it").push(device);
+    }
+
+    /// The counters of a new client.
+    pub(crate) fn add_client(&self) -> Arc<HashCounters> {
+        let counters = Arc::<HashCounters>::default();
+        self.clients.lock().expect("nobody panics with it").living.push(Arc::clone(&counters));
+        counters
+    }
+
+    /// A client goes: what it did still counts, what it waits for does not.
+    pub(crate) fn remove_client(&self, counters: &Arc<HashCounters>) {
+        let mut clients = self.clients.lock().expect("nobody panics with it");
+        clients.living.retain(|living| !Arc::ptr_eq(living, counters));
+        clients.past.jobs_done += get(&counters.taken_back);
+        clients.past.bytes += get(&counters.bytes);
     }
 
     /// What the storage thread counts itself.
@@ -212,7 +232,7 @@ impl ServiceCounters {
             submissions: get(&self.submissions),
             completions: get(&self.completions),
             open_files: get(&self.open_files),
-            hash: self.hash.snapshot(),
+            hash: self.clients.lock().expect("nobody panics with it").snapshot(),
         }
     }
 
@@ -241,8 +261,31 @@ fn worker_ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// Counters of the hash pool, written by every client.
+/// What clients do with the hash pool.
 #[derive(Debug, Default)]
+struct HashClients {
+    living: Vec<Arc<HashCounters>>,
+    /// Of those that are gone.
+    past: HashStats,
+}
+
+impl HashClients {
+    fn snapshot(&self) -> HashStats {
+        self.living.iter().fold(self.past, |sum, client| {
+            let done = get(&client.taken_back);
+            HashStats {
+                jobs_waiting: sum.jobs_waiting + get(&client.handed_over).saturating_sub(done),
+                jobs_done: sum.jobs_done + done,
+                bytes: sum.bytes + get(&client.bytes),
+            }
+        })
+    }
+}
+
+/// What one client does with the hash pool, written by its thread. On a cache line of its own: shards on other cores
+/// write theirs at the same time.
+#[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct HashCounters {
     handed_over: AtomicU64,
     taken_back: AtomicU64,
@@ -251,27 +294,13 @@ pub(crate) struct HashCounters {
 
 impl HashCounters {
     pub(crate) fn handed_over(&self) {
-        self.handed_over.fetch_add(1, Ordering::Relaxed);
+        bump(&self.handed_over, 1);
     }
 
     /// A verdict over so many bytes was taken.
     pub(crate) fn taken_back(&self, bytes: u64) {
-        self.taken_back.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// A client went away that had so many jobs under way.
-    pub(crate) fn given_up(&self, jobs: usize) {
-        self.handed_over.fetch_sub(jobs as u64, Ordering::Relaxed);
-    }
-
-    fn snapshot(&self) -> HashStats {
-        let done = get(&self.taken_back);
-        HashStats {
-            jobs_waiting: get(&self.handed_over).saturating_sub(done),
-            jobs_done: done,
-            bytes: get(&self.bytes),
-        }
+        bump(&self.taken_back, 1);
+        bump(&self.bytes, bytes);
     }
 }
 
@@ -348,7 +377,7 @@ pub struct WayStats {
 }
 
 /// How long operations took.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LatencyStats {
     /// All together, microseconds.
     pub sum_us: u64,
@@ -359,6 +388,21 @@ pub struct LatencyStats {
 }
 
 impl LatencyStats {
+    /// Counts one, for those who keep their own.
+    pub fn record(&mut self, latency: Duration) {
+        let us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.sum_us = self.sum_us.saturating_add(us);
+        self.max_us = self.max_us.max(us);
+        self.buckets[bucket(us)] += 1;
+    }
+
+    /// Counts all of `other`'s, too.
+    pub fn merge(&mut self, other: &Self) {
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+        self.max_us = self.max_us.max(other.max_us);
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(sum, more)| *sum += more);
+    }
+
     /// An upper bound of the latency that so many of a thousand operations do not exceed, microseconds; 0 for
     /// no operations.
     pub fn permille_us(&self, permille: u64) -> u64 {
@@ -409,10 +453,30 @@ mod tests {
             counters.record(Duration::from_micros(us));
         }
         let stats = counters.snapshot();
+        let mut own = LatencyStats::default();
+        for us in [0, 1, 2, 3, 1000, 1_000_000_000_000] {
+            own.record(Duration::from_micros(us));
+        }
+        assert_eq!(own, stats);
+        own.merge(&stats);
+        assert_eq!((own.buckets[2], own.sum_us, own.max_us), (4, 2 * stats.sum_us, stats.max_us));
         assert_eq!((stats.buckets[0], stats.buckets[1], stats.buckets[2], stats.buckets[10]), (1, 1, 2, 1));
         assert_eq!((stats.buckets[LATENCY_BUCKETS - 1], stats.max_us), (1, 1_000_000_000_000));
         assert_eq!((stats.permille_us(500), stats.permille_us(800)), (4, 1024));
         assert_eq!(LatencyStats::default().permille_us(500), 0);
+    }
+
+    #[test]
+    fn what_clients_hashed_outlives_them_and_what_they_wait_for_does_not() {
+        let service = ServiceCounters::default();
+        let (one, other) = (service.add_client(), service.add_client());
+        for client in [&one, &one, &other] {
+            client.handed_over();
+        }
+        one.taken_back(100);
+        assert_eq!(service.snapshot().hash, HashStats { jobs_waiting: 2, jobs_done: 1, bytes: 100 });
+        service.remove_client(&one);
+        assert_eq!(service.snapshot().hash, HashStats { jobs_waiting: 1, jobs_done: 1, bytes: 100 });
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! torrent on several shards too.
 
 use std::ffi::OsStr;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub struct CcbtCommand {
     command: Command,
     shards: Option<usize>,
     port: u16,
-    ip: Ipv4Addr,
+    ip: IpAddr,
     places: Option<String>,
     use_trackers: bool,
     use_dht: bool,
@@ -88,7 +88,7 @@ impl CcbtCommand {
             command,
             shards: test_shards(),
             port: free_port(),
-            ip: Ipv4Addr::LOCALHOST,
+            ip: Ipv4Addr::LOCALHOST.into(),
             places: None,
             use_trackers: false,
             use_dht: false,
@@ -97,14 +97,14 @@ impl CcbtCommand {
     }
 
     /// Listens at this address instead of 127.0.0.1.
-    pub fn bind(mut self, ip: Ipv4Addr) -> Self {
-        self.ip = ip;
+    pub fn bind(mut self, ip: impl Into<IpAddr>) -> Self {
+        self.ip = ip.into();
         self
     }
 
     /// Is bound to these addresses and interfaces; `ip` is where others reach it.
-    pub fn bound(mut self, places: &str, ip: Ipv4Addr) -> Self {
-        (self.places, self.ip) = (Some(places.to_owned()), ip);
+    pub fn bound(mut self, places: &str, ip: impl Into<IpAddr>) -> Self {
+        (self.places, self.ip) = (Some(places.to_owned()), ip.into());
         self
     }
 

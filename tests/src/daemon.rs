@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -17,7 +17,7 @@ use crate::binary::ccbt_fast;
 use crate::ccbt::{ccbt, test_shards};
 use crate::lab::{Lab, Published};
 use crate::payload::Payload;
-use crate::ports::{free_port, local};
+use crate::ports::free_port;
 use crate::process::{Process, wait_until};
 use crate::torrent::{Torrent, TorrentSpec};
 use crate::{PATIENCE, SOON};
@@ -25,6 +25,7 @@ use crate::{PATIENCE, SOON};
 /// A daemon's command line.
 pub struct DaemonCommand {
     command: Command,
+    ip: IpAddr,
     port: u16,
     socket: PathBuf,
     use_dht: bool,
@@ -41,13 +42,26 @@ impl DaemonCommand {
     /// As [`Self::new`] with another socket and folder of the state.
     pub fn with_socket(lab: &Lab, socket: &Path, state: &Path) -> Self {
         let mut command = Command::new(ccbt_fast());
-        command.arg("daemon").args(["--json", "--bind", "127.0.0.1", "--no-config"]);
+        command.arg("daemon").args(["--json", "--no-config"]);
         command.args(["--log-level", "info", "--memory", "64"]);
         command.arg("--output").arg(lab.dir("out")).arg("--socket").arg(socket).arg("--state-dir").arg(state);
         if let Some(shards) = test_shards() {
             command.args(["--shards", &shards.to_string()]);
         }
-        Self { command, port: free_port(), socket: socket.to_owned(), use_dht: false, use_trackers: false }
+        Self {
+            command,
+            ip: Ipv4Addr::LOCALHOST.into(),
+            port: free_port(),
+            socket: socket.to_owned(),
+            use_dht: false,
+            use_trackers: false,
+        }
+    }
+
+    /// Listens at this address instead of 127.0.0.1.
+    pub fn bind(mut self, ip: impl Into<IpAddr>) -> Self {
+        self.ip = ip.into();
+        self
     }
 
     /// Asks the torrents' trackers instead of passing `--no-tracker`.
@@ -59,6 +73,12 @@ impl DaemonCommand {
     /// Options.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.command.args(args);
+        self
+    }
+
+    /// Sets a variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
         self
     }
 
@@ -80,7 +100,7 @@ impl DaemonCommand {
 
     /// Starts it.
     pub fn launch(mut self) -> Daemon {
-        self.command.args(["--port", &self.port.to_string()]);
+        self.command.args(["--port", &self.port.to_string(), "--bind", &self.ip.to_string()]);
         if !self.use_trackers {
             self.command.arg("--no-tracker");
         }
@@ -88,7 +108,7 @@ impl DaemonCommand {
             self.command.arg("--no-dht");
         }
         let process = Process::start("ccbt-fast daemon", &mut self.command);
-        Daemon { process, socket: self.socket, port: self.port, started: Value::Null }
+        Daemon { process, socket: self.socket, address: (self.ip, self.port).into(), started: Value::Null }
     }
 }
 
@@ -96,7 +116,7 @@ impl DaemonCommand {
 pub struct Daemon {
     process: Process,
     socket: PathBuf,
-    port: u16,
+    address: SocketAddr,
     /// Its first event.
     pub started: Value,
 }
@@ -104,7 +124,7 @@ pub struct Daemon {
 impl Daemon {
     /// Where peers reach it.
     pub fn address(&self) -> SocketAddr {
-        local(self.port)
+        self.address
     }
 
     /// Its socket.

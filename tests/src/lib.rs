@@ -10,6 +10,7 @@
 //! * Ours: [`binary`], [`ccbt`], [`daemon`], [`confine`], [`cgroup`]
 //! * Theirs: [`libtorrent`], [`aria2`], [`transmission`]
 //! * Made by hand: [`tracker`], [`udp_tracker`], [`proxy`], [`raw_peer`], [`raw_seeder`]
+//! * Networks of a test's own: [`nat`], [`router`], [`veth`]
 
 pub mod aria2;
 pub mod binary;
@@ -28,6 +29,8 @@ pub mod process;
 pub mod proxy;
 pub mod raw_peer;
 pub mod raw_seeder;
+pub mod router;
+pub mod terminal;
 pub mod torrent;
 pub mod tracker;
 pub mod transmission;

@@ -2,7 +2,7 @@
 //!
 //! Owner: the test. The script is embedded and handed to Python as text, so no path to it can go stale.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,12 +34,12 @@ impl LibtorrentPeer {
     /// As [`Self::start_with`], listening at `ip`, by a command that becomes the interpreter.
     pub fn start_by(
         mut command: Command,
-        ip: Ipv4Addr,
+        ip: impl Into<IpAddr>,
         torrent: &Path,
         dir: &Path,
         mut settings: Value,
     ) -> Self {
-        let address = SocketAddr::from((ip, free_port()));
+        let address = SocketAddr::new(ip.into(), free_port());
         settings["listen_interfaces"] = address.to_string().into();
         command.args(["-c", SCRIPT, "peer"]).args([torrent, dir]).arg(address.port().to_string());
         command.arg(settings.to_string());

@@ -35,20 +35,20 @@ pub struct Nats {
     _routers: [Process; 2],
 }
 
-fn namespace(name: &str) -> Process {
+pub(crate) fn namespace(name: &str) -> Process {
     let mut process =
         Process::start(name, Command::new("unshare").args(["--net", "sh", "-c", "echo up; cat"]));
     process.wait_line(SOON, "namespace", |line| (line == "up").then_some(()));
     process
 }
 
-fn within(process: &Process, program: &str) -> Command {
+pub(crate) fn within(process: &Process, program: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.args(["--net", "--target", &process.pid().to_string(), program]);
     command
 }
 
-fn shell(mut command: Command, script: &str) -> Result<(), String> {
+pub(crate) fn shell(mut command: Command, script: &str) -> Result<(), String> {
     let (code, _, stderr) = run("sh", command.args(["-ec", script]), SOON);
     if code == 0 { Ok(()) } else { Err(format!("{script}: {stderr}")) }
 }

@@ -1,7 +1,7 @@
 //! Torrents without a tracker and without an address: found through the DHT alone, and through the local network alone,
 //! by us and by libtorrent. Private ones are not.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -71,6 +71,32 @@ fn we_announce_to_libtorrents_node_and_both_find_us() {
     leech.wait_finished();
     made.payload.assert_equal_in(&copy);
     seed.stop();
+}
+
+/// BEP 32, in both directions: nobody here has an IPv4 address that another one knows.
+#[test]
+fn over_ipv6_too() {
+    let (lab, ip) = (Lab::open(), Ipv6Addr::LOCALHOST);
+    let made = publish(&lab);
+    let hub = DaemonCommand::new(&lab).bind(ip).dht("none").start();
+    let first = hub.address();
+    let theirs = |dir: &Path| {
+        let settings = LibtorrentPeer::dht_settings(Some(first));
+        LibtorrentPeer::start_by(Command::new(python()), ip, &made.torrent_path, dir, settings)
+    };
+    let seed = theirs(&made.data);
+    wait_until(PATIENCE, "an announce of libtorrent's", || (hub.stat("dht_stored") > 0).then_some(()));
+    let copy = lab.dir("ours");
+    CcbtCommand::download(&made.torrent_path, &copy).bind(ip).dht(first).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    drop(seed);
+    let mut ours = CcbtCommand::seed(&made.torrent_path, &made.data).bind(ip).dht(first).start();
+    ours.wait_ready();
+    let copy = lab.dir("theirs");
+    theirs(&copy).wait_finished();
+    made.payload.assert_equal_in(&copy);
+    ours.stop();
+    hub.stop();
 }
 
 /// Whether `part` is in `bytes`.

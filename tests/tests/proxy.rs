@@ -101,6 +101,7 @@ fn everything_goes_through_the_proxy_and_nothing_else_leaves() {
         command.arg("download").arg(&made.torrent_path).arg("--output").arg(lab.dir(copy));
         command.args(["--json", "--no-config", "--no-checkpoint", "--log-level", "debug", "--peer", PEER]);
         command.args(["--dht-bootstrap", "10.9.9.7:6881", "--set", "network.enable_utp=true"]);
+        command.args(["--port-mapping", "auto"]);
         if let Some((kind, proxy)) = proxy {
             command.args(["--set", &format!("proxy.type={kind}")]);
             command.args(["--set", &format!("proxy.address={}", proxy.address())]);

@@ -1,4 +1,5 @@
-//! What a session is bound to: in network namespaces with two ways out, one of which nothing may take.
+//! What a session is bound to: in network namespaces with two ways out, one of which nothing may take. And how it is
+//! reached behind a router that maps ports.
 //!
 //! Needs root; prints why when it cannot run.
 
@@ -9,7 +10,10 @@ use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::CcbtCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
+use ccbt_tests::ports::free_port;
 use ccbt_tests::process::wait_until;
+use ccbt_tests::raw_peer::{RawPeer, id};
+use ccbt_tests::router::{INSIDE, OUTSIDE, PUBLIC, Router};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::veth::{FAR, FAR_SIDE, NEAR, NEAR_SIDE, Veth};
 
@@ -113,4 +117,70 @@ fn an_interface_that_goes_is_missed_and_taken_again_when_it_is_back() {
     made.payload.assert_equal_in(&copy);
     assert_eq!((veth.left_by_side(), NEAR_SIDE.is_private()), (0, true));
     early.stop();
+}
+
+/// A peer in the public network that greets the client at `at`: the port that it tells of (BEP 10).
+fn told_port(at: SocketAddr, info_hash: [u8; 20]) -> String {
+    let mut peer = RawPeer::try_connect_from(PUBLIC, at).expect("the router forwards it");
+    peer.send_handshake_with(info_hash, [0, 0, 0, 0, 0, 0x10, 0, 0]);
+    peer.read_handshake().expect("it is our seed");
+    let hello = peer.wait_message(id::EXTENDED).expect("a hello").payload;
+    let text = String::from_utf8_lossy(&hello).into_owned();
+    let port =
+        text.split_once("1:pi").and_then(|(_, rest)| rest.split_once('e')).map(|(port, _)| port.to_owned());
+    port.unwrap_or_else(|| panic!("no port in {text}"))
+}
+
+#[test]
+fn a_router_forwards_our_ports_by_each_protocol_and_gets_them_back() {
+    let lab = Lab::open();
+    let taken = free_port();
+    let router = match Router::new(lab.path(), taken) {
+        Ok(router) => router,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let made = lab.publish(Payload::single("file", MIB + 1), TorrentSpec::pieces_of(64 * KIB));
+    let hash = made.torrent.info_hash();
+    let seed = |how: &str, port: u16| {
+        let host = router.on_host(ccbt_fast().to_str().expect("a path of ours"));
+        let seed =
+            CcbtCommand::build(host, "seed", &made.torrent_path, &made.data).bind(INSIDE).listen_at(port);
+        let mut seed = seed.option("--port-mapping", how).flag("--utp").start();
+        seed.wait_ready();
+        seed
+    };
+    for (how, name) in [("auto", "PCP"), ("nat-pmp", "NAT-PMP"), ("upnp", "UPnP")] {
+        let port = free_port();
+        let mut seed = seed(how, port);
+        wait_until(PATIENCE, "a mapping", || {
+            seed.words()
+                .contains(&format!("the router forwards our ports ({name}), at {OUTSIDE}, TCP {port}"))
+                .then_some(())
+        });
+        assert_eq!(router.mappings_of(port), 2, "TCP and UDP by {name}");
+        let copy = lab.dir(name);
+        let leech = CcbtCommand::download(&made.torrent_path, &copy).bind(PUBLIC);
+        leech.peer((OUTSIDE, port).into()).start().wait_done();
+        made.payload.assert_equal_in(&copy);
+        seed.stop();
+        assert_eq!(router.mappings_of(port), 0, "taken back by {name}");
+    }
+    // A port that is not to be had: another one is mapped, and told to peers.
+    let mut moved = seed("nat-pmp", taken);
+    let external = wait_until(PATIENCE, "a mapping", || {
+        let words = moved.words();
+        let port = words
+            .split_once(", TCP ")
+            .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect::<String>());
+        port?.parse::<u16>().ok()
+    });
+    assert!(external != taken && router.mappings_of(taken) == 2);
+    wait_until(PATIENCE, "the mapped port in a hello", || {
+        (told_port((OUTSIDE, external).into(), hash) == external.to_string()).then_some(())
+    });
+    moved.stop();
+    // Off, nothing is asked.
+    let mut quiet = seed("off", free_port());
+    assert!(!quiet.words().contains("the router"));
+    quiet.stop();
 }

@@ -10,7 +10,7 @@ mod report;
 mod run;
 mod threads;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +22,7 @@ use crate::error::BenchError;
 use crate::generator::net::MAX_PEERS;
 use crate::payload::{FILE_NAME, Payload};
 use crate::transfer::{Mode, WorkDir};
+pub(crate) use report::Figures;
 use report::{Report, Row};
 use run::Runner;
 
@@ -77,25 +78,9 @@ pub struct ShardsArgs {
 ///
 /// Errors: useless options, a work folder that cannot be written, or an interruption (after printing what was done).
 pub fn run(args: &ShardsArgs) -> Result<bool, BenchError> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|error| BenchError::Usage(format!("cannot catch signals: {error}")))?;
-    }
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("ccbt-fast")));
-    let program = args.ccbt.clone().or(beside).unwrap_or_else(|| "ccbt-fast".into());
-    let payload = Arc::new(Payload::new(u64::from(args.size_mib) << 20, args.piece_kib as usize * 1024)?);
+    let stop = catch_signals()?;
     let work = WorkDir::create(&args.dir)?;
-    let torrent = work.path().join("ccbt-bench.torrent");
-    std::fs::write(&torrent, payload.torrent_file()).map_err(BenchError::file("write", &torrent))?;
-    let seed_dir = work.path().join("seed");
-    if args.mode != Mode::Download {
-        std::fs::create_dir(&seed_dir).map_err(BenchError::file("create", &seed_dir))?;
-        payload.write_file(&seed_dir.join(FILE_NAME))?;
-    }
-    let work_path = work.path().to_owned();
-    let runner =
-        Runner { args, program, payload, work: work_path, torrent, seed_dir, stop: Arc::clone(&stop) };
+    let runner = prepare(args, &work, Arc::clone(&stop))?;
     let (rows, failed) = run_all(&runner);
     let report = Report::new(args, rows, failed);
     print!("{}", report.table());
@@ -106,6 +91,64 @@ pub fn run(args: &ShardsArgs) -> Result<bool, BenchError> {
         return Err(BenchError::Interrupted);
     }
     Ok(failed == 0)
+}
+
+/// Set by SIGINT and SIGTERM.
+fn catch_signals() -> Result<Arc<AtomicBool>, BenchError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| BenchError::Usage(format!("cannot catch signals: {error}")))?;
+    }
+    Ok(stop)
+}
+
+/// Payload, torrent and what is seeded, in `work`.
+fn prepare<'a>(
+    args: &'a ShardsArgs,
+    work: &WorkDir,
+    stop: Arc<AtomicBool>,
+) -> Result<Runner<'a>, BenchError> {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("ccbt-fast")));
+    let program = args.ccbt.clone().or(beside).unwrap_or_else(|| "ccbt-fast".into());
+    let payload = Arc::new(Payload::new(u64::from(args.size_mib) << 20, args.piece_kib as usize * 1024)?);
+    let torrent = work.path().join("ccbt-bench.torrent");
+    std::fs::write(&torrent, payload.torrent_file()).map_err(BenchError::file("write", &torrent))?;
+    let seed_dir = work.path().join("seed");
+    if args.mode != Mode::Download {
+        std::fs::create_dir(&seed_dir).map_err(BenchError::file("create", &seed_dir))?;
+        payload.write_file(&seed_dir.join(FILE_NAME))?;
+    }
+    Ok(Runner { args, program, payload, work: work.path().to_owned(), torrent, seed_dir, stop })
+}
+
+/// One run with 20 connections in `dir`, for `ccbt-bench box`.
+pub(crate) fn once(
+    direction: Direction,
+    shards: u32,
+    size_mib: u32,
+    dir: &Path,
+    ccbt: Option<&Path>,
+) -> Result<Figures, BenchError> {
+    let args = ShardsArgs {
+        shards: vec![shards],
+        size_mib,
+        connections: 20,
+        piece_kib: 1024,
+        memory_mib: 256,
+        runs: 1,
+        mode: if direction == Direction::Seed { Mode::Seed } else { Mode::Download },
+        incoming: false,
+        quota_percent: None,
+        window: 64,
+        dir: dir.to_owned(),
+        ccbt: ccbt.map(Path::to_owned),
+        timeout_s: 120,
+        json: None,
+    };
+    let work = WorkDir::create(dir)?;
+    let runner = prepare(&args, &work, catch_signals()?)?;
+    Ok(Row::new(direction, shards, &args, runner.run(direction, shards)?).figures)
 }
 
 /// All runs, and how many failed.

@@ -18,7 +18,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 
 /// Figures of one run, or medians of several.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub(super) struct Figures {
+pub(crate) struct Figures {
     /// Payload bytes per second, in millions.
     pub mb_per_s: f64,
     /// Of the shard's thread that used most.

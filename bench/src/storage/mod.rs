@@ -177,6 +177,28 @@ pub fn run(args: &StorageArgs) -> Result<bool, BenchError> {
     Ok(report.all_succeeded())
 }
 
+/// One measurement of the service in `dir`: a file with reserved blocks, pieces in order.
+pub fn measure(
+    dir: &Path,
+    size_mib: u32,
+    piece_kib: u32,
+    depth: Option<u32>,
+) -> Result<Measured, BenchError> {
+    let args = StorageArgs {
+        dir: dir.to_owned(),
+        size_mib,
+        pieces_kib: vec![piece_kib],
+        alloc: vec![Alloc::Full],
+        order: vec![Order::Rising],
+        runs: 1,
+        window_mib: 64,
+        queue_depth: depth,
+        write_kib: None,
+        json: None,
+    };
+    service(&args, cases(&args)[0])
+}
+
 fn cases(args: &StorageArgs) -> Vec<Case> {
     let mut cases = Vec::new();
     for &piece_kib in &args.pieces_kib {

@@ -188,6 +188,11 @@ impl Fetching {
         key
     }
 
+    /// The port that peers are told of in handshakes to come.
+    pub fn set_listen_port(&mut self, port: u16) {
+        self.listen_port = port;
+    }
+
     fn hello(&self, your_ip: IpAddr) -> ExtensionHandshake {
         let mut messages =
             vec![(metadata::NAME.to_owned(), UT_METADATA), (LT_DONTHAVE_NAME.to_owned(), LT_DONTHAVE)];

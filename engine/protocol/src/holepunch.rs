@@ -8,8 +8,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
 
+use crate::credit::Credit;
 use crate::picker::PeerKey;
 
 /// Name of the extension in the extended handshake's `m` (BEP 10).
@@ -17,7 +17,7 @@ pub const NAME: &str = "ut_holepunch";
 /// Messages that may come from one peer, or go to one target, at once.
 const BURST: u32 = 8;
 /// One more after each such time.
-const PACE: Duration = Duration::from_secs(5);
+const PACE_SECS: u64 = 5;
 /// Addresses of which it is remembered who told them; the oldest go.
 const INTRODUCTIONS_MAX: usize = 512;
 
@@ -105,32 +105,7 @@ impl HolepunchMessage {
 }
 
 /// How much of this one peer may cause.
-#[derive(Clone, Copy, Debug)]
-pub struct Gate {
-    credit: u32,
-    since: Instant,
-}
-
-impl Gate {
-    /// Of a connection that begins.
-    pub fn new(now: Instant) -> Self {
-        Self { credit: BURST, since: now }
-    }
-
-    /// Whether another message may pass; it counts.
-    pub fn pass(&mut self, now: Instant) -> bool {
-        while self.credit < BURST && now.saturating_duration_since(self.since) >= PACE {
-            self.credit += 1;
-            self.since += PACE;
-        }
-        if self.credit == BURST {
-            self.since = now;
-        }
-        let passes = self.credit > 0;
-        self.credit = self.credit.saturating_sub(1);
-        passes
-    }
-}
+pub type Gate = Credit<BURST, PACE_SECS>;
 
 /// Who told us of whom: a relay is asked that is connected to the address (it said so), once for each time it was told.
 #[derive(Debug, Default)]
@@ -163,8 +138,12 @@ impl Introductions {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use proptest::prelude::*;
+
+    const PACE: Duration = Duration::from_secs(PACE_SECS);
 
     #[test]
     fn messages_are_those_of_bep_55() {

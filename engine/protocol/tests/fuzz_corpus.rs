@@ -11,6 +11,8 @@ mod checkpoint;
 mod dht;
 #[path = "../fuzz/entry/fetching.rs"]
 mod fetching;
+#[path = "../fuzz/entry/ipfilter.rs"]
+mod ipfilter;
 #[path = "../fuzz/entry/magnet.rs"]
 mod magnet;
 #[path = "../fuzz/entry/metainfo.rs"]
@@ -115,6 +117,11 @@ fn magnet_corpus() {
 }
 
 #[test]
+fn ipfilter_corpus() {
+    run_corpus("ipfilter", ipfilter::run);
+}
+
+#[test]
 fn pex_corpus() {
     run_corpus("pex", pex::run);
 }
@@ -134,7 +141,7 @@ fn random_inputs() {
     };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     type Target = (&'static str, fn(&[u8]));
-    let targets: [Target; 11] = [
+    let targets: [Target; 12] = [
         ("dht", dht::run),
         ("checkpoint", checkpoint::run),
         ("wire", wire::run),
@@ -144,6 +151,7 @@ fn random_inputs() {
         ("torrent", torrent::run),
         ("utp", utp::run),
         ("magnet", magnet::run),
+        ("ipfilter", ipfilter::run),
         ("pex", pex::run),
         ("fetching", fetching::run),
     ];

@@ -12,6 +12,7 @@ use super::{LogSettings, ProxySettings};
 use crate::checkpoints::CheckpointSettings;
 use crate::choosing::Choice;
 use crate::daemon::DaemonSettings;
+use crate::ipfilter::FilterSettings;
 use crate::session::{AddOptions, Settings};
 
 /// Connections of all torrents together when nobody says how many.
@@ -63,6 +64,8 @@ pub struct Effect {
     pub tracker_ca_file: Option<PathBuf>,
     /// What [`ProxySettings::load`] gives belongs into [`Settings::proxy`].
     pub proxy: ProxySettings,
+    /// What [`crate::ipfilter::load`] gives belongs into [`Settings::ip_filter`].
+    pub ip_filter: FilterSettings,
     /// For [`crate::daemon`].
     pub daemon: DaemonSettings,
 }
@@ -84,6 +87,7 @@ impl Default for Effect {
             log: LogSettings::default(),
             tracker_ca_file: None,
             proxy: ProxySettings::default(),
+            ip_filter: FilterSettings::default(),
             daemon: DaemonSettings::default(),
         }
     }

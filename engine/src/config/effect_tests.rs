@@ -7,6 +7,7 @@ use crate::checkpoints::CheckpointSettings;
 /// nothing but what the engine and the command line are given.
 const EFFECTS: &[(&str, &str, &str)] = &[
     ("network.listen_port", "7000", "port: Some(7000)"),
+    ("network.port_mapping", "nat-pmp", "port_mapping: NatPmp"),
     ("network.bind_address", "eth0, ::1", "bind: Some(eth0,::1)"),
     ("network.bind_to", "[\"10.0.0.2\"]", "bind_to: Some(10.0.0.2)"),
     ("network.max_global_peers", "7", "max_connections: 7"),
@@ -98,6 +99,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("engine.hash_cpus", "2,3", "hash_cpus: Some([2, 3])"),
     ("engine.memory", "32", "memory_bytes: 33554432"),
     ("security.tracker_ca_file", "/etc/ca.pem", "tracker_ca_file: Some(\"/etc/ca.pem\")"),
+    ("security.ip_filter", "/etc/list", "ip_filter: FilterSettings { path: Some(\"/etc/list\")"),
+    ("security.ip_filter_trackers", "true", "path: None, trackers: true }"),
     ("daemon.socket", "/run/x", "socket: Some(\"/run/x\")"),
     ("daemon.listen", "[::1]:7", "listen: Some([::1]:7)"),
     ("daemon.token_file", "/etc/token", "token_file: Some(\"/etc/token\")"),

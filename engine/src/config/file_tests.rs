@@ -119,13 +119,21 @@ fn broken_syntax_is_told_with_its_line_and_the_rest_is_still_read() {
 #[test]
 fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
     let trusted: Vec<&Key> = KEYS.iter().filter(|key| key.trusted_only).collect();
-    let needed =
-        ["bind_address", "output", "move_completed", "checkpoint_dir", "log_file", "tracker_ca_file"];
+    let needed = [
+        "bind_address",
+        "output",
+        "move_completed",
+        "checkpoint_dir",
+        "log_file",
+        "tracker_ca_file",
+        "ip_filter",
+    ];
     assert!(needed.iter().all(|name| trusted.iter().any(|key| key.name == *name)));
     for key in trusted {
         let value = match key.kind {
             _ if key.name == "listen" => "127.0.0.1:1",
             _ if key.path() == "proxy.type" => "socks5",
+            _ if key.name == "port_mapping" => "auto",
             _ if key.path() == "proxy.address" => "127.0.0.1:1",
             Kind::Address | Kind::Places => "127.0.0.1",
             Kind::Hosts => "a.example:1",
@@ -153,13 +161,9 @@ fn keys_of_the_python_client_say_what_became_of_them() {
     let text = "[network]\npipeline_depth = 16\nblock_size_kib = 16\nenable_encryption = true\n[disk]\nuse_mmap = true\n\
                 [observability]\nstructured_logging = true\n";
     let told = told(text, Trust::Full);
-    for (line, part) in [
-        (2, "pipeline_depth_min"),
-        (3, "16 KiB"),
-        (4, "encryption_out"),
-        (6, "O_DIRECT"),
-        (8, "log_format"),
-    ] {
+    for (line, part) in
+        [(2, "pipeline_depth_min"), (3, "16 KiB"), (4, "encryption_out"), (6, "O_DIRECT"), (8, "log_format")]
+    {
         assert!(
             told.iter().any(|text| text.starts_with(&format!("f:{line}: ")) && text.contains(part)),
             "{told:#?}"

@@ -274,6 +274,8 @@ fn changes_are_told_with_what_they_need() {
         "observability.log_level",
         "observability.log_filter",
         "observability.enable_peer_tracing",
+        "security.ip_filter",
+        "security.ip_filter_trackers",
         "daemon.active_downloads",
         "daemon.active_seeds",
         "daemon.active_limit",

@@ -3,17 +3,20 @@
 //! Role: the vocabulary of the HTTP interface, for the daemon and its clients. Names and fields are a promise. Invariant:
 //! unknown fields are refused, and every error says which field is wrong and what it may be.
 
+mod inside;
+mod peers;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ccbt_shards::binding::Binding;
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use super::api_network::{IpFilter, PortMapping};
 use super::queue::Step;
 use super::settings::SeedAction;
 
-mod peers;
-
+pub use inside::{Cells, Device, Engine, Pieces, Shard, Tracker, Trackers};
 pub use peers::{Connection, Explanation, Trace, Traced, Way};
 
 /// A field that may be left out (nothing changes), `null` (back to the configuration's value) or a value.
@@ -366,6 +369,12 @@ pub struct Stats {
     pub tracker_answered: u64,
     /// Those that were not.
     pub tracker_failed: u64,
+    /// Whether a router forwards our ports.
+    pub port_mapping: PortMapping,
+    /// Ranges of the IP filter; 0 = none.
+    pub ip_filter_ranges: usize,
+    /// Connections that the IP filter ended or did not let begin.
+    pub filtered_connections: u64,
 }
 
 /// What the trackers of a torrent know of it (BEP 48).

@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{self, ApiError, Event};
 use super::explaining::Explaining;
+use super::filtering::Filtering;
 use super::hooks::Hooks;
 use super::http::Streaming;
 use super::magnets::Pending;
@@ -23,10 +25,10 @@ use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
 use super::tracing_peers::Traces;
 use super::watch::WatchFolder;
-use crate::Scraped;
 use crate::checkpoints::Store;
 use crate::config::Config;
 use crate::session::{Session, SessionEvent};
+use crate::{Scraped, Snapshot};
 
 /// Messages handled before time is looked at again.
 const BATCH: usize = 256;
@@ -68,8 +70,12 @@ pub(super) enum Request {
     Peers(String, api::Peers),
     Scrape(String),
     Explain(String),
+    Pieces(String, api::Cells),
+    Trackers(String),
+    Engine,
     Stats,
     Limits(api::LimitChange),
+    ReloadFilter,
     Subscribe(Streaming),
     Trace(String, api::Trace, Streaming),
 }
@@ -95,10 +101,16 @@ pub(super) enum Answer {
         down: u64,
         up: u64,
     },
+    Filter(api::IpFilter),
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
     /// What is known of a torrent, but for what its shards still have to say.
     Explain(Box<Explaining>),
+    /// Of the torrent: where its pieces will be told, and in how many cells.
+    Pieces(InfoHash, u32, Receiver<Snapshot>),
+    /// Of the torrent: where its trackers will be told.
+    Trackers(InfoHash, Receiver<Vec<TrackerStatus>>),
+    Engine(Box<api::Engine>),
     Events(mpsc::Receiver<String>),
 }
 
@@ -120,6 +132,7 @@ pub(super) struct Core {
     pub traces: Traces,
     pub hooks: Hooks,
     pub watch: Option<WatchFolder>,
+    pub filtering: Filtering,
     /// Limits of all torrents that clients asked for, in place of the configuration's.
     pub own_limits: (Option<u64>, Option<u64>),
     pub started: Instant,
@@ -177,6 +190,8 @@ impl Core {
                 }
                 return;
             }
+            // Answered when it is read.
+            Request::ReloadFilter => return self.reload_filter(reply),
             Request::List => Ok(Answer::List(self.rows())),
             Request::Show(id) => self.find(&id).map(|hash| {
                 let (position, runs) = self.place(hash);
@@ -197,6 +212,9 @@ impl Core {
             Request::Scrape(id) => self.scrape(&id),
             Request::Explain(id) => self.explain(&id),
             Request::Trace(id, how, streaming) => self.trace(&id, &how.peer, streaming),
+            Request::Pieces(id, cells) => self.pieces(&id, cells),
+            Request::Trackers(id) => self.trackers(&id),
+            Request::Engine => Ok(Answer::Engine(Box::new(self.engine()))),
             Request::Stats => Ok(Answer::Stats(Box::new(self.stats()))),
             Request::Limits(change) => Ok(self.change_limits(change)),
             Request::Subscribe(streaming) => {
@@ -214,6 +232,7 @@ impl Core {
     /// What is due by time.
     fn pass(&mut self, now: Instant) {
         self.watch_folder(now);
+        self.keep_filter(now);
         let elapsed = now.saturating_duration_since(self.looked);
         if elapsed >= LOOK {
             self.looked = now;

@@ -3,11 +3,15 @@
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::tracker::schedule::is_supported;
 
-use super::api::{Activity, ApiError, Event, Stats, Torrent as Row};
+use super::api::{self, Activity, ApiError, Event, Stats, Torrent as Row};
 use super::core::{Answer, Core};
 
 /// Trackers of a torrent that are asked at a time.
 const SCRAPES_MAX: usize = 20;
+
+fn gone() -> ApiError {
+    ApiError::new(503, "stopping", "the engine is stopping")
+}
 
 impl Core {
     /// The torrent whose info-hash begins with `id`.
@@ -126,7 +130,31 @@ impl Core {
             tracker_running: trackers.running,
             tracker_answered: trackers.answered,
             tracker_failed: trackers.failed,
+            port_mapping: self.session.port_mapping().into(),
+            ip_filter_ranges: self.session.ip_filter().map_or(0, |filter| filter.len()),
+            filtered_connections: self.session.caches().shards().iter().map(|shard| shard.filtered).sum(),
         }
+    }
+
+    /// Asks the home of a torrent how its pieces are. Whoever asked waits for it.
+    pub fn pieces(&self, id: &str, cells: api::Cells) -> Result<Answer, ApiError> {
+        let hash = self.find_staying(id)?;
+        let cells = cells.checked()?;
+        let answer = self.torrents[&hash].handle.ask_snapshot().map_err(|_| gone())?;
+        Ok(Answer::Pieces(hash, cells, answer))
+    }
+
+    /// Asks the home of a torrent how announcing does. Whoever asked waits for it.
+    pub fn trackers(&self, id: &str) -> Result<Answer, ApiError> {
+        let hash = self.find_staying(id)?;
+        let answer = self.torrents[&hash].handle.ask_trackers().map_err(|_| gone())?;
+        Ok(Answer::Trackers(hash, answer))
+    }
+
+    /// Shards, disks and hash threads.
+    pub fn engine(&self) -> api::Engine {
+        let caches = self.session.caches();
+        api::Engine::new(&caches.shards(), &caches.stats(), &self.session.storage_stats())
     }
 
     /// Asks the trackers of a torrent about it. Whoever asked waits for them.

@@ -15,9 +15,11 @@
 
 mod actions;
 pub mod api;
+mod api_network;
 pub mod client;
 mod core;
 mod explaining;
+mod filtering;
 mod happenings;
 mod hooks;
 mod http;

@@ -19,6 +19,8 @@ pub enum Notice {
     Wrong(String),
     /// It was to be read again, and is the same.
     Same,
+    /// Another IP filter counts, or none.
+    Filter(String),
     /// This is to be logged from now on.
     Log(LogSettings),
 }
@@ -52,7 +54,10 @@ impl Core {
     /// Called a few times a second; `asked` by SIGHUP.
     pub fn reload(&mut self, asked: bool) -> Vec<Notice> {
         let now = Instant::now();
-        let notices = match self.reloader.reload.poll(now, asked, &self.config) {
+        if asked {
+            self.filtering.keeper.reload();
+        }
+        let mut notices = match self.reloader.reload.poll(now, asked, &self.config) {
             None => Vec::new(),
             Some(Ok((config, changes))) => self.take(config, changes, asked),
             Some(Err(error)) => {
@@ -62,6 +67,7 @@ impl Core {
         if self.reloader.reload.is_schedule_due(now) {
             self.apply_limits();
         }
+        notices.append(&mut self.filtering.notices);
         notices
     }
 
@@ -75,6 +81,7 @@ impl Core {
         let effect = self.config.effect(None);
         notices.push(Notice::Log(effect.log));
         // What needs a restart is not used by then.
+        self.filtering.settings = effect.ip_filter;
         self.reloader.daemon = effect.daemon;
         let watch_dir = self.reloader.daemon.watch_dir.as_deref();
         if self.watch.as_ref().map(WatchFolder::dir) != watch_dir {

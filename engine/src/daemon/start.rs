@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use ccbt_protocol::ids::InfoHash;
 use ccbt_storage::layout::LayoutSpec;
 use ccbt_storage::relocate::{MoveProgress, relocate};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::actions::{Prepared, bind, wanted_files};
 use super::api::ApiError;
 use super::core::{Core, EngineGone, Message};
+use super::filtering::Filtering;
 use super::hooks::Hooks;
 use super::http::Server;
 use super::queue::Queue;
@@ -79,6 +80,7 @@ impl Daemon {
         let effect = config.effect(None);
         let is_ours = effect.leaves_checkpoint_folder();
         let is_default = settings.checkpoints.dir == effect.settings.checkpoints.dir;
+        let filtering = Filtering::new(effect.ip_filter);
         let daemon = effect.daemon;
         let state_path = daemon.state_path().ok_or(ControlError::NoHome)?;
         let socket_path = daemon.socket_path().ok_or(ControlError::NoHome)?;
@@ -118,6 +120,7 @@ impl Daemon {
             traces: Vec::new(),
             hooks: Hooks::new(tell.clone()),
             watch,
+            filtering,
             own_limits,
             started: now,
             undecided: true,
@@ -154,6 +157,16 @@ impl Daemon {
     /// How many torrents it has.
     pub fn torrents(&self) -> usize {
         self.core.torrents.len()
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.core.session.shards()
+    }
+
+    /// Asks every shard for a sign of life: each sends one by the channel. One that hangs may keep this call waiting.
+    pub fn ping(&self) -> Receiver<()> {
+        self.core.session.ping()
     }
 
     /// Adds a torrent file; one that is there already is no error of code `duplicate` to most.

@@ -1,36 +1,36 @@
-//! From counters to text.
-//!
-//! A recorder is made for each answer: what is gone (torrents, devices) leaves no series behind. Latencies are the
-//! exception: Prometheus wants them as a histogram, so a lasting recorder is told what each bucket gained.
+//! From counters to text: what each part of the engine says becomes lines of a [`Sheet`].
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::torrent::Stats;
 use ccbt_shards::discovery::DiscoveryStats;
 use ccbt_shards::messages::{CacheStats, ShardStats, State, TorrentStatus};
-use ccbt_shards::trackers::TrackerStats;
-use ccbt_storage::stats::{DeviceStats, LATENCY_BUCKETS, LatencyStats, StorageStats};
-use metrics::{Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use ccbt_shards::trackers::{HostStats, TrackerStats};
+use ccbt_storage::stats::{DeviceStats, LatencyStats, StorageStats};
 
 use super::TORRENTS_MAX;
-
-const DISK_LATENCY: &str = "ccbt_disk_latency_seconds";
-const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+use super::process::ProcessStats;
+use super::sheet::Sheet;
 
 /// What there is to tell, at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Picture {
     /// Torrents that have told how they do.
     pub torrents: Vec<(Arc<Metainfo>, Arc<TorrentStatus>)>,
-    /// In their order.
-    pub shards: Vec<ShardStats>,
-    /// In the order of the shards.
-    pub caches: Vec<CacheStats>,
+    /// What those did that were removed: sums must not go back.
+    pub past: Stats,
+    /// By number.
+    pub shards: BTreeMap<usize, ShardStats>,
+    /// By number of the shard.
+    pub caches: BTreeMap<usize, CacheStats>,
     pub storage: StorageStats,
     pub trackers: TrackerStats,
+    /// By name of the host.
+    pub hosts: Vec<(String, HostStats)>,
     pub discovery: Option<DiscoveryStats>,
+    pub filter_ranges: usize,
 }
 
 /// Makes the text. See the module.
@@ -38,96 +38,23 @@ pub(crate) struct Collector {
     look: Box<dyn Fn() -> Picture + Send + Sync>,
     /// Torrents with series of their own.
     torrents: usize,
-    latencies: Mutex<Latencies>,
-}
-
-struct Latencies {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
-    /// By device and direction: the buckets that are told already.
-    told: HashMap<(u64, &'static str), [u64; LATENCY_BUCKETS]>,
 }
 
 impl Collector {
     /// `look` takes a picture.
     pub fn new(torrents: usize, look: impl Fn() -> Picture + Send + Sync + 'static) -> Self {
-        // Bucket n holds what took less than 2^n µs.
-        let bounds: Vec<f64> = (0..LATENCY_BUCKETS - 1).map(|n| (1u64 << n) as f64 / 1e6).collect();
-        let builder =
-            PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(DISK_LATENCY.into()), &bounds);
-        let recorder = builder.expect("there are bounds").build_recorder();
-        let handle = recorder.handle();
-        let torrents = torrents.min(TORRENTS_MAX);
-        Self {
-            look: Box::new(look),
-            torrents,
-            latencies: Mutex::new(Latencies { recorder, handle, told: HashMap::new() }),
-        }
+        Self { look: Box::new(look), torrents: torrents.min(TORRENTS_MAX) }
     }
 
     /// The text of Prometheus, format 0.0.4.
     pub fn text(&self) -> String {
-        let picture = (self.look)();
-        let mut text = picture.text(self.torrents);
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        text += &latencies.text(&picture.storage);
-        text
-    }
-}
-
-impl Latencies {
-    fn text(&mut self, storage: &StorageStats) -> String {
-        for device in &storage.devices {
-            for (way, stats) in [("read", &device.read.latency), ("write", &device.write.latency)] {
-                self.gain(device.number, way, stats);
-            }
-        }
-        self.handle.run_upkeep();
-        self.handle.render()
-    }
-
-    fn gain(&mut self, number: u64, way: &'static str, stats: &LatencyStats) {
-        let told = self.told.entry((number, way)).or_insert([0; LATENCY_BUCKETS]);
-        let labels = vec![Label::new("device", name_of(number)), Label::new("direction", way)];
-        let histogram = self.recorder.register_histogram(&Key::from_parts(DISK_LATENCY, labels), &METADATA);
-        for (bucket, (now, told)) in stats.buckets.iter().zip(told).enumerate() {
-            let gained = now.saturating_sub(std::mem::replace(told, *now));
-            // The middle of its bucket: the sum is as exact as the buckets are.
-            histogram.record_many(0.75 * (1u64 << bucket) as f64 / 1e6, gained as usize);
-        }
+        (self.look)().text(&ProcessStats::now(), self.torrents)
     }
 }
 
 /// A device as the kernel writes it: `major:minor`.
 fn name_of(number: u64) -> String {
     format!("{}:{}", number >> 32, number & 0xffff_ffff)
-}
-
-/// Registers and sets.
-struct Sheet {
-    recorder: PrometheusRecorder,
-}
-
-impl Sheet {
-    fn describe(&self, name: &'static str, text: &'static str, is_counter: bool) {
-        if is_counter {
-            self.recorder.describe_counter(name.into(), None, text.into());
-        } else {
-            self.recorder.describe_gauge(name.into(), None, text.into());
-        }
-    }
-
-    fn gauge(&self, name: &'static str, labels: &[(&'static str, &str)], value: f64) {
-        let labels: Vec<Label> =
-            labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
-        self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA).set(value);
-    }
-
-    fn counter(&self, name: &'static str, labels: &[(&'static str, &str)], value: u64) {
-        let labels: Vec<Label> =
-            labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
-        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA).absolute(value);
-    }
 }
 
 fn state_name(state: State) -> &'static str {
@@ -142,24 +69,27 @@ fn state_name(state: State) -> &'static str {
 }
 
 impl Picture {
-    fn text(&self, series: usize) -> String {
-        let sheet = Sheet { recorder: PrometheusBuilder::new().build_recorder() };
+    fn text(&self, process: &ProcessStats, series: usize) -> String {
+        let mut sheet = Sheet::new();
         self.sums(&sheet);
         self.each_torrent(&sheet, series);
-        for (number, shard) in self.shards.iter().enumerate() {
-            let number = number.to_string();
-            shard_lines(&sheet, &number, shard);
+        let mut block_wait = LatencyStats::default();
+        for (number, shard) in &self.shards {
+            shard_lines(&sheet, &number.to_string(), shard);
+            block_wait.merge(&shard.block_wait);
         }
-        for (number, cache) in self.caches.iter().enumerate() {
+        sheet.latency("ccbt_block_latency_seconds", &[], &block_wait);
+        for (number, cache) in &self.caches {
             cache_lines(&sheet, &number.to_string(), cache);
         }
-        self.storage.devices.iter().for_each(|device| device_lines(&sheet, device));
+        self.storage.devices.iter().for_each(|device| device_lines(&mut sheet, device));
         self.storage_lines(&sheet);
-        self.tracker_lines(&sheet);
+        self.tracker_lines(&mut sheet);
         if let Some(discovery) = &self.discovery {
             discovery_lines(&sheet, discovery);
         }
-        sheet.recorder.handle().render()
+        process_lines(&mut sheet, process);
+        sheet.text()
     }
 
     /// The names of the Python client, and sums beside them.
@@ -167,41 +97,33 @@ impl Picture {
         let sum = |of: &dyn Fn(&TorrentStatus) -> u64| {
             self.torrents.iter().map(|(_, status)| of(status)).sum::<u64>()
         };
-        let gauges: [(&str, &str, u64); 9] = [
-            (
-                "ccbt_download_rate_bytes_per_second",
-                "Payload received by all torrents",
-                sum(&|s| s.down_rate),
-            ),
-            ("ccbt_upload_rate_bytes_per_second", "Payload sent by all torrents", sum(&|s| s.up_rate)),
-            ("ccbt_connected_peers", "Connections through their handshake", sum(&|s| s.peer_count as u64)),
-            ("ccbt_known_addresses", "Addresses of peers", sum(&|s| s.candidates as u64)),
-            ("ccbt_pieces_completed", "Pieces verified and written", sum(&|s| u64::from(s.pieces_done))),
-            ("ccbt_pieces_total", "Pieces of all torrents", sum(&|s| u64::from(s.pieces_total))),
-            ("ccbt_bytes_left", "Wanted bytes that are not verified and written", sum(&|s| s.bytes_left)),
-            (
-                "ccbt_disk_queue_depth",
-                "Disk operations in flight, and parts that wait for theirs",
-                self.storage.devices.iter().map(|d| u64::from(d.in_flight) + d.waiting_parts).sum(),
-            ),
-            ("ccbt_hash_queue_depth", "Pieces that wait for their hash", self.storage.hash.jobs_waiting),
-        ];
-        for (name, text, value) in gauges {
-            sheet.describe(name, text, false);
+        let waiting = self.storage.devices.iter().map(|d| u64::from(d.in_flight) + d.waiting_parts).sum();
+        for (name, value) in [
+            ("ccbt_download_rate_bytes_per_second", sum(&|s| s.down_rate)),
+            ("ccbt_upload_rate_bytes_per_second", sum(&|s| s.up_rate)),
+            ("ccbt_connected_peers", sum(&|s| s.peer_count as u64)),
+            ("ccbt_known_addresses", sum(&|s| s.candidates as u64)),
+            ("ccbt_pieces_completed", sum(&|s| u64::from(s.pieces_done))),
+            ("ccbt_pieces", sum(&|s| u64::from(s.pieces_total))),
+            ("ccbt_bytes_left", sum(&|s| s.bytes_left)),
+            ("ccbt_disk_queue_depth", waiting),
+            ("ccbt_hash_queue_depth", self.storage.hash.jobs_waiting),
+            ("ccbt_ip_filter_ranges", self.filter_ranges as u64),
+        ] {
             sheet.gauge(name, &[], value as f64);
         }
-        let counters: [(&str, &str, u64); 5] = [
-            ("ccbt_downloaded_bytes_total", "Payload accepted", sum(&|s| s.stats.downloaded)),
-            ("ccbt_uploaded_bytes_total", "Payload sent", sum(&|s| s.stats.uploaded)),
-            ("ccbt_wasted_bytes_total", "Payload received and thrown away", sum(&|s| s.stats.wasted)),
-            ("ccbt_hash_failures_total", "Pieces that failed their hash", sum(&|s| s.stats.hash_failures)),
-            ("ccbt_banned_peers_total", "Addresses banned for corrupt data", sum(&|s| s.stats.banned)),
-        ];
-        for (name, text, value) in counters {
-            sheet.describe(name, text, true);
+        let mut all = self.past;
+        self.torrents.iter().for_each(|(_, status)| all += status.stats);
+        for (name, value) in [
+            ("ccbt_downloaded_bytes_total", all.downloaded),
+            ("ccbt_web_downloaded_bytes_total", all.web_downloaded),
+            ("ccbt_uploaded_bytes_total", all.uploaded),
+            ("ccbt_wasted_bytes_total", all.wasted),
+            ("ccbt_hash_failures_total", all.hash_failures),
+            ("ccbt_banned_peers_total", all.banned),
+        ] {
             sheet.counter(name, &[], value);
         }
-        sheet.describe("ccbt_torrents", "Torrents by what they do", false);
         let mut states: HashMap<&str, u32> = HashMap::new();
         for (_, status) in &self.torrents {
             *states.entry(state_name(status.state)).or_default() += 1;
@@ -225,9 +147,14 @@ impl Picture {
             sheet.gauge("ccbt_torrent_upload_rate_bytes_per_second", &labels, status.up_rate as f64);
             sheet.gauge("ccbt_torrent_connected_peers", &labels, status.peer_count as f64);
             sheet.gauge("ccbt_torrent_pieces_completed", &labels, status.pieces_done.into());
-            sheet.gauge("ccbt_torrent_pieces_total", &labels, status.pieces_total.into());
+            sheet.gauge("ccbt_torrent_pieces", &labels, status.pieces_total.into());
             sheet.counter("ccbt_torrent_uploaded_bytes_total", &labels, status.stats.uploaded);
             sheet.counter("ccbt_torrent_downloaded_bytes_total", &labels, status.stats.downloaded);
+            sheet.gauge("ccbt_torrent_known_addresses", &labels, status.candidates as f64);
+            sheet.gauge("ccbt_torrent_bytes_left", &labels, status.bytes_left as f64);
+            sheet.counter("ccbt_torrent_wasted_bytes_total", &labels, status.stats.wasted);
+            sheet.counter("ccbt_torrent_hash_failures_total", &labels, status.stats.hash_failures);
+            sheet.counter("ccbt_torrent_banned_peers_total", &labels, status.stats.banned);
         }
     }
 
@@ -241,7 +168,7 @@ impl Picture {
         sheet.counter("ccbt_hashed_bytes_total", &[], storage.hash.bytes);
     }
 
-    fn tracker_lines(&self, sheet: &Sheet) {
+    fn tracker_lines(&self, sheet: &mut Sheet) {
         let trackers = &self.trackers;
         for (result, value) in
             [("answered", trackers.answered), ("failed", trackers.failed), ("unsent", trackers.unsent)]
@@ -253,6 +180,19 @@ impl Picture {
         sheet.gauge("ccbt_tracker_requests", &[("state", "waiting")], trackers.waiting as f64);
         sheet.gauge("ccbt_tracker_requests", &[("state", "running")], trackers.running as f64);
         sheet.gauge("ccbt_tracker_idle_connections", &[], trackers.idle_connections as f64);
+        for (host, stats) in &self.hosts {
+            for (result, value) in [
+                ("answered", stats.answered - stats.refused),
+                ("refused", stats.refused),
+                ("failed", stats.failed),
+                ("unsent", stats.unsent),
+            ] {
+                let labels = [("host", host.as_str()), ("result", result)];
+                sheet.counter("ccbt_tracker_host_requests_total", &labels, value);
+            }
+            let took = stats.answer_time.as_secs_f64();
+            sheet.seconds("ccbt_tracker_host_answer_seconds_total", &[("host", host)], took);
+        }
     }
 }
 
@@ -261,10 +201,28 @@ fn shard_lines(sheet: &Sheet, number: &str, shard: &ShardStats) {
     sheet.counter("ccbt_shard_received_bytes_total", &labels, shard.received);
     sheet.counter("ccbt_shard_sent_bytes_total", &labels, shard.sent);
     sheet.counter("ccbt_shard_accepted_connections_total", &labels, shard.accepted);
+    sheet.counter("ccbt_shard_filtered_connections_total", &labels, shard.filtered);
     sheet.counter("ccbt_shard_handed_over_connections_total", &labels, shard.handed_over);
     sheet.counter("ccbt_shard_peers_total", &labels, shard.peers);
     sheet.counter("ccbt_shard_messages_total", &labels, shard.messages);
     sheet.counter("ccbt_shard_lease_messages_total", &labels, shard.lease_messages);
+    sheet.counter("ccbt_shard_ring_submissions_total", &labels, shard.submissions);
+    sheet.counter("ccbt_shard_ring_completions_total", &labels, shard.completions);
+    sheet.counter("ccbt_shard_ring_enters_total", &labels, shard.enters);
+    let load = &shard.load;
+    sheet.gauge("ccbt_shard_connections", &labels, load.connections as f64);
+    sheet.gauge("ccbt_shard_pieces", &labels, load.pieces as f64);
+    sheet.gauge("ccbt_shard_piece_memory_bytes", &labels, load.download_used as f64);
+    sheet.gauge("ccbt_shard_piece_memory_capacity_bytes", &labels, load.download_capacity as f64);
+    sheet.gauge("ccbt_shard_starved_torrents", &labels, load.starved as f64);
+    for (queue, depth) in [
+        ("inbox", load.inbox),
+        ("outbox", load.outbox),
+        ("storage", load.storage_jobs),
+        ("storage_backlog", load.storage_backlog),
+    ] {
+        sheet.gauge("ccbt_shard_queue_depth", &[("shard", number), ("queue", queue)], depth as f64);
+    }
 }
 
 fn cache_lines(sheet: &Sheet, number: &str, cache: &CacheStats) {
@@ -282,7 +240,7 @@ fn cache_lines(sheet: &Sheet, number: &str, cache: &CacheStats) {
     }
 }
 
-fn device_lines(sheet: &Sheet, device: &DeviceStats) {
+fn device_lines(sheet: &mut Sheet, device: &DeviceStats) {
     let name = name_of(device.number);
     let labels = [("device", name.as_str())];
     sheet.gauge("ccbt_disk_depth_limit", &labels, device.depth_limit.into());
@@ -294,7 +252,9 @@ fn device_lines(sheet: &Sheet, device: &DeviceStats) {
         sheet.counter("ccbt_disk_operations_total", &labels, stats.operations);
         sheet.counter("ccbt_disk_bytes_total", &labels, stats.bytes);
         sheet.counter("ccbt_disk_page_cache_bytes_total", &labels, stats.buffered_bytes);
+        sheet.latency("ccbt_disk_latency_seconds", &labels, &stats.latency);
     }
+    sheet.counter("ccbt_disk_syncs_total", &labels, device.tasks);
     sheet.counter("ccbt_disk_errors_total", &labels, device.errors);
     sheet.counter("ccbt_disk_retries_total", &labels, device.retries);
     sheet.counter("ccbt_disk_punts_total", &labels, device.punts);
@@ -312,6 +272,21 @@ fn discovery_lines(sheet: &Sheet, stats: &DiscoveryStats) {
     sheet.counter("ccbt_dht_peers_found_total", &[], stats.dht_peers);
     sheet.counter("ccbt_lsd_announces_sent_total", &[], stats.lsd_out);
     sheet.counter("ccbt_lsd_announces_received_total", &[], stats.lsd_in);
+}
+
+fn process_lines(sheet: &mut Sheet, stats: &ProcessStats) {
+    sheet.gauge("ccbt_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    sheet.gauge("ccbt_io_workers", &[], stats.workers as f64);
+    for (thread, cpu_s) in &stats.threads {
+        sheet.seconds("ccbt_thread_cpu_seconds_total", &[("thread", thread)], *cpu_s);
+    }
+    sheet.seconds("process_cpu_seconds_total", &[], stats.cpu_s);
+    sheet.gauge("process_resident_memory_bytes", &[], stats.resident as f64);
+    sheet.gauge("process_open_fds", &[], stats.open_fds as f64);
+    if let Some(most) = stats.max_fds {
+        sheet.gauge("process_max_fds", &[], most as f64);
+    }
+    sheet.gauge("process_start_time_seconds", &[], stats.started);
 }
 
 #[cfg(test)]

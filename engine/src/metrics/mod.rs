@@ -1,11 +1,16 @@
 //! What the engine does, for Prometheus.
 //!
-//! Role: [`collect`] turns counters that exist anyway into the text of Prometheus, and a thread of its own serves it over
-//! HTTP. Owner: [`crate::Session`]. Invariants: nothing is counted for this, so nothing is slower while nobody asks; the
-//! number of series is bounded by shards, devices and [`MetricsSettings::torrents`], not by what peers or torrents say.
+//! Role: [`collect`] turns what shards, storage and the tracker thread count into the text of Prometheus, and a thread of
+//! its own serves it over HTTP. Owner: [`crate::Session`]. Invariants: each thread counts for itself in plain numbers and
+//! tells them four times a second at most, whether or not anybody asks; a scrape takes no lock that a shard waits for;
+//! the number of series is bounded by shards, devices, [`MetricsSettings::torrents`] and
+//! [`ccbt_shards::trackers::hosts::HOSTS_MAX`], not by what peers or torrents say.
 
+mod catalogue;
 mod collect;
+mod process;
 mod serve;
+mod sheet;
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::magnet::Magnet;
 use ccbt_protocol::metainfo::Metainfo;
+use ccbt_protocol::torrent::Stats;
 use ccbt_shards::messages::{CacheStats, Event, FromShard, ShardStats, TorrentStatus};
 use crossbeam_channel::Receiver;
 
@@ -18,6 +19,7 @@ use super::error::AddError;
 use super::events::{Queue, SessionEvent};
 use super::magnet::SharedMagnet;
 use super::torrent::Shared;
+use crate::metrics::Picture;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -30,6 +32,8 @@ struct Inner {
     caches: BTreeMap<usize, CacheStats>,
     /// By number of shard.
     shards: BTreeMap<usize, ShardStats>,
+    /// What removed torrents did.
+    past: Stats,
     next_key: u32,
     stopping: bool,
     ended: bool,
@@ -124,6 +128,19 @@ impl Registry {
         self.lock().shards.values().copied().collect()
     }
 
+    /// All that metrics need of it, as of one moment: no torrent is both removed and still there.
+    pub(super) fn picture(&self) -> Picture {
+        let inner = self.lock();
+        let told = |shared: &Arc<Shared>| Some((Arc::clone(shared.metainfo()), shared.status()?));
+        Picture {
+            torrents: inner.torrents.values().filter_map(told).collect(),
+            past: inner.past,
+            shards: inner.shards.clone(),
+            caches: inner.caches.clone(),
+            ..Picture::default()
+        }
+    }
+
     /// A new subscriber; closed at once when the session has ended.
     pub(super) fn subscribe(&self) -> Arc<Queue> {
         let queue = Arc::new(Queue::default());
@@ -192,7 +209,7 @@ impl Registry {
                 return;
             }
             FromShard::Work(shard, stats) => {
-                self.lock().shards.insert(shard, stats);
+                self.lock().shards.insert(shard, *stats);
                 return;
             }
             FromShard::Stopped { .. } => return,
@@ -211,6 +228,7 @@ impl Registry {
         let mut inner = self.lock();
         if let Some(torrent) = inner.torrents.remove(&key) {
             inner.by_hash.remove(&torrent.info_hash());
+            inner.past += torrent.status().map(|status| status.stats).unwrap_or_default();
         }
         if let Some(magnet) = inner.magnets.remove(&key) {
             inner.by_hash.remove(&magnet.info_hash());

@@ -55,7 +55,7 @@ impl Session {
                 storage.devices.iter().map(|device| u64::from(device.in_flight)).sum(),
             ),
             dht_nodes: self.discovery_stats().map_or(0, |stats| stats.dht.nodes.iter().sum()),
-            filtered: 0,
+            filtered: self.caches().shards().iter().map(|shard| shard.filtered).sum(),
             uptime: self.started.elapsed(),
         };
         Looking { looks: self.service().diagnose(torrent.key()), around }

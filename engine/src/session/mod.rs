@@ -20,7 +20,7 @@ mod torrent;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, PeerId};
@@ -33,6 +33,8 @@ use ccbt_shards::trackers::{Scraped, TrackerStats};
 use ccbt_storage::stats::{StorageStats, WorkerStats};
 
 use crate::checkpoints::{CheckpointSettings, Store};
+use crate::ipfilter::IpFilter;
+use crate::mapping::{Mapped, Mapper, MappingStatus};
 use crate::metrics::{Collector, MetricsServer, MetricsSettings, Picture};
 use crossbeam_channel::{Receiver, bounded};
 
@@ -48,7 +50,6 @@ pub use relocate::RemoveOptions;
 pub use settings::{AddOptions, Settings, TrackerSchemes};
 pub use source::TorrentSource;
 pub(crate) use source::read_torrent;
-use torrent::Shared;
 pub use torrent::TorrentHandle;
 
 use checkpointing::Checkpointer;
@@ -76,7 +77,14 @@ pub struct Session {
     /// Serves metrics, where that is wanted.
     metrics: Option<MetricsServer>,
     started: Instant,
+    /// Has a router forward our ports, where that is wanted.
+    mapper: Option<Mapper>,
+    /// For those who ask; each thread has its own.
+    filter: FilterNow,
 }
+
+/// The filter that counts.
+type FilterNow = Arc<Mutex<Option<Arc<IpFilter>>>>;
 
 impl Session {
     /// As [`Session::start`], with the settings by value.
@@ -96,6 +104,9 @@ impl Session {
         let settings = &fitted(settings);
         let service =
             start_on_free_port(settings, |port| Service::start(settings.service_config(peer_id, port)))?;
+        // There is no torrent yet that anybody could ask for.
+        service.set_filter(settings.ip_filter.clone(), settings.ip_filter_trackers);
+        let filter: FilterNow = Arc::new(Mutex::new(settings.ip_filter.clone()));
         let board = settings.checkpoints.dir.is_some().then(Arc::default);
         let registry = Arc::new(Registry::with_board(board.clone()));
         let (hang_up, ended) = bounded::<()>(0);
@@ -110,7 +121,8 @@ impl Session {
             service.shutdown();
             return Err(ServiceError::Resources(error).into());
         }
-        let metrics = settings.metrics.enabled.then(|| metrics_of(&settings.metrics, &service, &registry));
+        let metrics =
+            settings.metrics.enabled.then(|| metrics_of(&settings.metrics, &service, &registry, &filter));
         let metrics = metrics.transpose().inspect_err(|_| service.shutdown())?;
         let is_synced = settings.sync.policy != SyncPolicy::None;
         let start =
@@ -119,8 +131,8 @@ impl Session {
             service.shutdown();
             ServiceError::Resources(error)
         })?;
+        let mapper = map_ports(settings, &service).inspect_err(|_| service.shutdown())?;
         let (port, torrent_limits) = (service.port(), settings.torrent_limits);
-        let started = Instant::now();
         let this = Self {
             port,
             service: Some(service),
@@ -129,7 +141,9 @@ impl Session {
             ended,
             torrent_limits,
             metrics,
-            started,
+            mapper,
+            filter,
+            started: Instant::now(),
         };
         if let Some(peer) = settings.trace_peer {
             this.log_peer(peer);
@@ -192,6 +206,24 @@ impl Session {
         self.service().set_limits(down, up);
     }
 
+    /// Has nothing to do with addresses that `filter` has from now on: connections end and none begins, whoever tells of
+    /// them, and web seeds there are not asked; with `trackers`, trackers neither. `None`: no filter.
+    pub fn set_ip_filter(&self, filter: Option<Arc<IpFilter>>, trackers: bool) {
+        let mut now = self.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        now.clone_from(&filter);
+        self.service().set_filter(filter, trackers);
+    }
+
+    /// Whether a router forwards our ports.
+    pub fn port_mapping(&self) -> MappingStatus {
+        self.mapper.as_ref().map(Mapper::status).unwrap_or_default()
+    }
+
+    /// The filter that counts.
+    pub fn ip_filter(&self) -> Option<Arc<IpFilter>> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All torrents, in the order they were added.
     pub fn torrents(&self) -> Vec<TorrentHandle> {
         let mut all: Vec<TorrentHandle> =
@@ -243,6 +275,12 @@ impl Session {
         self.service().storage().workers()
     }
 
+    /// Asks every shard for a sign of life: each sends one by the channel. A shard that hangs does not, and may keep this
+    /// call waiting.
+    pub fn ping(&self) -> Receiver<()> {
+        self.service().ping()
+    }
+
     /// Changes when checkpoints are written, in which form, and which ones are removed. Their folder stays.
     pub fn set_checkpoints(&self, settings: CheckpointSettings) {
         if let Some(checkpointer) = &self.checkpointer {
@@ -279,6 +317,8 @@ impl Session {
     fn end(&mut self, timeout: Duration) -> Result<(), ShutdownError> {
         let Some(service) = self.service.take() else { return Ok(()) };
         self.registry.set_stopping();
+        // While trackers are told.
+        self.mapper.iter_mut().for_each(Mapper::stop);
         service.shutdown();
         // Nothing is ever sent: what ends the wait is the thread hanging up.
         if self.ended.recv_timeout(timeout) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
@@ -287,6 +327,7 @@ impl Session {
             return Err(ShutdownError(timeout));
         }
         service.join();
+        drop(self.mapper.take());
         if let Some(checkpointer) = self.checkpointer.take() {
             // Every torrent has said its last words.
             checkpointer.finish();
@@ -321,22 +362,38 @@ impl Drop for Session {
     }
 }
 
+/// Has a router forward our ports, and tells all who tell of them.
+fn map_ports(settings: &Settings, service: &Service) -> Result<Option<Mapper>, StartError> {
+    let dht = service.discovery().map_or(0, Discovery::dht_port);
+    let wanted = settings.wanted_mapping(service.port(), dht);
+    if !wanted.is_needed() {
+        return Ok(None);
+    }
+    let reach = service.reach();
+    let tell = move |mapped: &Mapped| {
+        mapped.tcp.into_iter().for_each(|port| reach.set_port(port));
+        mapped.ip.into_iter().for_each(|ip| reach.set_ip(ip));
+    };
+    Mapper::start(wanted, tell).map(Some).map_err(|error| ServiceError::Resources(error).into())
+}
+
 /// Serves what the service and its torrents do.
 fn metrics_of(
     settings: &MetricsSettings,
     service: &Service,
     registry: &Arc<Registry>,
+    filter: &FilterNow,
 ) -> Result<MetricsServer, StartError> {
+    let filter = Arc::clone(filter);
     let (registry, storage) = (Arc::clone(registry), service.storage().stats_handle());
     let (trackers, discovery) = (service.trackers().clone(), service.discovery().cloned());
-    let with_status = |shared: Arc<Shared>| Some((Arc::clone(shared.metainfo()), shared.status()?));
     let look = move || Picture {
-        torrents: registry.torrents().into_iter().filter_map(with_status).collect(),
-        shards: registry.shards(),
-        caches: registry.caches(),
         storage: storage.stats(),
         trackers: trackers.stats(),
+        hosts: trackers.hosts(),
         discovery: discovery.as_ref().map(Discovery::stats),
+        filter_ranges: filter.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |f| f.len()),
+        ..registry.picture()
     };
     let address = SocketAddr::new(settings.address, settings.port);
     MetricsServer::start(address, Collector::new(settings.torrents, look))

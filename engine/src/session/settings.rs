@@ -33,7 +33,9 @@ use ccbt_storage::messages::Preallocate;
 
 use super::error::StartError;
 use crate::checkpoints::{self, Checkpoint, CheckpointSettings};
+use crate::ipfilter::IpFilter;
 use crate::layout::{Overrides, allowed_cpus, layout};
+use crate::mapping::{PortMapping, Wanted};
 use crate::metrics::MetricsSettings;
 
 /// Ports tried in turn when none is asked for; after them the system chooses.
@@ -105,6 +107,12 @@ pub struct Settings {
     pub dht: DhtSettings,
     /// Web seeds that torrents name, and redirects, may lead to loopback, private and link-local addresses.
     pub web_seed_local: bool,
+    /// How a router is asked to forward our ports. Not done past a proxy, nor where the session is bound to loopback.
+    pub port_mapping: PortMapping,
+    /// Addresses that the session has nothing to do with: see [`super::Session::set_ip_filter`].
+    pub ip_filter: Option<Arc<IpFilter>>,
+    /// Nor with trackers there.
+    pub ip_filter_trackers: bool,
     /// Find peers in the local network (BEP 14), for torrents that want it ([`AddOptions::use_lsd`]). Not where the session
     /// is bound to a loopback address.
     pub enable_lsd: bool,
@@ -142,6 +150,9 @@ impl Default for Settings {
             enable_dht: true,
             dht: DhtSettings::default(),
             web_seed_local: false,
+            port_mapping: PortMapping::Off,
+            ip_filter: None,
+            ip_filter_trackers: false,
             enable_lsd: true,
             metrics: MetricsSettings::default(),
             trace_peer: None,
@@ -177,6 +188,16 @@ impl Settings {
         let own = OWN_DESCRIPTORS.min(descriptors / 4);
         let room = descriptors.saturating_sub(self.max_open_files.min(descriptors / 4) + own);
         self.max_connections.min(room.max(1))
+    }
+
+    /// What a router is to forward when we listen on `tcp`, and the DHT on `dht` (0: nowhere).
+    pub(super) fn wanted_mapping(&self, tcp: u16, dht: u16) -> Wanted {
+        let utp = if self.transports.utp { tcp } else { 0 };
+        let mut udp: Vec<u16> = [utp, dht].into_iter().filter(|port| *port != 0).collect();
+        udp.dedup();
+        // Nothing goes past a proxy.
+        let how = if self.proxy.is_some() { PortMapping::Off } else { self.port_mapping };
+        Wanted { how, tcp: if self.transports.tcp { tcp } else { 0 }, udp, bind: self.bind.clone() }
     }
 
     fn discovery(&self) -> DiscoveryConfig {

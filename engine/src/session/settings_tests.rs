@@ -19,6 +19,26 @@ fn connections_leave_room_for_files_and_trackers() {
 }
 
 #[test]
+fn what_is_mapped_is_what_is_listened_on_and_nothing_past_a_proxy() {
+    let settings = Settings { port_mapping: PortMapping::Auto, ..Settings::default() };
+    let wanted = settings.wanted_mapping(7, 7);
+    assert_eq!((wanted.how, wanted.tcp, &*wanted.udp), (PortMapping::Auto, 7, &[7][..]));
+    let transports = Transports { tcp: false, utp: true, ..Transports::default() };
+    let both = Settings { transports, ..settings.clone() }.wanted_mapping(7, 8);
+    assert_eq!((both.tcp, &*both.udp), (0, &[7, 8][..]));
+    let proxy = Proxy {
+        kind: ccbt_protocol::proxy::ProxyKind::Socks5,
+        addr: "127.0.0.1:9".parse().unwrap(),
+        credentials: None,
+        peers: false,
+        trackers: true,
+        hostnames: true,
+    };
+    let behind = Settings { proxy: Some(proxy), ..settings };
+    assert!(!behind.wanted_mapping(7, 7).is_needed());
+}
+
+#[test]
 fn settings_reach_the_engine() {
     let settings = Settings {
         layout: Overrides {

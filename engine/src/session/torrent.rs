@@ -12,9 +12,10 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::picker::Priority;
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::selection::Selection;
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use ccbt_shards::inbox::Inbox;
 use ccbt_shards::messages::{Event, Snapshot, ToShard, TorrentStatus};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 
 use super::error::{GoneError, WaitError};
 
@@ -220,10 +221,20 @@ impl TorrentHandle {
     /// How its pieces are now: which are there, which of them outlast a power cut, and, while they are being checked,
     /// which were looked at. To be kept and given back as [`crate::AddOptions::known`].
     pub fn snapshot(&self) -> Result<Snapshot, GoneError> {
-        let (reply, answer) = bounded(1);
-        self.shared.send(ToShard::Snapshot(self.key(), reply))?;
         // A shard that is gone, or does not know the torrent, hangs up.
-        answer.recv().map_err(|_| GoneError)
+        self.ask_snapshot()?.recv().map_err(|_| GoneError)
+    }
+
+    /// As [`Self::snapshot`], for those who wait elsewhere.
+    pub(crate) fn ask_snapshot(&self) -> Result<Receiver<Snapshot>, GoneError> {
+        let (reply, answer) = bounded(1);
+        self.shared.send(ToShard::Snapshot(self.key(), reply)).map(|()| answer)
+    }
+
+    /// How announcing to each of its trackers does, in the order of its tiers; the channel hangs up when the torrent is gone.
+    pub(crate) fn ask_trackers(&self) -> Result<Receiver<Vec<TrackerStatus>>, GoneError> {
+        let (reply, answer) = bounded(1);
+        self.shared.send(ToShard::Trackers(self.key(), reply)).map(|()| answer)
     }
 
     /// Waits until everything is verified and on disk. A failure that the engine retries by itself (a full

@@ -41,6 +41,12 @@ pub enum TrackerError {
         /// The tracker's host.
         host: String,
     },
+    /// The IP filter has all of its addresses.
+    #[error("{host} is not asked: the IP filter has its address; see security.ip_filter_trackers")]
+    Filtered {
+        /// The tracker's host.
+        host: String,
+    },
     /// No connection came about.
     #[error("cannot connect to {host}: {reason}")]
     Connect {

@@ -95,6 +95,7 @@ impl TrackerClient {
     async fn fetch(&self, target: &Target, origin: &mut Option<IpAddr>) -> Result<Fetched, TrackerError> {
         if let Some(kept) = self.pool.take(&target.url)
             && kept.address.zip(*origin).is_none_or(|(to, origin)| may_redirect(origin, to))
+            && kept.address.is_none_or(|to| !self.resolver.is_filtered(to))
         {
             let address = kept.address;
             // The server may have closed it a moment ago; announces may be repeated.

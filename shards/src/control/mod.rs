@@ -26,6 +26,7 @@ pub(crate) use tls::load_certificates;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::tracker::udp::RetryPlan;
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use url::Url;
@@ -97,7 +98,13 @@ impl TrackerClient {
 
     /// One like this that asks from `bind`, with connections of its own.
     pub(crate) fn bound_to(&self, bind: Binding) -> Self {
-        Self::new(TrackerClientConfig { bind: Some(bind), ..self.config.clone() })
+        let config = TrackerClientConfig { bind: Some(bind), ..self.config.clone() };
+        Self { resolver: self.resolver.beside(), ..Self::new(config) }
+    }
+
+    /// Trackers at addresses that `filter` has are not asked from now on, by those that are bound elsewhere neither.
+    pub fn set_filter(&self, filter: ipfilter::Shared) {
+        self.resolver.set_filter(filter);
     }
 
     /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a

@@ -6,8 +6,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ccbt_protocol::ipfilter::{self, is_blocked};
 use url::{Host, Url};
 
 use super::address;
@@ -30,10 +32,28 @@ type Answer = Result<Vec<IpAddr>, String>;
 #[derive(Default)]
 pub(super) struct Resolver {
     names: RefCell<HashMap<String, (Instant, Slot<Answer>)>>,
+    /// Of all clients of the process.
+    filter: Rc<RefCell<ipfilter::Shared>>,
 }
 
 impl Resolver {
-    /// The addresses of `url`'s host that can be reached from `bind`, in the order to try them; at least one.
+    /// With names of its own, and the filter of `self`.
+    pub fn beside(&self) -> Self {
+        Self { filter: self.filter.clone(), ..Self::default() }
+    }
+
+    /// Addresses that are not asked from now on, for all who have the filter of `self`.
+    pub fn set_filter(&self, filter: ipfilter::Shared) {
+        *self.filter.borrow_mut() = filter;
+    }
+
+    /// Whether `ip` is one of them.
+    pub fn is_filtered(&self, ip: IpAddr) -> bool {
+        is_blocked(&self.filter.borrow(), ip)
+    }
+
+    /// The addresses of `url`'s host that can be reached from `bind` and are not filtered, in the order to try them; at least
+    /// one.
     pub async fn addresses(
         &self,
         url: &Url,
@@ -49,7 +69,12 @@ impl Resolver {
             }
         };
         let mut usable = address::in_turn(&ips, bind);
+        let is_reachable = !usable.is_empty();
+        usable.retain(|ip| !self.is_filtered(*ip));
         usable.truncate(ADDRESSES_MAX);
+        if usable.is_empty() && is_reachable {
+            return Err(TrackerError::Filtered { host: shown(url.host_str().unwrap_or_default()) });
+        }
         if usable.is_empty() {
             return Err(TrackerError::WrongFamily { host: shown(url.host_str().unwrap_or_default()) });
         }

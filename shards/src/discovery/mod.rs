@@ -92,6 +92,7 @@ pub(crate) enum Command {
     Node(SocketAddr),
     Hosts(Vec<(String, u16)>),
     External(IpAddr),
+    Reached(u16),
     Renew(Vec<Door>),
     Datagram(SocketAddr, Vec<u8>),
     Stop,
@@ -172,6 +173,11 @@ impl Discovery {
     /// Our address as a tracker or router sees it (BEP 24). Lost when there is no room.
     pub fn external(&self, ip: IpAddr) {
         self.send(Command::External(ip));
+    }
+
+    /// A router forwards this port to that of TCP: it is announced in the DHT. Lost when there is no room.
+    pub fn reached(&self, port: u16) {
+        self.send(Command::Reached(port));
     }
 
     /// A network interface that we are bound to has come back: sockets are opened anew. Lost when there is no room.

@@ -56,6 +56,8 @@ pub(super) struct Worker {
     dht: Option<Dht>,
     lsd: Option<Lsd>,
     lsd_from: Instant,
+    /// Where the world reaches our TCP port, if a router forwards it.
+    reached: Option<u16>,
     names: Names,
     swarms: Swarms,
     rng: StdRng,
@@ -98,6 +100,7 @@ impl Worker {
             dht,
             lsd,
             lsd_from: now,
+            reached: None,
             names: Names::default(),
             swarms: Swarms::default(),
             rng,
@@ -152,6 +155,7 @@ impl Worker {
                     }
                 }
                 Ok(Command::Hosts(hosts)) => self.look_up(now, hosts),
+                Ok(Command::Reached(port)) => self.reached = Some(port),
                 Ok(Command::External(ip)) => {
                     if let Some(dht) = &mut self.dht {
                         dht.hint_external(now, ip, &mut self.rng);
@@ -271,6 +275,7 @@ impl Worker {
                 dht.tick(now, &mut self.rng);
             }
             let port = self.config.listen.first().map_or(0, |door| door.addr.port());
+            let port = self.reached.filter(|_| port != 0).unwrap_or(port);
             while let Some((key, goal)) = self.swarms.next(now, port) {
                 let Some(search) = dht.start(now, goal, &mut self.rng) else { break };
                 self.swarms.started(key, search);

@@ -40,6 +40,7 @@ use self::socket::{Ends, Socket};
 use self::user_data::{Op, UserData};
 use self::utp::{DetachedUtp, UtpSocket, UtpSockets};
 use self::zero_copy::ZeroCopy;
+use crate::counters::SocketCounts;
 use crate::zero_copy::ZeroCopySend;
 
 /// Submission entries; the completion queue has four times as many, and the kernel keeps what overflows (NODROP).
@@ -91,10 +92,7 @@ pub struct SocketRing {
     utp: UtpSockets,
     /// When the timeout in flight ends the wait.
     timeout_at: Option<Instant>,
-    /// Completions of any kind since the start, for metrics.
-    pub completed: u64,
-    /// Enter calls since the start, for metrics.
-    pub enters: u64,
+    counts: SocketCounts,
 }
 
 impl SocketRing {
@@ -115,8 +113,7 @@ impl SocketRing {
             zero_copy: ZeroCopy::new(ZeroCopySend::Off, 0),
             utp: UtpSockets::new(),
             timeout_at: None,
-            completed: 0,
-            enters: 0,
+            counts: SocketCounts::default(),
         };
         this.ring.completion().disable_eventfd();
         this.arm_bell();
@@ -163,9 +160,10 @@ impl SocketRing {
             // SAFETY: every pointer in `entry` leads into memory owned by a boxed `Socket` or by this ring, which
             // outlives the operation: sockets are freed only with no operation in flight, see `Socket::retire`.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                self.counts.submissions += 1;
                 return;
             }
-            self.enters += 1;
+            self.counts.enters += 1;
             match self.ring.submit() {
                 Ok(_) => {}
                 // CQ overflow backlog: reap, then try again.
@@ -183,7 +181,7 @@ impl SocketRing {
         let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
         drop(queue);
         if !idle {
-            self.enters += 1;
+            self.counts.enters += 1;
             tolerate(self.enter())?;
         }
         self.reap();
@@ -208,7 +206,7 @@ impl SocketRing {
         }
         let timespec = types::Timespec::from(timeout);
         let args = types::SubmitArgs::new().timespec(&timespec);
-        self.enters += 1;
+        self.counts.enters += 1;
         tolerate(self.ring.submitter().submit_with_args(1, &args))?;
         self.reap();
         Ok(())
@@ -243,7 +241,7 @@ impl SocketRing {
                 return Some(event);
             }
             let (data, result, flags) = self.completions.pop_front()?;
-            self.completed += 1;
+            self.counts.completions += 1;
             let data = UserData::unpack(data);
             let event = match data.op {
                 Op::Accept => self.accept_done(data.index, result, flags),
@@ -325,6 +323,11 @@ impl SocketRing {
     /// Number of sockets, closing ones included.
     pub fn len(&self) -> usize {
         self.sockets.len()
+    }
+
+    /// What was done so far.
+    pub(crate) fn counts(&self) -> SocketCounts {
+        self.counts
     }
 
     /// True without sockets.

@@ -5,6 +5,7 @@
 //! everybody else has a clone of the handle. Invariant: at most [`JOBS_MAX`] requests wait or are under way, whoever
 //! asks for them, so the queues to and from the thread need no bound of their own.
 
+pub mod hosts;
 mod thread;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::tracker::AnnounceRequest;
 use ccbt_protocol::tracker::dispatch::DispatchPlan;
 use ccbt_protocol::tracker::schedule::AnnounceToken;
@@ -24,6 +26,9 @@ use crate::announce::DoneSender;
 use crate::binding::Binding;
 use crate::control::{TrackerClientConfig, TrackerError};
 use crate::executor;
+
+pub use hosts::HostStats;
+use hosts::Hosts;
 
 /// Requests that wait or are under way: about 500 bytes each, so 32 MB at the very most.
 const JOBS_MAX: usize = 65_536;
@@ -63,6 +68,8 @@ struct ScrapeJob {
 enum Command {
     Announce(Box<AnnounceJob>),
     Scrape(Box<ScrapeJob>),
+    /// Not to be asked from now on.
+    Filter(ipfilter::Shared),
     /// Nothing but `completed` and `stopped` is of use any more.
     Closing,
     Stop,
@@ -89,13 +96,20 @@ pub struct TrackerStats {
     pub unsent: u64,
 }
 
+/// What the tracker thread tells.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    stats: Arc<Mutex<TrackerStats>>,
+    hosts: Arc<Mutex<Hosts>>,
+}
+
 /// The way to the tracker thread; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Trackers {
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
     jobs: Arc<AtomicUsize>,
-    stats: Arc<Mutex<TrackerStats>>,
+    told: Told,
 }
 
 impl Trackers {
@@ -118,7 +132,12 @@ impl Trackers {
     pub(crate) fn unheard() -> Self {
         let (commands, _) = unbounded();
         let bell = Doorbell::new().expect("a descriptor");
-        Self { commands, bell, jobs: Arc::default(), stats: Arc::default() }
+        Self { commands, bell, jobs: Arc::default(), told: Told::default() }
+    }
+
+    /// Trackers at addresses that `filter` has are not asked from now on.
+    pub fn set_filter(&self, filter: ipfilter::Shared) {
+        self.send(Command::Filter(filter));
     }
 
     /// The session ends: what waits and is no `completed` or `stopped` is not sent any more.
@@ -128,7 +147,12 @@ impl Trackers {
 
     /// How it does, as of a moment ago.
     pub fn stats(&self) -> TrackerStats {
-        *self.stats.lock().expect("no holder panics")
+        *self.told.stats.lock().expect("no holder panics")
+    }
+
+    /// What each host did, by its name with the port.
+    pub fn hosts(&self) -> Vec<(String, HostStats)> {
+        self.told.hosts.lock().expect("no holder panics").all()
     }
 
     fn submit(&self, command: Command) -> bool {
@@ -166,11 +190,11 @@ impl TrackersThread {
     pub fn start(config: TrackersConfig) -> io::Result<Self> {
         let (commands, receiver) = unbounded();
         let bell = Doorbell::new()?;
-        let stats = Arc::<Mutex<TrackerStats>>::default();
         let jobs = Arc::<AtomicUsize>::default();
-        let handle = Trackers { commands, bell: bell.clone(), jobs: jobs.clone(), stats: stats.clone() };
+        let told = Told::default();
+        let handle = Trackers { commands, bell: bell.clone(), jobs: jobs.clone(), told: told.clone() };
         let thread =
-            executor::spawn("ccbt-trackers", None, move || thread::run(config, receiver, bell, jobs, stats))?;
+            executor::spawn("ccbt-trackers", None, move || thread::run(config, receiver, bell, jobs, told))?;
         Ok(Self { handle, thread })
     }
 

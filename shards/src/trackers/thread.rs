@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::tracker::Event;
@@ -19,7 +19,7 @@ use glommio::Task;
 use rand::rngs::SmallRng;
 use slab::Slab;
 
-use super::{AnnounceJob, Command, ScrapeJob, TrackerStats, TrackersConfig};
+use super::{AnnounceJob, Command, ScrapeJob, Told, TrackerStats, TrackersConfig};
 use crate::announce::AnnounceDone;
 use crate::binding::Binding;
 use crate::control::{TrackerClient, TrackerError, host_key};
@@ -34,6 +34,8 @@ enum Job {
 /// How a task ended.
 enum Verdict {
     Answered,
+    /// It says that it will not, or nothing that can be understood.
+    Refused,
     /// The host does not answer.
     Outage(String),
     Other,
@@ -50,12 +52,12 @@ struct Worker {
     dispatcher: Dispatcher<(String, Job)>,
     /// Why a host is down, by its name in `dispatcher`.
     reasons: HashMap<String, String>,
-    running: Slab<(String, Task<()>)>,
+    running: Slab<(String, Instant, Task<()>)>,
     ended: Ended,
     commands: Receiver<Command>,
     bell: Arc<Doorbell>,
     jobs: Arc<AtomicUsize>,
-    shared: Arc<Mutex<TrackerStats>>,
+    told: Told,
     stats: TrackerStats,
     rng: SmallRng,
     /// The session ends: only `stopped` is sent.
@@ -68,7 +70,7 @@ pub(super) async fn run(
     commands: Receiver<Command>,
     bell: Arc<Doorbell>,
     jobs: Arc<AtomicUsize>,
-    shared: Arc<Mutex<TrackerStats>>,
+    told: Told,
 ) {
     let sleeper =
         Sleeper::new(bell.park_fd()).unwrap_or_else(|error| panic!("tracker thread's eventfd: {error}"));
@@ -83,7 +85,7 @@ pub(super) async fn run(
         commands,
         bell,
         jobs,
-        shared,
+        told,
         stats: TrackerStats::default(),
         rng: rand::make_rng(),
         closing: false,
@@ -118,6 +120,7 @@ impl Worker {
             match self.commands.try_recv() {
                 Ok(Command::Announce(job)) => self.submit(now, Job::Announce(job)),
                 Ok(Command::Scrape(job)) => self.submit(now, Job::Scrape(job)),
+                Ok(Command::Filter(filter)) => self.client.set_filter(filter),
                 Ok(Command::Closing) => {
                     self.closing = true;
                     self.dispatcher.give_up(|(_, job)| !job.outlives());
@@ -136,7 +139,7 @@ impl Worker {
                     self.dispatcher.on_other(&host);
                     self.unsent(job, TrackerError::NotSent);
                 }
-                Step::Start((host, job)) => self.start(host, job),
+                Step::Start((host, job)) => self.start(now, host, job),
                 Step::Expired((_, job)) => self.unsent(job, TrackerError::NotSent),
                 Step::Down((host, job), after) => {
                     let reason = self.reasons.get(&host).cloned().unwrap_or_default();
@@ -162,7 +165,7 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, host: String, job: Job) {
+    fn start(&mut self, now: Instant, host: String, job: Job) {
         let client = self.client_for(job.bind());
         let entry = self.running.vacant_entry();
         let key = entry.key();
@@ -189,7 +192,7 @@ impl Worker {
             ended.borrow_mut().push((key, verdict));
             bell.ring();
         });
-        entry.insert((host, task));
+        entry.insert((host, now, task));
     }
 
     /// The client whose connections leave from `bind`.
@@ -208,10 +211,11 @@ impl Worker {
     }
 
     fn on_end(&mut self, now: Instant, key: usize, verdict: Verdict) {
-        let (host, task) = self.running.remove(key);
+        let (host, started, task) = self.running.remove(key);
         drop(task);
+        self.count_end(&host, &verdict, now - started);
         match verdict {
-            Verdict::Answered => {
+            Verdict::Answered | Verdict::Refused => {
                 self.stats.answered += 1;
                 self.reasons.remove(&host);
                 self.dispatcher.on_answer(&host);
@@ -232,9 +236,25 @@ impl Worker {
         }
     }
 
+    fn count_end(&self, host: &str, verdict: &Verdict, took: Duration) {
+        let mut hosts = self.told.hosts.lock().expect("no holder panics");
+        let counts = hosts.of(host);
+        match verdict {
+            Verdict::Answered | Verdict::Refused => {
+                counts.answered += 1;
+                counts.refused += u64::from(matches!(verdict, Verdict::Refused));
+                counts.answer_time += took;
+            }
+            Verdict::Outage(_) | Verdict::Other => counts.failed += 1,
+        }
+    }
+
     /// Ends a request that is not sent.
     fn unsent(&mut self, job: Job, error: TrackerError) {
         self.stats.unsent += 1;
+        if let Ok(host) = host_key(job.url()) {
+            self.told.hosts.lock().expect("no holder panics").of(&host).unsent += 1;
+        }
         self.jobs.fetch_sub(1, Ordering::Relaxed);
         match job {
             Job::Announce(job) => {
@@ -255,7 +275,7 @@ impl Worker {
         self.stats.waiting = self.dispatcher.waiting();
         self.stats.running = self.dispatcher.running();
         self.stats.idle_connections = self.client.kept().0;
-        *self.shared.lock().expect("no holder panics") = self.stats;
+        *self.told.stats.lock().expect("no holder panics") = self.stats;
     }
 
     /// When the loop must go on although no bell rings.
@@ -281,8 +301,9 @@ const REASONS_MAX: usize = 1024;
 
 fn verdict<T>(result: &Result<T, TrackerError>) -> Verdict {
     match result {
-        Ok(_) | Err(TrackerError::Refused(_) | TrackerError::Malformed | TrackerError::Status { .. }) => {
-            Verdict::Answered
+        Ok(_) => Verdict::Answered,
+        Err(TrackerError::Refused(_) | TrackerError::Malformed | TrackerError::Status { .. }) => {
+            Verdict::Refused
         }
         Err(error) if error.is_outage() => Verdict::Outage(error.to_string()),
         Err(_) => Verdict::Other,

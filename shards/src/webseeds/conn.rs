@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ const VECTORS: usize = 16;
 /// See the module.
 pub(super) struct Conn {
     socket: TcpStream,
+    peer: IpAddr,
     tls: Option<Box<ClientConnection>>,
     /// Read from the socket and not used yet.
     pub ahead: Vec<u8>,
@@ -36,7 +37,13 @@ impl Conn {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        Ok(Self { socket: socket.into(), tls: None, ahead: Vec::new(), out: Vec::new() })
+        let peer = addr.ip();
+        Ok(Self { socket: socket.into(), peer, tls: None, ahead: Vec::new(), out: Vec::new() })
+    }
+
+    /// The other end.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Whether it stands; an error says why it does not.

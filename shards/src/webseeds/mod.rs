@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_protocol::ipfilter;
 use ccbt_protocol::webseed::{Outcome, Segment};
 use ccbt_storage::arena::PieceBuf;
 use ccbt_storage::doorbell::Doorbell;
@@ -99,6 +100,8 @@ pub(crate) enum Command {
     Allow(TorrentKey, Option<u64>),
     /// Nothing more comes for a torrent.
     Forget(TorrentKey),
+    /// Whom not to ask from now on.
+    Filter(ipfilter::Shared),
     Stop,
 }
 
@@ -137,6 +140,10 @@ pub struct WebSeeds {
 }
 
 impl WebSeeds {
+    pub(crate) fn set_filter(&self, filter: ipfilter::Shared) {
+        self.send(Command::Filter(filter));
+    }
+
     pub(crate) fn send(&self, command: Command) {
         // Hung up: the process ends.
         let _ = self.commands.send(command);

@@ -3,6 +3,7 @@
 //! Owner of all requests, idle connections and allowances. Invariant: a turn does a bounded amount for each request;
 //! what a home has no room for waits here, in order.
 
+mod filtering;
 mod waiting;
 
 use std::collections::{HashMap, VecDeque};
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{PieceIndex, TorrentKey};
+use ccbt_protocol::ipfilter::{self, is_blocked};
 use ccbt_protocol::webseed::{Failure, Outcome};
 use ccbt_storage::doorbell::Doorbell;
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -57,6 +59,8 @@ pub(super) struct Worker {
     /// Bytes that may come, of torrents with limits.
     allowed: HashMap<TorrentKey, u64>,
     certificates: Option<Certificates>,
+    /// Whom not to ask.
+    filter: ipfilter::Shared,
     /// Messages that found no room.
     outbox: VecDeque<(Inbox, ToShard)>,
 }
@@ -71,6 +75,7 @@ impl Worker {
             idle: Vec::new(),
             allowed: HashMap::new(),
             certificates: None,
+            filter: None,
             outbox: VecDeque::new(),
         }
     }
@@ -141,6 +146,7 @@ impl Worker {
                         (job.held, job.ready) = (false, true);
                     }
                 }
+                Ok(Command::Filter(filter)) => self.set_filter(filter),
                 Ok(Command::Forget(torrent)) => drop(self.allowed.remove(&torrent)),
                 Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Err(TryRecvError::Empty) => return true,
@@ -331,11 +337,13 @@ impl Worker {
         let mut addrs: Vec<SocketAddr> = in_turn(ips, bind)
             .into_iter()
             .filter(|ip| !job.host.guarded || is_public(*ip))
+            .filter(|ip| !is_blocked(&self.filter, *ip))
             .map(|ip| SocketAddr::new(ip, job.host.port))
             .collect();
         if addrs.is_empty() {
             let failure = match ips.iter().find(|ip| job.host.guarded && !is_public(**ip)) {
                 Some(ip) => Failure::Forbidden(ip.to_string()),
+                None if ips.iter().any(|ip| is_blocked(&self.filter, *ip)) => filtering::filtered(),
                 None => Failure::Unreachable("no address of it can be reached from here".to_owned()),
             };
             return Err(Err(failure));

@@ -398,3 +398,26 @@ fn scrapes_ask_for_many_torrents_at_once() {
     });
     assert!(matches!(error, TrackerError::NoScrape { .. }), "{error:?}");
 }
+
+#[test]
+fn what_the_ip_filter_has_is_not_asked() {
+    use ccbt_protocol::ipfilter::{Builder, Range};
+    let server = WebServer::start(|_, stream| respond(stream, "200 OK", "", COMPACT));
+    let mut builder = Builder::default();
+    let loopback = Range::cidr([127, 0, 0, 0].into(), 8).unwrap();
+    builder.add(loopback).unwrap();
+    let filter = Some(std::sync::Arc::new(builder.build()));
+    let url = server.url();
+    let results = run(move || async move {
+        let client = TrackerClient::new(TrackerClientConfig::default());
+        let mut results = vec![client.announce(&url, &request()).await.map(drop)];
+        client.set_filter(filter);
+        // A connection that was kept is not used either.
+        results.push(client.announce(&url, &request()).await.map(drop));
+        client.set_filter(None);
+        results.push(client.announce(&url, &request()).await.map(drop));
+        results
+    });
+    assert!(results[0].is_ok() && results[2].is_ok(), "{results:?}");
+    assert!(matches!(results[1], Err(TrackerError::Filtered { .. })), "{results:?}");
+}

@@ -1,7 +1,7 @@
 //! Addresses that might be worth connecting to: one bounded list per torrent.
 //!
 //! Role: merges what users, magnet links, trackers, DHT, PEX and LSD tell, decides whom to try next, backs off from those
-//! that fail and shuns those that were banned. Pure. Owner: a torrent's home shard.
+//! that fail and shuns those that were banned or that the IP filter has. Pure. Owner: a torrent's home shard.
 //!
 //! Invariants: an address is at most once in the list, and never handed out while connected, banned or backing off.
 //! Sources take turns in [`Candidates::next`], and each has a share of the list that no other can take from it, so
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
+use crate::ipfilter::{self, is_blocked};
 use crate::score::Record;
 
 use priority::OwnAddress;
@@ -100,6 +101,7 @@ pub struct Candidates {
     /// How many of each source are known.
     held: [usize; SHARES.len()],
     banned: HashSet<IpAddr>,
+    filter: ipfilter::Shared,
     private: bool,
     own: OwnAddress,
     own_port: u16,
@@ -119,6 +121,10 @@ impl Candidates {
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         let useless = addr.port() == 0 || addr.ip().is_unspecified() || addr.ip().is_multicast();
         if useless || self.banned.contains(&addr.ip()) || self.private && !source.is_for_private() {
+            return false;
+        }
+        // What the user names is kept for the day when the filter does not have it any more.
+        if source != Source::User && is_blocked(&self.filter, addr.ip()) {
             return false;
         }
         if let Some(known) = self.known.get_mut(&addr) {
@@ -202,7 +208,8 @@ impl Candidates {
     pub fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<SocketAddr> {
         let mut best: [Option<(Rank, SocketAddr)>; SHARES.len()] = [None; SHARES.len()];
         let ready = |c: &Candidate| c.is_free() && c.not_before.is_none_or(|at| at <= now);
-        for (addr, candidate) in self.known.iter().filter(|(_, c)| ready(c)) {
+        let welcome = |addr: &SocketAddr| !is_blocked(&self.filter, addr.ip());
+        for (addr, candidate) in self.known.iter().filter(|(addr, c)| ready(c) && welcome(addr)) {
             let priority = candidate.priority.unwrap_or_else(|| rng.random());
             let class = candidate.record.reliability() / RELIABILITY_STEP;
             let rank = (Reverse(class), candidate.failures, Reverse(priority));
@@ -223,14 +230,16 @@ impl Candidates {
     pub fn claim(&mut self, addr: SocketAddr, source: Source) -> bool {
         self.add(addr, source);
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-        let free = self.known.get_mut(&addr).filter(|candidate| candidate.is_free());
+        let welcome = !is_blocked(&self.filter, addr.ip());
+        let free = self.known.get_mut(&addr).filter(|candidate| welcome && candidate.is_free());
         free.map(|candidate| candidate.connected = true).is_some()
     }
 
     /// When [`Candidates::next`] has something, `now` or later; `None` = not before something is added or freed.
     pub fn next_ready(&self, now: Instant) -> Option<Instant> {
-        let free = self.known.values().filter(|c| c.is_free());
-        free.map(|c| c.not_before.map_or(now, |at| at.max(now))).min()
+        let welcome = |addr: &SocketAddr| !is_blocked(&self.filter, addr.ip());
+        let free = self.known.iter().filter(|(addr, c)| c.is_free() && welcome(addr));
+        free.map(|(_, c)| c.not_before.map_or(now, |at| at.max(now))).min()
     }
 
     /// What the peer at `addr` did over a connection that ends; called before [`Self::gone`].
@@ -258,7 +267,9 @@ impl Candidates {
         candidate.not_before = Some(now + wait);
         let (source, failures) = (candidate.source, candidate.failures);
         let hopeless = source != Source::User && failures > MAX_FAILURES;
-        let unwelcome = self.banned.contains(&addr.ip()) || self.private && !source.is_for_private();
+        let filtered = source != Source::User && is_blocked(&self.filter, addr.ip());
+        let banned = self.banned.contains(&addr.ip());
+        let unwelcome = banned || filtered || self.private && !source.is_for_private();
         if source == Source::Incoming || hopeless || unwelcome {
             self.remove(addr);
         }
@@ -305,6 +316,15 @@ impl Candidates {
         self.retain(|_, candidate| candidate.source.is_for_private() || candidate.connected);
         let foreign = self.known.iter().filter(|(_, candidate)| !candidate.source.is_for_private());
         foreign.map(|(addr, _)| *addr).collect()
+    }
+
+    /// Shuns what `filter` has from now on, and no more what another one had; forgets what it has, but for what the user
+    /// named, and for connections, which the caller ends.
+    pub fn set_filter(&mut self, filter: ipfilter::Shared) {
+        self.filter = filter.clone();
+        self.retain(|addr, candidate| {
+            candidate.connected || candidate.source == Source::User || !is_blocked(&filter, addr.ip())
+        });
     }
 
     /// Shuns every port of `ip` from now on.

@@ -1,18 +1,19 @@
 //! What of a stranger's ut_pex messages is believed.
 //!
 //! Owner: the state of one connection. Invariant: from one peer at most [`BURST`] messages at once and one in
-//! [`PACE`] afterwards are looked at, and [`MAX_TAKEN`] addresses of each.
+//! [`PACE_SECS`] afterwards are looked at, and [`MAX_TAKEN`] addresses of each.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::PexMessage;
 use crate::candidates::is_global;
+use crate::credit::Credit;
 
 /// Messages that may come at once: clients begin with a full list, and a reconnection may follow soon.
 const BURST: u32 = 3;
 /// A message a minute is allowed (BEP 11); clocks differ.
-const PACE: Duration = Duration::from_secs(45);
+const PACE_SECS: u64 = 45;
 /// Addresses taken from one message: BEP 11 allows 50 of each family, and the first message may have more.
 const MAX_TAKEN: usize = 100;
 /// A message that names more is an offence.
@@ -20,31 +21,20 @@ const MAX_NAMED: usize = 400;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub struct Gate {
-    credit: u32,
-    since: Instant,
-}
+pub struct Gate(Credit<BURST, PACE_SECS>);
 
 impl Gate {
     /// Of a connection that begins.
     pub fn new(now: Instant) -> Self {
-        Self { credit: BURST, since: now }
+        Self(Credit::new(now))
     }
 
     /// The addresses of `message` that are worth trying, told by the peer at `teller`. `None`: it came too early or names
     /// too many, which is an offence.
     pub fn pass(&mut self, now: Instant, teller: IpAddr, message: &PexMessage) -> Option<Vec<SocketAddr>> {
-        while self.credit < BURST && now.saturating_duration_since(self.since) >= PACE {
-            self.credit += 1;
-            self.since += PACE;
-        }
-        if self.credit == 0 || message.added.len() > MAX_NAMED {
+        if message.added.len() > MAX_NAMED || !self.0.pass(now) {
             return None;
         }
-        if self.credit == BURST {
-            self.since = now;
-        }
-        self.credit -= 1;
         let useful = message.added.iter().map(|(addr, _)| *addr).filter(|addr| is_plausible(teller, *addr));
         Some(useful.take(MAX_TAKEN).collect())
     }
@@ -60,8 +50,12 @@ pub(crate) fn is_plausible(teller: IpAddr, addr: SocketAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::pex::Flags;
+
+    const PACE: Duration = Duration::from_secs(PACE_SECS);
 
     fn message(addrs: &[&str]) -> PexMessage {
         let added = addrs.iter().map(|addr| (addr.parse().expect("an address"), Flags::default()));

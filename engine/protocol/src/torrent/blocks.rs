@@ -86,7 +86,8 @@ impl Torrent {
         peer.last_block = now;
         (peer.snubbed, peer.rests_until) = (false, None);
         peer.rejects = 0;
-        peer.window.on_block(now, block.len, now.saturating_duration_since(request.sent));
+        self.block_wait = now.saturating_duration_since(request.sent);
+        peer.window.on_block(now, block.len, self.block_wait);
         peer.down.add(now, u64::from(block.len));
         peer.downloaded += u64::from(block.len);
         mark(&mut self.slots, &mut self.dirty, key);

@@ -36,7 +36,7 @@ pub use stats::Stats;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bitfield::Bitfield;
 use crate::blame::Blame;
@@ -143,6 +143,8 @@ pub struct Torrent {
     events: VecDeque<TorrentEvent>,
     dirty: Vec<PeerKey>,
     stats: Stats,
+    /// How long the newest block was waited for.
+    block_wait: Duration,
     down: RateMeter,
     up: RateMeter,
     finished_told: bool,
@@ -200,6 +202,7 @@ impl Torrent {
             events: VecDeque::new(),
             dirty: Vec::new(),
             stats: Stats::default(),
+            block_wait: Duration::ZERO,
             down: RateMeter::new(now),
             up: RateMeter::new(now),
             finished_told: false,

@@ -1,6 +1,6 @@
 //! What a torrent has moved so far: plain sums, owned by [`super::Torrent`] and copied into statuses.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Torrent, peer_of};
 use crate::peer::PeerStatus;
@@ -35,6 +35,12 @@ impl std::ops::AddAssign for Stats {
 }
 
 impl Torrent {
+    /// From the request of the block that ended last to its last byte; the clock is that of [`Torrent::end_block`]'s
+    /// caller. For histograms of those who keep them.
+    pub fn block_wait(&self) -> Duration {
+        self.block_wait
+    }
+
     /// What to show of every connection.
     pub fn peer_statuses(&mut self, now: Instant) -> Vec<PeerStatus> {
         let keys: Vec<PeerKey> = self.peer_keys().collect();

@@ -23,6 +23,11 @@ impl Torrent {
         }
     }
 
+    /// The port that peers are told of in handshakes to come.
+    pub fn set_listen_port(&mut self, port: u16) {
+        self.config.listen_port = port;
+    }
+
     /// Tells what we want now. When everything is here, a super-seed, which hears of no piece that it showed, can let us go
     /// (BEP 21).
     pub(super) fn tell_all(&mut self) {

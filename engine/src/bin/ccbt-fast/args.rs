@@ -26,11 +26,11 @@ pub use checkpoints::{
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub use daemon::{
     AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
-    RemoveArgs, TraceArgs,
+    RemoveArgs, TopArgs, TraceArgs, rate_limit,
 };
 pub use dht::{DhtArgs, DhtCommand, Name, hex};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
-pub use server::{DoctorArgs, TuneArgs};
+pub use server::{CompletionsArgs, DoctorArgs, ManArgs, ShellArg, TuneArgs};
 pub use settings::{SettingArgs, SourceArgs};
 pub use stream::StreamArgs;
 
@@ -45,7 +45,7 @@ pub struct Cli {
 const EXIT_CODES: &str = "`ccbt-fast TORRENT` is short for `ccbt-fast download TORRENT`.
 
 Exit codes:
-  0              done; for `seed`, `daemon`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
+  0              done; for `seed`, `daemon`, `top`, and `download` while it seeds, also after SIGINT, SIGTERM or a hang-up
   1              failed while running: bad pieces, or a failure of disk or network; no daemon runs
   2              wrong usage, configuration, torrent or path; nothing was created
   3              io_uring or lockable memory is not available; for `doctor` a check failed
@@ -112,8 +112,16 @@ pub enum Command {
     Trace(TraceArgs),
     /// Move torrents of the daemon in its queue
     Queue(QueueArgs),
+    /// Have the daemon read its IP filter anew
+    ReloadFilter(ListArgs),
     /// Show the daemon as a whole
     Stats(ListArgs),
+    /// Print a script that completes commands and options, for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a folder
+    Man(ManArgs),
+    /// Watch and control the daemon's torrents on a terminal
+    Top(TopArgs),
     /// Print what happens in the daemon, one JSON object a line
     Events(ListArgs),
     /// Say what this machine lacks, and what to type about it; nothing is changed

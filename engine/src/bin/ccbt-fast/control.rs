@@ -16,13 +16,14 @@ use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{
-    AddArgs, ChangeArgs, ControlArgs, HashPrefix, LimitArgs, ListArgs, MoveArgs, Own, PickArgs, QueueArgs,
-    RemoveArgs,
+    AddArgs, ChangeArgs, ControlArgs, HashPrefix, LimitArgs, ListArgs, MoveArgs, Own, PickArgs, PlaceArgs,
+    QueueArgs, RemoveArgs, SourceArgs,
 };
 use crate::console::print_line;
 use crate::failure::Failure;
 use crate::{json, magnet, table};
 
+/// Of a request that has none.
 pub const NO_BODY: Option<&()> = None;
 
 #[derive(Serialize, Deserialize)]
@@ -38,13 +39,17 @@ struct Limits {
 
 /// The daemon that is meant.
 pub fn client(args: &ControlArgs) -> Result<Client, Failure> {
-    let place = &args.place;
+    client_at(&args.place, &args.sources)
+}
+
+/// The daemon at a place, or where the configuration says.
+pub fn client_at(place: &PlaceArgs, sources: &SourceArgs) -> Result<Client, Failure> {
     if let (Some(address), Some(token_file)) = (place.connect, place.token_file.clone()) {
         return Ok(Client::new(Place::Tcp { address, token_file }));
     }
     let socket = match &place.socket {
         Some(socket) => Some(socket.clone()),
-        None => args.sources.sources(&[]).load()?.effect(None).daemon.socket_path(),
+        None => sources.sources(&[]).load()?.effect(None).daemon.socket_path(),
     };
     let none =
         || Failure::Usage("there is no home folder: name the daemon's socket with --socket".to_owned());
@@ -276,6 +281,20 @@ pub fn scrape(args: &PickArgs) -> Result<(), Failure> {
 pub fn stats(args: &ListArgs) -> Result<(), Failure> {
     let stats: api::Stats = client(&args.control)?.call("GET", "/v1/stats", NO_BODY)?;
     tell(args.control.json, &stats, || table::stats(&stats));
+    Ok(())
+}
+
+/// Has the IP filter read anew.
+pub fn reload_filter(args: &ListArgs) -> Result<(), Failure> {
+    let filter: api::IpFilter = client(&args.control)?.call("POST", "/v1/ip-filter/reload", NO_BODY)?;
+    tell(args.control.json, &filter, || {
+        let bad: String =
+            filter.first_bad.iter().map(|bad| format!("\n  {}", escape_for_terminal(bad))).collect();
+        format!(
+            "the IP filter has {} ranges; {} lines were not understood{bad}",
+            filter.ranges, filter.bad_lines
+        )
+    });
     Ok(())
 }
 

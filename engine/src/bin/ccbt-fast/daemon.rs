@@ -1,6 +1,6 @@
 //! `ccbt-fast daemon`: runs many torrents until it is stopped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ccbt_fast::config::{Applies, Watcher};
 use ccbt_fast::daemon::{Daemon, Notice, Setup};
@@ -11,6 +11,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::lines::Line;
 use crate::logging::{self, Log};
+use crate::manager::Manager;
 use crate::signals::Signals;
 use crate::{limits, transfer};
 
@@ -48,15 +49,26 @@ pub fn run(args: &DaemonArgs) -> Result<(), Failure> {
         listen: daemon.listen().map(|address| address.to_string()),
         torrents: daemon.torrents(),
     });
+    let mut manager = Manager::new(Instant::now());
+    manager.ready();
     while signals.received().is_none() {
+        manager.turn(Instant::now(), &daemon);
         if daemon.turn(TICK).is_err() {
             console.line(&Line::Error { message: &Failure::EngineLost.to_string(), retry: false });
             return Err(Failure::EngineLost);
         }
-        for notice in daemon.reload(signals.is_reload_wanted()) {
+        let is_wanted = signals.is_reload_wanted();
+        if is_wanted {
+            manager.reloading();
+        }
+        for notice in daemon.reload(is_wanted) {
             tell(&notice, &log, &mut console);
         }
+        if is_wanted {
+            manager.ready();
+        }
     }
+    manager.stopping();
     stop(daemon, &mut console)
 }
 
@@ -82,6 +94,7 @@ fn tell(notice: &Notice, log: &Log, console: &mut Console) {
             console.line(&Line::ConfigError { message });
         }
         Notice::Same => console.line(&Line::Note { message: "the configuration has not changed" }),
+        Notice::Filter(message) => console.line(&Line::Note { message }),
         Notice::Log(settings) => log.set(settings),
     }
 }

@@ -24,6 +24,8 @@ mod lines;
 mod link;
 mod logging;
 mod magnet;
+mod manager;
+mod manual;
 mod reload;
 mod relocate;
 mod resume;
@@ -31,6 +33,7 @@ mod seed;
 mod signals;
 mod stream;
 mod table;
+mod top;
 mod transfer;
 mod tune;
 mod units;
@@ -75,7 +78,11 @@ fn main() -> ExitCode {
         Command::Peers(args) => explain::peers(args),
         Command::Trace(args) => explain::trace(args),
         Command::Queue(args) => control::queue(args),
+        Command::ReloadFilter(args) => control::reload_filter(args),
         Command::Stats(args) => control::stats(args),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
+        Command::Top(args) => top::run(args),
         Command::Events(args) => control::events(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Tune(args) => tune::run(args),

@@ -7,6 +7,8 @@
 use std::time::Instant;
 
 use ccbt_fast::config::{Applies, Change, Config, Limits, Reload};
+use ccbt_fast::ipfilter::{FilterKeeper, FilterSettings};
+use ccbt_fast::mapping::MappingStatus;
 use ccbt_fast::{Goal, Session, TorrentHandle};
 
 use crate::console::Console;
@@ -21,12 +23,23 @@ pub struct Reloader {
     torrent: TorrentHandle,
     /// What the session has.
     limits: Limits,
+    filter: FilterKeeper,
+    filter_settings: FilterSettings,
+    /// What was told of it.
+    mapping: MappingStatus,
 }
 
 impl Reloader {
     /// For a session that has the limits and runs the torrent with `config`.
-    pub fn new(reload: Reload, config: Config, (torrent, limits): (TorrentHandle, Limits), log: Log) -> Self {
-        Self { reload, config, log, torrent, limits }
+    pub fn new(
+        reload: Reload,
+        config: Config,
+        (torrent, limits): (TorrentHandle, Limits),
+        filter_settings: FilterSettings,
+        log: Log,
+    ) -> Self {
+        let filter = FilterKeeper::new(filter_settings.clone());
+        Self { reload, config, log, torrent, limits, filter, filter_settings, mapping: MappingStatus::Off }
     }
 
     /// Called ten times a second; `asked` by SIGHUP. Gives the new goal of seeding when the configuration was read again.
@@ -49,6 +62,20 @@ impl Reloader {
                 None
             }
         };
+        if asked {
+            self.filter.reload();
+        }
+        let mapping = session.port_mapping();
+        if mapping != self.mapping {
+            console.line(&Line::Note { message: &mapping.to_string() });
+            self.mapping = mapping;
+        }
+        match self.filter.poll(now, &self.filter_settings, session) {
+            None => {}
+            Some(Ok(Some(report))) => console.line(&Line::Note { message: &report.to_string() }),
+            Some(Ok(None)) => console.line(&Line::Note { message: "there is no IP filter any more" }),
+            Some(Err(error)) => console.line(&Line::ConfigError { message: &error.to_string() }),
+        }
         if self.reload.is_schedule_due(now) || goal.is_some() {
             let limits = self.config.limits_now();
             if limits != self.limits {
@@ -80,6 +107,7 @@ impl Reloader {
         let metainfo = self.torrent.metainfo();
         let effect = self.config.effect(Some((&metainfo.info_hash, &metainfo.name)));
         self.log.set(&effect.log);
+        self.filter_settings = effect.ip_filter;
         session.set_checkpoints(effect.settings.checkpoints);
         if let Some(limits) = effect.torrent.limits {
             // A shard that is gone is noticed by its silence.

@@ -173,7 +173,8 @@ pub fn stats(stats: &Stats) -> String {
          {} peers, receiving {}, sending {}\n\
          received {}, sent {}\n\
          DHT: {} nodes, {} look-ups, {} announced\n\
-         trackers: {} hosts ({} silent), {} requests wait, {} under way, {} answered, {} not\n{}",
+         trackers: {} hosts ({} silent), {} requests wait, {} under way, {} answered, {} not\n\
+         IP filter: {} ranges, {} connections ended or refused\n{}\n{}",
         escape_for_terminal(&stats.version),
         stats.pid,
         units::duration(Duration::from_secs(stats.uptime_seconds)),
@@ -198,6 +199,9 @@ pub fn stats(stats: &Stats) -> String {
         stats.tracker_running,
         stats.tracker_answered,
         stats.tracker_failed,
+        stats.ip_filter_ranges,
+        stats.filtered_connections,
+        escape_for_terminal(&stats.port_mapping.text),
         limits(stats.down_limit, stats.up_limit)
     )
 }

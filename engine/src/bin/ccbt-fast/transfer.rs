@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_fast::config::{Config, Effect, Reload, Setting, Sources, Watcher};
+use ccbt_fast::ipfilter;
 use ccbt_fast::streaming::StreamServer;
 use ccbt_fast::{
     AddOptions, CacheStats, InfoHash, Metainfo, MoveOptions, Received, Session, SessionEvent, Settings,
     TorrentEvent, TorrentHandle, TorrentSource, TorrentStatus,
 };
+
+use ccbt_protocol::metainfo::escape_for_terminal;
 
 use crate::args::TransferArgs;
 use crate::console::Console;
@@ -127,17 +130,20 @@ pub fn settings(effect: &Effect, config: &Config, descriptors: usize) -> Result<
     settings.max_open_files = settings.max_open_files.min(descriptors / 4).max(1);
     let limits = config.limits_now();
     (settings.down_limit, settings.up_limit) = (limits.down, limits.up);
+    let wrong = |text: String| Failure::Usage(escape_for_terminal(&text).into_owned());
     if let Some(path) = &effect.tracker_ca_file {
-        let pem = std::fs::read(path).map_err(|error| {
-            let text = format!("security.tracker_ca_file {}: {error}", path.display());
-            Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned())
-        })?;
+        let pem = std::fs::read(path)
+            .map_err(|error| wrong(format!("security.tracker_ca_file {}: {error}", path.display())))?;
         settings.tracker_roots_pem = vec![pem];
     }
-    settings.proxy = effect
-        .proxy
-        .load()
-        .map_err(|text| Failure::Usage(ccbt_protocol::metainfo::escape_for_terminal(&text).into_owned()))?;
+    settings.proxy = effect.proxy.load().map_err(wrong)?;
+    if let Some(path) = &effect.ip_filter.path {
+        // Who wants a filter wants nothing to go past it.
+        let loaded = ipfilter::load(path).map_err(|error| wrong(error.to_string()))?;
+        tracing::info!("{}", loaded.report);
+        settings.ip_filter = Some(loaded.filter);
+    }
+    settings.ip_filter_trackers = effect.ip_filter.trackers;
     Ok(settings)
 }
 
@@ -221,7 +227,7 @@ fn run_in(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let goal = plan.goal();
-    let Plan { metainfo, configuration, effect: Effect { torrent: options, .. }, .. } = plan;
+    let Plan { metainfo, configuration, effect: Effect { torrent: options, ip_filter, .. }, .. } = plan;
     let Configuration { sources, watcher, config } = configuration;
     let limits = config.limits_now();
     if options.magnet.is_none() {
@@ -250,7 +256,7 @@ fn run_in(
         console.line(&Line::Streaming { url: server.url() });
     }
     let reload = Reload::new(sources, watcher);
-    let mut reloader = Reloader::new(reload, config, (torrent.clone(), limits), log);
+    let mut reloader = Reloader::new(reload, config, (torrent.clone(), limits), ip_filter, log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
             // A shard that is gone is noticed below.

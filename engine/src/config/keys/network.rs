@@ -7,6 +7,7 @@ use ccbt_shards::zero_copy::ZeroCopySend;
 use super::{PEERS, SECONDS};
 use crate::config::key::{Key, key};
 use crate::config::kind::{Kind, Value};
+use crate::mapping::PortMapping;
 
 pub(super) const KEYS: &[Key] = &[
     key(
@@ -20,6 +21,25 @@ pub(super) const KEYS: &[Key] = &[
     .or("auto")
     .short_env("CCBT_LISTEN_PORT")
     .flags('p', "port"),
+    key(
+        "network",
+        "port_mapping",
+        Kind::Choice(&["off", "auto", "pcp", "nat-pmp", "upnp"]),
+        "off",
+        "Ask the router to forward the ports for peers and the DHT, by PCP, NAT-PMP or UPnP; auto: by the first of these that \
+         works. Not past a proxy. Off, since servers mostly have addresses of their own.",
+        |effect, value| {
+            effect.settings.port_mapping = match value.word() {
+                "auto" => PortMapping::Auto,
+                "pcp" => PortMapping::Pcp,
+                "nat-pmp" => PortMapping::NatPmp,
+                "upnp" => PortMapping::Upnp,
+                _ => PortMapping::Off,
+            };
+        },
+    )
+    .trusted_only()
+    .flag("port-mapping"),
     key(
         "network",
         "bind_address",

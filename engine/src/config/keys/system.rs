@@ -104,4 +104,26 @@ pub(super) const KEYS: &[Key] = &[
     )
     .or("none")
     .trusted_only(),
+    key(
+        "security",
+        "ip_filter",
+        Kind::Path,
+        "none",
+        "List of IP addresses to have nothing to do with (DAT, P2P, P2B or CIDR; plain, gzip or zip), or a folder of lists; \
+         read again when it changes.",
+        |effect, value| effect.ip_filter.path = value.path(),
+    )
+    .or("none")
+    .trusted_only()
+    .at_once()
+    .flag("ip-filter"),
+    key(
+        "security",
+        "ip_filter_trackers",
+        Kind::Bool,
+        "false",
+        "Trackers at addresses of the IP filter are not asked either.",
+        |effect, value| effect.ip_filter.trackers = *value == Value::Bool(true),
+    )
+    .at_once(),
 ];

@@ -44,6 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(50);
 /// So long trackers are waited for: what has not come by then is told as missing.
 const SCRAPE_PATIENCE: Duration = Duration::from_secs(40);
 
+/// So long a shard is waited for.
+const SHARD_PATIENCE: Duration = Duration::from_secs(10);
+
 #[derive(Clone)]
 struct App {
     tell: Sender<Message>,
@@ -57,7 +60,9 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
     vec![
         ("get", "/openapi.json", get(openapi)),
         ("get", "/v1/stats", get(stats)),
+        ("get", "/v1/engine", get(engine)),
         ("patch", "/v1/limits", patch(limits)),
+        ("post", "/v1/ip-filter/reload", post(reload_filter)),
         ("get", "/v1/events", get(events)),
         ("get", "/v1/torrents", get(list)),
         ("post", "/v1/torrents", post(add)),
@@ -73,6 +78,8 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("get", "/v1/torrents/{id}/scrape", get(scrape)),
         ("get", "/v1/torrents/{id}/explain", get(explain)),
         ("get", "/v1/torrents/{id}/trace", get(trace)),
+        ("get", "/v1/torrents/{id}/pieces", get(pieces)),
+        ("get", "/v1/torrents/{id}/trackers", get(trackers)),
     ]
 }
 
@@ -178,12 +185,19 @@ impl App {
             Answer::Removed(removed) => json(status, &removed),
             Answer::Stats(stats) => json(status, &stats),
             Answer::Limits { down, up } => json(status, &LimitsNow { down_limit: down, up_limit: up }),
+            Answer::Filter(filter) => json(status, &filter),
             Answer::Scrapes(hash, asked) => json(status, &scrapes(hash, asked).await?),
             Answer::Explain(explaining) => {
                 let done = tokio::task::spawn_blocking(move || explaining.complete()).await;
                 let gone = |_| ApiError::new(503, "stopping", "the daemon is stopping");
                 json(status, &done.map_err(gone)??)
             }
+            Answer::Pieces(hash, cells, answer) => {
+                let pieces = told(answer).await?;
+                json(status, &api::Pieces::new(hash, cells, &pieces.have, pieces.checked))
+            }
+            Answer::Trackers(hash, answer) => json(status, &api::Trackers::new(hash, told(answer).await?)),
+            Answer::Engine(engine) => json(status, &engine),
             Answer::Events(lines) => typed(status, "application/x-ndjson", Body::from_stream(Lines(lines))),
         })
     }
@@ -219,8 +233,16 @@ async fn stats(State(app): State<App>) -> Answered {
     app.answer(StatusCode::OK, Call::Stats).await
 }
 
+async fn engine(State(app): State<App>) -> Answered {
+    app.answer(StatusCode::OK, Call::Engine).await
+}
+
 async fn limits(State(app): State<App>, Json(change): Json<api::LimitChange>) -> Answered {
     app.answer(StatusCode::OK, Call::Limits(change)).await
+}
+
+async fn reload_filter(State(app): State<App>) -> Answered {
+    app.answer(StatusCode::OK, Call::ReloadFilter).await
 }
 
 async fn events(State(app): State<App>, Extension(streams): Extension<Arc<AtomicUsize>>) -> Answered {
@@ -298,6 +320,33 @@ async fn trace(
 ) -> Answered {
     let Query(how) = query.map_err(|rejection| ApiError::new(400, "bad_query", rejection.body_text()))?;
     app.answer(StatusCode::OK, Call::Trace(id, how, Streaming::begin(&streams))).await
+}
+
+async fn pieces(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<api::Cells>, QueryRejection>,
+) -> Answered {
+    let Query(cells) = query.map_err(|rejection| ApiError::new(400, "bad_query", rejection.body_text()))?;
+    app.answer(StatusCode::OK, Call::Pieces(id, cells)).await
+}
+
+async fn trackers(State(app): State<App>, Path(id): Path<String>) -> Answered {
+    app.answer(StatusCode::OK, Call::Trackers(id)).await
+}
+
+/// Waits for a shard's answer.
+async fn told<T: Send + 'static>(answer: crossbeam_channel::Receiver<T>) -> Result<T, ApiError> {
+    let wait = tokio::task::spawn_blocking(move || answer.recv_timeout(SHARD_PATIENCE)).await;
+    match wait {
+        Ok(Ok(told)) => Ok(told),
+        Ok(Err(crossbeam_channel::RecvTimeoutError::Timeout)) => Err(ApiError::new(
+            504,
+            "slow",
+            "the torrent's shard has not answered; `events` and the log may say why",
+        )),
+        _ => Err(ApiError::new(409, "gone", "the torrent has just left, or the daemon is stopping")),
+    }
 }
 
 /// Waits for trackers' answers: at most one wait for each connection of a client.

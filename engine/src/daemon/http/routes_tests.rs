@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 use serde_json::Value;
 
 use super::*;
@@ -199,6 +200,9 @@ fn answers_and_questions_are_described_field_by_field() {
         tracker_running: 0,
         tracker_answered: 0,
         tracker_failed: 0,
+        port_mapping: crate::mapping::MappingStatus::Off.into(),
+        ip_filter_ranges: 0,
+        filtered_connections: 0,
     };
     let scrape = scraped("udp://t".to_owned(), Ok(Ok(vec![None])));
     assert_described("Scrape", &scrape);
@@ -211,6 +215,9 @@ fn answers_and_questions_are_described_field_by_field() {
     assert_described("Explanation", &explanation);
     assert_described("Traced", &traced);
     assert_described("Stats", &stats);
+    let filter = api::IpFilter { ranges: 0, memory_bytes: 0, bad_lines: 0, first_bad: Vec::new() };
+    assert_described("PortMapping", &stats.port_mapping);
+    assert_described("IpFilter", &filter);
     assert_described("Removed", &api::Removed::default());
     assert_described("Add", &api::Add::default());
     assert_described("Change", &change);
@@ -222,6 +229,24 @@ fn answers_and_questions_are_described_field_by_field() {
     let causes = openapi()["components"]["schemas"]["Finding"]["properties"]["cause"]["enum"].clone();
     let causes: Vec<crate::explain::Cause> = serde_json::from_value(causes).expect("all are causes");
     assert_eq!(causes.last(), Some(&crate::explain::Cause::Nothing), "the last one too");
+    let tracker = TrackerStatus {
+        url: String::new(),
+        tier: 0,
+        failures: 0,
+        announcing: false,
+        answered: None,
+        error: None,
+        warning: None,
+        seeders: None,
+        leechers: None,
+    };
+    let trackers = api::Trackers::new(InfoHash([0; 20]), vec![tracker]);
+    assert_described("Tracker", &trackers.trackers[0]);
+    assert_described("Trackers", &trackers);
+    assert_described("Pieces", &api::Pieces::default());
+    assert_described("Engine", &api::Engine::default());
+    assert_described("Shard", &api::Shard::default());
+    assert_described("Device", &api::Device::default());
     let states = openapi()["components"]["schemas"]["Torrent"]["properties"]["state"]["enum"].clone();
     let states: Vec<api::Activity> = serde_json::from_value(states).expect("all are states");
     assert_eq!(states.len(), 10);

@@ -114,6 +114,23 @@ pub struct ListArgs {
     pub control: ControlArgs,
 }
 
+/// Options of `top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    #[command(flatten)]
+    pub sources: SourceArgs,
+}
+
+/// A limit in bytes per second, as `limit` takes it; `None`: as configured.
+pub fn rate_limit(text: &str) -> Result<Option<u64>, String> {
+    match own("limits.per_torrent_down_kib", text.trim())? {
+        Own::Value(Value::Rate(bytes)) => Ok(Some(bytes)),
+        _ => Ok(None),
+    }
+}
+
 fn places(text: &str) -> Result<Binding, &'static str> {
     text.parse().map_err(|()| "must be IP addresses and network interfaces, such as eth0 or 10.0.0.2,::1")
 }

@@ -1,9 +1,9 @@
-//! The commands `doctor` and `tune`.
+//! The commands `doctor`, `tune`, `completions` and `man`.
 
 use std::path::PathBuf;
 
 use ccbt_fast::tuning::Profile;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Options of `doctor`.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +31,30 @@ pub struct TuneArgs {
     /// Folder that stands for /, for images and containers; the running kernel is left alone
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+}
+
+/// Options of `completions`.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// For which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: ShellArg,
+}
+
+/// Shells that packages have completions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ShellArg {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Options of `man`.
+#[derive(Args, Clone, Debug)]
+pub struct ManArgs {
+    /// Folder for the pages; it is made if it is not there
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 fn profile(text: &str) -> Result<Profile, String> {
