@@ -294,8 +294,8 @@ fn all_choked(snapshot: &Snapshot) -> Option<Finding> {
     }
     let severity = if snapshot.down_rate == 0 { Severity::Stops } else { Severity::Slows };
     let text = format!("all {of_use} peers that have what is missing choke us: they serve others first");
-    let advice = "wait for an optimistic unchoke; raise what you upload (limits.global_up_kib), since peers serve those who \
-                  serve them";
+    let advice = "wait for an optimistic unchoke; raise what you upload (limits.global_up_kib), since peers serve those \
+                  who serve them";
     let evidence = [
         ("interesting_peers", json!(of_use)),
         ("choking_peers", json!(choking)),

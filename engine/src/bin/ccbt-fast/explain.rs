@@ -85,8 +85,8 @@ fn list(peers: &[Connection], pieces: u32) -> String {
         )
         .expect("a String takes every write");
     }
-    text += "\nflags: D/d we want something and it serves us/not, U/u it wants something and we serve it/not, I it connected \
-             to us, P uTP, S it owes blocks";
+    text += "\nflags: D/d we want something and it serves us/not, U/u it wants something and we serve it/not, \
+             I it connected to us, P uTP, S it owes blocks";
     text
 }
 
