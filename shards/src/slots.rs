@@ -81,7 +81,7 @@ mod tests {
             live: &mut home.live,
             partition: &mut rig.shard.partition,
             spec: &home.spec,
-            padding: &Padding::new([start + 100..start + 300]),
+            padding: &Padding::new(std::iter::once(start + 100..start + 300)),
             geometry,
             pieces: &mut rig.shard.pieces,
             behind: false,

@@ -43,7 +43,7 @@ fn keys_do_what_they_say() {
     // The escape sequence in its name would have cleared the screen.
     let screen =
         top.wait_until("both torrents", |screen| screen.contains("one.bin") && screen.contains("other"));
-    assert!(screen.contains("NAME 2/2 by queue") && screen.contains("q quit"), "{screen}");
+    assert!(screen.contains("NAME 2/2 by queue") && screen.contains("? help"), "{screen}");
     top.keys("\r");
     let address = seeder.address().to_string();
     let screen =
@@ -171,10 +171,10 @@ fn pages_and_completions_are_what_the_program_has() {
     assert!(fs::read_to_string(dir.join("ccbt-fast.1")).expect("written").contains(".TH"));
     assert!(dir.join("ccbt-fast-top.1").exists() && dir.join("ccbt-fast-daemon.1").exists());
     let (code, script, _) = ccbt(["completions", "bash"]);
-    assert!(code == 0 && script.contains("complete -F _ccbt-fast"), "{code}");
+    assert!(code == 0 && script.contains("complete -F _ccbt__fast"), "{code}");
     let script = lab.file("ccbt-fast.bash", script.as_bytes());
     // What a shell makes of it.
-    let words = "source \"$1\"; COMP_WORDS=(ccbt-fast che); COMP_CWORD=1; _ccbt-fast ccbt-fast che ccbt-fast; \
+    let words = "source \"$1\"; COMP_WORDS=(ccbt-fast che); COMP_CWORD=1; _ccbt__fast ccbt-fast che ccbt-fast; \
                  echo \"${COMPREPLY[@]}\"";
     let output =
         Command::new("bash").args(["-c", words, "bash"]).arg(&script).output().expect("bash is there");

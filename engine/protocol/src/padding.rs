@@ -61,11 +61,11 @@ mod tests {
         // 64 KiB pieces; a file of 20,000 bytes, padding up to the next piece, a file of one byte, and padding again.
         let geometry = Geometry::new(2 * 65_536, 65_536).unwrap();
         let padding = Padding::new([20_000..65_536, 65_537..131_072]);
-        assert_eq!(padding.bytes(geometry, PieceIndex(0)).collect::<Vec<_>>(), [20_000..65_536]);
+        assert!(padding.bytes(geometry, PieceIndex(0)).eq(std::iter::once(20_000..65_536)));
         assert_eq!(padding.blocks(geometry, PieceIndex(0)).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(padding.blocks(geometry, PieceIndex(1)).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(Padding::default().bytes(geometry, PieceIndex(0)).count(), 0);
-        assert_eq!(Padding::new([7..7]), Padding::default());
+        assert_eq!(Padding::new(std::iter::once(7..7)), Padding::default());
     }
 
     proptest! {

@@ -195,7 +195,7 @@ fn questions_help_and_trouble_have_their_place() {
     assert!(foot(&model).starts_with("download limit: 2▏ (too fast) of all together"), "{}", foot(&model));
     model.prompt = None;
     model.lost = Some("no daemon listens".to_owned());
-    assert!(foot(&model).starts_with("no daemon listens (trying again)"));
+    assert!(foot(&model).starts_with("trying again: no daemon listens"));
     model.help = true;
     let screen = text(&model, 80, 24);
     assert!(

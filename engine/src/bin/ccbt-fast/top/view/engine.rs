@@ -55,7 +55,8 @@ fn shard_table(
             right(per_second(before, now, |engine| engine.shards.get(at).map_or(now, of)))
         };
         let looked = shard.cache_hits + shard.cache_misses;
-        let hits = if looked == 0 { "-".to_owned() } else { format!("{}%", shard.cache_hits * 100 / looked) };
+        let hits = (shard.cache_hits * 100).checked_div(looked);
+        let hits = hits.map_or("-".to_owned(), |percent| format!("{percent}%"));
         Row::new([
             right(at.to_string()),
             rate(shard.received, |shard| shard.received),

@@ -31,7 +31,7 @@ const HELP: [(&str, &str); 15] = [
 pub(super) fn footer(frame: &mut Frame, model: &Model, area: Rect) {
     let line = match (&model.prompt, &model.lost, &model.notice) {
         (Some(prompt), _, _) => Line::styled(question(model, prompt), BOLD),
-        (None, Some(reason), _) => Line::styled(format!("{} (trying again)", safe(reason)), BAD),
+        (None, Some(reason), _) => Line::styled(format!("trying again: {}", safe(reason)), BAD),
         (None, None, Some(Ok(done))) => Line::from(safe(done)),
         (None, None, Some(Err(problem))) => Line::styled(safe(problem), BAD),
         (None, None, None) => Line::styled(keys(model), DIM),
