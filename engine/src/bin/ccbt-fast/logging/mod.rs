@@ -1,8 +1,8 @@
 //! Log records on standard error or in files, each on one line that cannot drive a terminal.
 //!
 //! Role: a thread of its own writes; whoever logs, a shard above all, only hands a line over. Owner: whoever runs
-//! something, as [`Log`]. Invariants: nobody waits for a disk or a terminal: what finds no room in the queue is dropped, counted and
-//! told; a line has [`LINE_BYTES`] at most; whatever a stranger named is escaped here, in text and in JSON.
+//! something, as [`Log`]. Invariants: nobody waits for a disk or a terminal: what finds no room in the queue is dropped,
+//! counted and told; a line has [`LINE_BYTES`] at most; whatever a stranger named is escaped here, in text and in JSON.
 
 mod file;
 
