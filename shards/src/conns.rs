@@ -7,6 +7,7 @@
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::rate::Way;
+use ccbt_protocol::score::Record;
 use ccbt_protocol::wire::handshake::{Handshake, HandshakeReader, Reserved};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,9 @@ use crate::torrents::Phase;
 /// What we support: BEP 6 and BEP 10, and BEP 5 where there is a node and the torrent is not private.
 pub(crate) const RESERVED: Reserved = Reserved::NONE.with_fast().with_extension();
 
+/// Target of records about single peers: `observability.enable_peer_tracing` shows them, whatever the level is.
+pub(crate) const PEERS: &str = "ccbt_shards::peers";
+
 /// Why a connection is ended by us.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
@@ -35,6 +39,8 @@ pub(crate) enum End {
     Refused(&'static str),
     /// Our own decision: the torrent stops, the address is banned.
     Ours,
+    /// Nothing goes over it, and others wait for its place.
+    Idle,
 }
 
 impl Shard {
@@ -75,6 +81,7 @@ impl Shard {
             return;
         }
         self.stats.accepted += 1;
+        self.accepted_at = Some(self.now);
         let key = self.take_in(stream);
         self.insert_conn(key, addr, true, Stage::Handshake(HandshakeReader::default()), None);
         self.ring.recv_plain(key);
@@ -120,7 +127,13 @@ impl Shard {
         let place = hand_off.placed.and_then(|key| self.by_key.get(&key).copied());
         if self.stopping.is_some() || !self.has_room() || self.is_filtered(hand_off.addr) {
             if let Some(index) = place {
-                let back = GivenBack { addr: hand_off.addr, incoming: true, id: None, useful: false };
+                let back = GivenBack {
+                    addr: hand_off.addr,
+                    incoming: true,
+                    id: None,
+                    useful: false,
+                    record: Record::default(),
+                };
                 self.give_peer_back(index, back);
             }
             return;
@@ -222,8 +235,15 @@ impl Shard {
             let comes_right = by.is_none_or(|(bind, local)| local.is_some_and(|ip| bind.admits(ip)));
             let welcome = stays && comes_right && home.all_conns() < home.max_peers;
             if !welcome || home.candidates.is_banned(addr.ip()) {
+                home.turned_away |= stays && comes_right && home.all_conns() >= home.max_peers;
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
-                self.give_peer_back(index, GivenBack { addr, incoming: true, id: None, useful: false });
+                if self.homes[index].turned_away {
+                    self.stir(index);
+                }
+                self.give_peer_back(
+                    index,
+                    GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() },
+                );
                 return false;
             }
             let torrent = home.key;
@@ -262,7 +282,8 @@ impl Shard {
             let addr = conn.addr;
             conn.home = None;
             if let Some(torrent) = placed {
-                let back = GivenBack { addr, incoming: true, id: None, useful: false };
+                let back =
+                    GivenBack { addr, incoming: true, id: None, useful: false, record: Record::default() };
                 self.on_satellite_peer(torrent, shard, back);
             }
             return self.end(key, End::Refused("it is too fast"));
@@ -317,6 +338,7 @@ impl Shard {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
+        torrent.recall(peer, home.candidates.record(conn.addr));
         if self.ring.is_utp(key) {
             torrent.over_utp(peer);
         }
@@ -325,6 +347,13 @@ impl Shard {
         conn.stage = Stage::Open(peer);
         self.timers.conns.set(key.index(), None);
         self.stats.peers += 1;
+        tracing::debug!(
+            target: PEERS, addr = %info.addr, incoming = info.incoming, id = ?info.id,
+            client = info.id.client(), "connected"
+        );
+        if !self.taps.is_empty() {
+            self.tap_new(key, Some(&handshake));
+        }
         self.report_met(index, handshake.peer_id);
         self.feed(key, rest);
         self.touch(index);
@@ -340,7 +369,11 @@ impl Shard {
         if matches!(conn.stage, Stage::Encrypting(_)) && !matches!(end, End::Ours) {
             self.retry_plainly(key);
         }
-        let conn = self.conn(key).expect("seen just now");
+        let conn = self.conns[key.index()].as_mut().expect("seen just now");
+        if let (Some(index), false) = (conn.home, matches!(end, End::Ours | End::Idle)) {
+            let is_fault = matches!(&end, End::Fault(fault) if fault.is_hostile());
+            self.homes[index].endings.count(conn, is_fault);
+        }
         let before = std::mem::replace(&mut conn.stage, Stage::Closing);
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
         let (addr, home) = (conn.addr, conn.home);
@@ -349,17 +382,22 @@ impl Shard {
         }
         self.timers.conns.set(key.index(), None);
         self.leave_race(key, false);
-        match end {
-            End::Fault(fault) => {
-                tracing::debug!(%addr, %fault, "closing");
-                if let (true, Some(index)) = (fault.is_hostile(), home) {
-                    let told = Told::PeerFault { addr, fault: fault.to_string() };
-                    self.tell(FromShard::Event(self.homes[index].key, told));
-                }
-            }
-            End::Refused(reason) => tracing::debug!(%addr, reason, "closing"),
-            End::Broken => tracing::debug!(%addr, reason = "the connection broke", "closing"),
-            End::Ours => tracing::debug!(%addr, reason = "we want no connection with it", "closing"),
+        let reason = match end {
+            End::Fault(fault) => fault.to_string(),
+            End::Refused(reason) => reason.to_owned(),
+            End::Broken => "the connection broke".to_owned(),
+            End::Ours => "we want no connection with it".to_owned(),
+            End::Idle => "it makes way for others".to_owned(),
+        };
+        tracing::debug!(target: PEERS, %addr, reason, "closing");
+        if let Some(trace) = self.conn(key).and_then(|conn| conn.trace.as_mut()) {
+            trace.note(&format!("closed: {reason}"));
+        }
+        if let (End::Fault(fault), Some(index)) = (end, home)
+            && fault.is_hostile()
+        {
+            let told = Told::PeerFault { addr, fault: reason };
+            self.tell(FromShard::Event(self.homes[index].key, told));
         }
         self.ring.close(key);
     }
@@ -376,24 +414,26 @@ impl Shard {
         let now = self.now;
         let home = &mut self.homes[index];
         home.conns -= 1;
-        let (mut useful, mut id) = (false, None);
+        let (mut useful, mut id, mut record) = (false, None, Record::default());
         if let (Some(peer), Some(torrent)) = (conn.peer, &mut home.torrent) {
             for (block, release) in &conn.releases {
                 if *release {
                     torrent.released(peer, *block);
                 }
             }
-            id = Some(torrent.peer(peer).info().id);
+            (id, record) = (Some(torrent.peer(peer).info().id), torrent.peer(peer).record());
             useful = torrent.gone(peer);
             home.sockets.remove(&peer);
         }
         let useful = useful && !conn.hostile;
+        tracing::debug!(target: PEERS, addr = %conn.addr, ?record, reliability = record.reliability(), "gone");
         if conn.superseded {
             // Another attempt at the same address goes on.
         } else if home.part.is_satellite() {
-            let back = GivenBack { addr: conn.addr, incoming: conn.incoming, id, useful };
+            let back = GivenBack { addr: conn.addr, incoming: conn.incoming, id, useful, record };
             self.give_peer_back(index, back);
         } else {
+            home.candidates.learn(conn.addr, record);
             home.candidates.gone(now, conn.addr, useful);
             if conn.again {
                 home.candidates.retry_now(conn.addr);

@@ -15,7 +15,7 @@ use ccbt_protocol::wire::handshake::HandshakeReader;
 use socket2::{Protocol, Type};
 
 use crate::binding::{Binding, socket_to};
-use crate::conns::End;
+use crate::conns::{End, PEERS};
 use crate::messages::ToShard;
 use crate::ring::SocketKey;
 use crate::shard::{Conn, Shard, Stage};
@@ -159,7 +159,7 @@ impl Shard {
         let key = match started {
             Ok(key) => key,
             Err(error) => {
-                tracing::debug!(%addr, ?transport, %error, "cannot connect");
+                tracing::debug!(target: PEERS, %addr, ?transport, %error, "cannot connect");
                 return None;
             }
         };
@@ -222,7 +222,7 @@ impl Shard {
         let Some(conn) = self.conn(key) else { return };
         let (addr, transport, rival) = (conn.addr, conn.transport, conn.rival.take());
         if let Err(error) = result {
-            tracing::debug!(%addr, ?transport, %error, "connect failed");
+            tracing::debug!(target: PEERS, %addr, ?transport, %error, "connect failed");
             let may_race = self.timers.races.get(key.index()).is_some();
             // Its rival goes on alone, or starts now.
             let goes_on = rival.is_some() || may_race && self.start_rival(key);

@@ -99,7 +99,7 @@ impl Shard {
         self.ring.recv_plain(key);
     }
 
-    fn hello(&self, info_hash: InfoHash) -> [u8; 68] {
+    pub(crate) fn hello(&self, info_hash: InfoHash) -> [u8; 68] {
         let home = self.by_hash.get(&info_hash).map(|index| &self.homes[*index]);
         let has_dht = home.is_some_and(|home| self.dht_port(home) != 0);
         let reserved = if has_dht { RESERVED.with_dht() } else { RESERVED };

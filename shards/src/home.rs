@@ -23,6 +23,7 @@ use ccbt_storage::messages::{OpenReport, OpenedFile, Preallocate};
 use crate::announce::{Announces, Totals};
 use crate::binding::Binding;
 use crate::checking::Check;
+use crate::diagnosis::Endings;
 use crate::discovering::Finding;
 use crate::faults::{Failure, ReadFaults};
 use crate::limits::TorrentGates;
@@ -90,6 +91,11 @@ pub(crate) struct Home {
     pub max_peers: usize,
     /// Rate limits, when it has any of its own.
     pub limits: Option<Box<TorrentGates>>,
+    /// How connections have ended.
+    pub endings: Endings,
+    /// When connections last made way for others, and whether somebody was turned away since.
+    pub made_room: Option<Instant>,
+    pub turned_away: bool,
     /// Connections, half-open ones included.
     pub conns: usize,
     /// On the shard's list of this turn.
@@ -190,6 +196,9 @@ impl Home {
             finding: Finding::default(),
             max_peers,
             limits: None,
+            endings: Endings::default(),
+            made_room: None,
+            turned_away: false,
             conns: 0,
             touched: false,
             is_changed: false,

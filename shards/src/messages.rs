@@ -30,8 +30,10 @@ pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
 
 use crate::binding::Binding;
+use crate::diagnosis::ShardLook;
 use crate::satellites::peers::GivenBack;
 use crate::satellites::{AddSatellite, SatelliteStatus};
+use crate::tapping::TapRequest;
 use crate::webseeds::{FromWeb, Site, WebCounts};
 
 /// A torrent to run.
@@ -129,6 +131,8 @@ pub enum ToShard {
     Recheck(TorrentKey),
     /// Tell how the pieces are. Hung up on without an answer when the torrent is gone.
     Snapshot(TorrentKey, Sender<Snapshot>),
+    /// Tell what is known of why it does what it does; every shard answers ([`ShardLook`]).
+    Diagnose(TorrentKey, Sender<ShardLook>),
     /// Tell how announcing does. Hung up on without an answer when the torrent is gone.
     Trackers(TorrentKey, Sender<Vec<TrackerStatus>>),
     /// Say that messages are read.
@@ -168,6 +172,8 @@ pub enum ToShard {
     },
     /// `shard` is the home of a torrent: connections for it go there. `None`: nobody's any more.
     Route(InfoHash, Option<usize>),
+    /// Somebody looks at what is said with a peer.
+    Tap(TapRequest),
     /// Accept connections of this socket, too, until it is shut down.
     Listen(OwnedFd),
     /// A connection for a torrent of this shard.
@@ -207,6 +213,8 @@ pub enum ToShard {
         /// The home's shard.
         home: usize,
     },
+    /// To a satellite: its idlest connections make way for others ([`crate::turnover`]).
+    MakeRoom(TorrentKey),
     /// A connection that a satellite was given, to dial or to go on with, is over.
     SatellitePeer {
         /// The torrent.

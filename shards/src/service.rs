@@ -26,6 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::binding::{Binding, Door};
 use crate::checking::line::DeviceLines;
+use crate::diagnosis::ShardLook;
 use crate::dialling::Transports;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryThread, Strays};
 use crate::encryption::EncryptionPolicy;
@@ -37,6 +38,7 @@ use crate::reaching::Reach;
 use crate::ring::utp::UtpEnds;
 use crate::shard::{Links, Shard, ShardConfig};
 use crate::sync::SyncConfig;
+use crate::tapping::TapRequest;
 use crate::trackers::{Trackers, TrackersConfig, TrackersThread};
 use crate::utp_acceptor::{self, Strangers, UtpAcceptor, UtpDoor};
 use crate::webseeds::{WebSeedConfig, WebSeedThread};
@@ -331,6 +333,22 @@ impl Service {
         let home = self.homes.lock().expect("no holder panics").get(&key).copied();
         if let Some(home) = home {
             self.shards[home].inbox.send(message);
+        }
+    }
+
+    /// Asks all shards what they know of why a torrent does what it does. The channel hangs up when all have answered.
+    pub fn diagnose(&self, key: TorrentKey) -> Receiver<ShardLook> {
+        let (reply, looks) = bounded(self.shards.len());
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Diagnose(key, reply.clone()));
+        }
+        looks
+    }
+
+    /// Shows what is said with a peer, until nobody looks any more.
+    pub fn tap(&self, request: &TapRequest) {
+        for shard in &self.shards {
+            shard.inbox.send(ToShard::Tap(request.clone()));
         }
     }
 

@@ -48,6 +48,7 @@ use crate::ring::utp::UtpEnds;
 use crate::ring::{SocketKey, SocketRing};
 use crate::satellites::Outbox;
 use crate::sync::SyncConfig;
+use crate::tapping::{ConnTrace, TapRequest};
 use crate::timers::Timers;
 use crate::torrents::Home;
 use crate::trackers::Trackers;
@@ -193,6 +194,8 @@ pub(crate) struct Conn {
     pub outbox: Vec<u8>,
     /// It has come through a handshake of MSE.
     pub encrypted: bool,
+    /// Somebody looks at what is said over it.
+    pub trace: Option<Box<ConnTrace>>,
 }
 
 impl Conn {
@@ -229,6 +232,7 @@ impl Conn {
             superseded: false,
             outbox: Vec::new(),
             encrypted: false,
+            trace: None,
         }
     }
 }
@@ -256,6 +260,10 @@ pub struct Shard {
     pub(crate) by_key: HashMap<TorrentKey, usize>,
     pub(crate) by_hash: HashMap<InfoHash, usize>,
     pub(crate) conns: Vec<Option<Conn>>,
+    /// Who looks at what is said.
+    pub(crate) taps: Vec<TapRequest>,
+    /// When somebody last connected to us here.
+    pub(crate) accepted_at: Option<Instant>,
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) rng: SmallRng,
@@ -347,6 +355,8 @@ impl Shard {
             by_key: HashMap::new(),
             by_hash: HashMap::new(),
             conns: Vec::new(),
+            taps: Vec::new(),
+            accepted_at: None,
             connections: links.connections,
             discovery: links.discovery,
             utp_ends: links.utp_ends,

@@ -110,6 +110,7 @@ impl Shard {
         self.continue_check(index);
         self.announce(index);
         self.find_peers(index);
+        self.make_room(index);
         self.dial(index);
         self.settle_soon(index);
     }

@@ -12,13 +12,18 @@ use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::rate::Way;
 use ccbt_protocol::torrent::{BlockPlace, Torrent, TorrentEvent};
 use ccbt_protocol::wire::message::{Message, PIECE_HEADER_LEN};
-use ccbt_protocol::wire::receiver::Sink;
+use ccbt_protocol::wire::receiver::{Receiver, Sink};
 use ccbt_storage::stats::LatencyStats;
 
 use crate::conns::End;
 use crate::ring::{SocketKey, was_cancelled};
 use crate::shard::{Shard, Stage};
+use crate::tapping::TracedSink;
 use crate::torrents::{Aside, LivePieces, SlotSource};
+
+/// Bytes of the parser of what was said to a magnet, and of a message to it at most.
+const SAID_SCRATCH: usize = 64;
+const SAID_MESSAGE_MAX: u32 = 1 << 20;
 
 /// Takes what one peer sent.
 pub(crate) struct PeerSink<'a> {
@@ -83,6 +88,31 @@ impl Sink for PeerSink<'_> {
     }
 }
 
+/// What a peer said.
+pub(crate) enum Input<'a> {
+    /// So many bytes arrived along the plan of the last receive.
+    Received(usize),
+    /// These came before there was a plan.
+    Before(&'a [u8]),
+    /// These were said to its magnet: the stream's own parser may be within a message that came later.
+    Said(&'a [u8]),
+}
+
+impl Input<'_> {
+    fn pass<S: Sink>(
+        self,
+        receiver: &mut Receiver,
+        spill: &mut Vec<u8>,
+        sink: &mut S,
+    ) -> Result<(), S::Error> {
+        match self {
+            Self::Received(n) => receiver.commit(n, spill, sink),
+            Self::Before(bytes) => receiver.feed(bytes, sink),
+            Self::Said(bytes) => Receiver::new(SAID_SCRATCH, SAID_MESSAGE_MAX).feed(bytes, sink),
+        }
+    }
+}
+
 impl Shard {
     pub(crate) fn on_received(&mut self, key: SocketKey, result: io::Result<usize>) {
         let Some(conn) = self.conn(key) else { return };
@@ -122,9 +152,7 @@ impl Shard {
     /// Bytes arrived along the plan of the last receive.
     fn on_peer_bytes(&mut self, key: SocketKey, n: usize) {
         self.stats.received += n as u64;
-        let Some((index, result)) =
-            self.with_sink(key, |receiver, spill, sink| receiver.commit(n, spill, sink))
-        else {
+        let Some((index, result)) = self.hear(key, Input::Received(n)) else {
             return;
         };
         if let Err(fault) = result {
@@ -138,7 +166,7 @@ impl Shard {
 
     /// Bytes that came with the handshake.
     pub(crate) fn feed(&mut self, key: SocketKey, bytes: &[u8]) {
-        let Some((_, result)) = self.with_sink(key, |receiver, _, sink| receiver.feed(bytes, sink)) else {
+        let Some((_, result)) = self.hear(key, Input::Before(bytes)) else {
             return;
         };
         if let Err(fault) = result {
@@ -146,11 +174,12 @@ impl Shard {
         }
     }
 
-    pub(crate) fn with_sink<R>(
+    /// Takes in what a peer said. The torrent's index, and what came of it; `None`: the connection is not open.
+    pub(crate) fn hear(
         &mut self,
         key: SocketKey,
-        call: impl FnOnce(&mut ccbt_protocol::wire::Receiver, &mut Vec<u8>, &mut PeerSink<'_>) -> R,
-    ) -> Option<(usize, R)> {
+        input: Input<'_>,
+    ) -> Option<(usize, Result<(), PeerFault>)> {
         let conn = self.conns.get_mut(key.index())?.as_mut().filter(|conn| conn.socket == key)?;
         let (index, Stage::Open(peer)) = (conn.home?, &conn.stage) else { return None };
         let home = &mut self.homes[index];
@@ -163,7 +192,11 @@ impl Shard {
             aside: &mut conn.aside,
             waits: &mut self.stats.block_wait,
         };
-        let result = call(self.ring.receiver(key), &mut self.spill, &mut sink);
+        let receiver = self.ring.receiver(key);
+        let result = match &mut conn.trace {
+            None => input.pass(receiver, &mut self.spill, &mut sink),
+            Some(trace) => input.pass(receiver, &mut self.spill, &mut TracedSink { sink, trace }),
+        };
         Some((index, result))
     }
 

@@ -58,6 +58,8 @@ impl Shard {
                     let _ = reply.try_send(self.homes[index].snapshot());
                 }
             }
+            // As with a snapshot.
+            ToShard::Diagnose(key, reply) => drop(reply.try_send(self.look(key))),
             ToShard::Trackers(key, reply) => {
                 if let Some(&index) = self.by_key.get(&key) {
                     let announces = self.homes[index].announces.as_ref();
@@ -117,6 +119,11 @@ impl Shard {
                 }
             }
             ToShard::Dial { key, addr, home } => self.on_dial(key, addr, home),
+            ToShard::MakeRoom(key) => {
+                if let Some(&index) = self.by_key.get(&key) {
+                    self.shed(index);
+                }
+            }
             ToShard::SatellitePeer { key, shard, back } => self.on_satellite_peer(key, shard, back),
             ToShard::SatelliteMet { key, shard, id } => self.on_satellite_met(key, shard, id),
             ToShard::Duplicate { key, id } => self.on_duplicate(key, id),
@@ -125,6 +132,7 @@ impl Shard {
             ToShard::SatelliteFailed { key, error } => self.on_satellite_failed(key, &error),
             ToShard::SatelliteGone { key, shard, partial } => self.on_satellite_gone(key, shard, partial),
             ToShard::Web(key, message) => self.on_web(key, message),
+            ToShard::Tap(request) => self.add_tap(request),
             ToShard::Listen(socket) => {
                 self.ring.listen(socket);
             }

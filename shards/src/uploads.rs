@@ -37,7 +37,12 @@ impl Shard {
             self.homes[index].torrent.as_mut().expect("open connections belong to running torrents");
         let out = torrent.out(now, peer);
         let messages = out.len() as u64;
+        let traced = self.conns[key.index()].as_ref().is_some_and(|conn| conn.trace.is_some());
         if !out.is_empty() {
+            if traced {
+                let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+                conn.trace.as_mut().expect("seen just now").sent(out);
+            }
             self.ring.batch(key).bytes(out);
             out.clear();
         }
@@ -72,6 +77,10 @@ impl Shard {
                 self.count(key, index, Way::Up, message_len(block));
             }
             room = room.saturating_sub(message_len(block));
+        }
+        if traced {
+            let conn = self.conns[key.index()].as_mut().expect("called for a connection that lives");
+            conn.trace.as_mut().expect("seen just now").sent_blocks(&conn.sending);
         }
         self.read_queue(key, index, peer);
         self.read_ahead(key, index, peer);

@@ -95,6 +95,39 @@ impl PeerId {
     }
 }
 
+/// Names of programs by the two letters of Azureus-style peer ids (BEP 20).
+const CLIENTS: [(&[u8; 2], &str); 14] = [
+    (b"A2", "aria2"),
+    (b"AZ", "Vuze"),
+    (b"BI", "BiglyBT"),
+    (b"CF", "ccbt-fast"),
+    (b"DE", "Deluge"),
+    (b"KT", "KTorrent"),
+    (b"LT", "libtorrent"),
+    (b"TR", "Transmission"),
+    (b"TX", "Tixati"),
+    (b"UM", "µTorrent for Mac"),
+    (b"UT", "µTorrent"),
+    (b"lt", "rTorrent"),
+    (b"qB", "qBittorrent"),
+    (b"rQ", "rqbit"),
+];
+
+impl PeerId {
+    /// Program and version by the customs of BEP 20 (`-qB4500-…`), safe to show; `None` when the id follows none of them.
+    pub fn client(&self) -> Option<String> {
+        let [b'-', a, b, version @ .., b'-'] = &self.0[..8] else { return None };
+        if !a.is_ascii_alphanumeric() || !b.is_ascii_alphanumeric() {
+            return None;
+        }
+        let name = CLIENTS.iter().find(|(letters, _)| **letters == [*a, *b]).map(|(_, name)| *name);
+        let name = name.map_or_else(|| format!("{}{}", char::from(*a), char::from(*b)), str::to_owned);
+        let numbers: Option<Vec<String>> =
+            version.iter().map(|c| char::from(*c).to_digit(36).map(|digit| digit.to_string())).collect();
+        Some(format!("{name} {}", numbers?.join(".")))
+    }
+}
+
 /// CRC-32C (Castagnoli, reflected) of `bytes`, which BEP 40 and BEP 42 make of addresses. Bit by bit: 32 bytes at most.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
@@ -112,6 +145,15 @@ mod tests {
         assert_eq!(hash.to_string(), text.to_lowercase());
         assert!("xyz".parse::<InfoHash>().is_err());
         assert!("é123456789abcdef0123456789ABCDEF0123456".parse::<InfoHash>().is_err());
+    }
+
+    #[test]
+    fn peer_ids_tell_programs() {
+        assert_eq!(PeerId(*b"-qB4530-abcdefghijkl").client().as_deref(), Some("qBittorrent 4.5.3.0"));
+        assert_eq!(PeerId(*b"-XX12A0-abcdefghijkl").client().as_deref(), Some("XX 1.2.10.0"));
+        for odd in [b"M7-9-2--abcdefghijkl", b"-\x1b[1000-abcdefghijkl", b"-qB1\x1b00-abcdefghijkl"] {
+            assert_eq!(PeerId(*odd).client(), None, "{odd:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! * Files and pieces: [`bencode`], [`metainfo`], [`geometry`], [`bitfield`], [`ids`]
 //! * The peer wire: [`wire`]
 //! * Decisions: [`selection`], [`picker`], [`playback`], [`cache`], [`choker`], [`request_window`], [`rate`],
-//!   [`blame`], [`candidates`], [`peer`], [`superseed`], [`torrent`], and [`lease`] for a torrent on several shards
+//!   [`blame`], [`score`], [`candidates`], [`peer`], [`superseed`], [`torrent`], and [`lease`] for a torrent on several
+//!   shards
 //! * uTP, a stream over UDP: [`utp`]
 //! * Torrents without a file: [`magnet`], [`metadata`], [`fetching`]
 //! * Trackers: [`tracker`]; the DHT: [`dht`]; the local network: [`lsd`]; peers from peers: [`pex`]
@@ -43,6 +44,7 @@ pub mod playback;
 pub mod proxy;
 pub mod rate;
 pub mod request_window;
+pub mod score;
 pub mod selection;
 pub mod superseed;
 pub mod torrent;

@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::bitfield::{Bitfield, BitfieldError};
-use crate::geometry::Block;
+use crate::geometry::{BLOCK_LEN, Block};
 use crate::ids::{PeerId, PieceIndex};
 use crate::metadata::FetchFault;
 use crate::picker::{PeerHas, PeerKey};
 use crate::rate::RateMeter;
 use crate::request_window::RequestWindow;
+use crate::score::{Flow, Record, Score};
 use crate::torrent::Gossip;
 use crate::wire::extension::ExtensionHandshake;
 use crate::wire::handshake::Reserved;
@@ -179,6 +180,10 @@ pub struct Peer {
     pub(crate) last_block: Instant,
     pub(crate) uploaded: u64,
     pub(crate) downloaded: u64,
+    /// Failures over this connection; its blocks are counted in bytes.
+    pub(crate) failures: Record,
+    /// What was known of the peer before.
+    pub(crate) past: Record,
 }
 
 impl Peer {
@@ -225,7 +230,26 @@ impl Peer {
             last_block: now,
             uploaded: 0,
             downloaded: 0,
+            failures: Record::default(),
+            past: Record::default(),
         }
+    }
+
+    /// What it did over this connection of what was expected of it.
+    pub fn record(&self) -> Record {
+        let blocks = u32::try_from(self.downloaded / u64::from(BLOCK_LEN)).unwrap_or(u32::MAX);
+        Record { blocks, ..self.failures }
+    }
+
+    /// How reliable it is, over all connections.
+    pub fn reliability(&self) -> u8 {
+        self.past.and(self.record()).reliability()
+    }
+
+    pub(crate) fn score(&mut self, now: Instant) -> Score {
+        let round_trip = self.window.round_trip();
+        let flow = Flow { down_rate: self.down.rate(now), up_rate: self.up.rate(now), round_trip };
+        Score::new(&self.past.and(self.record()), &flow)
     }
 
     /// Whether BEP 6 is spoken.
@@ -236,6 +260,11 @@ impl Peer {
     /// Its address and id.
     pub fn info(&self) -> &PeerInfo {
         &self.info
+    }
+
+    /// What it said in its extended handshake (BEP 10).
+    pub fn extension(&self) -> Option<&ExtensionHandshake> {
+        self.extension.as_ref()
     }
 
     /// Whether it has `piece`.
@@ -249,6 +278,14 @@ impl Peer {
     /// Whether it has every piece.
     pub fn is_seed(&self) -> bool {
         matches!(self.has, Has::All)
+    }
+
+    /// Pieces that it has, of `pieces`.
+    pub(crate) fn piece_count(&self, pieces: u32) -> u32 {
+        match &self.has {
+            Has::All => pieces,
+            Has::Some(field) => field.count(),
+        }
     }
 
     pub(crate) fn peer_has(&self) -> PeerHas<'_> {
@@ -315,6 +352,7 @@ impl Peer {
             return Err(PeerFault::TooMuchWaste);
         }
         if !self.peer_choking {
+            self.failures.rejects = self.failures.rejects.saturating_add(1);
             // It serves us and yet does not: one request at a time until it sends a block.
             self.window.on_snub();
         }
@@ -420,4 +458,30 @@ pub struct PeerStatus {
     pub incoming: bool,
     /// Whether it stopped answering.
     pub snubbed: bool,
+    /// Whether it serves nothing to us (BEP 3).
+    pub peer_choking: bool,
+    /// Whether it wants something of us.
+    pub peer_interested: bool,
+    /// Whether we serve nothing to it.
+    pub am_choking: bool,
+    /// Whether we want something of it.
+    pub am_interested: bool,
+    /// Pieces that it has (a count).
+    pub pieces: u32,
+    /// Payload bytes from it over this connection.
+    pub downloaded: u64,
+    /// Payload bytes to it over this connection.
+    pub uploaded: u64,
+    /// When its handshake was complete.
+    pub connected: Instant,
+    /// Whether it is connected over uTP.
+    pub utp: bool,
+    /// Its program as it says itself (`v`, BEP 10), without control or direction characters.
+    pub client: Option<String>,
+    /// From a request to its block while no others wait, once measured.
+    pub round_trip: Option<Duration>,
+    /// What it did over this connection of what was expected of it.
+    pub record: Record,
+    /// What it is worth.
+    pub score: Score,
 }

@@ -124,6 +124,11 @@ impl RequestWindow {
         self.size
     }
 
+    /// The round trip of an empty queue, once it was measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
     /// The peer said how many requests it queues (`reqq`, BEP 10); 0 counts as 1.
     pub fn set_peer_limit(&mut self, reqq: usize) {
         self.limit = reqq.max(1);

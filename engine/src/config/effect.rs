@@ -6,11 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tracing::level_filters::LevelFilter;
-
 use ccbt_protocol::rate::TorrentLimits;
 
-use super::ProxySettings;
+use super::{LogSettings, ProxySettings};
 use crate::checkpoints::CheckpointSettings;
 use crate::choosing::Choice;
 use crate::daemon::DaemonSettings;
@@ -60,10 +58,8 @@ pub struct Effect {
     pub seed_time: Option<Duration>,
     /// What seeding sends, as a multiple of the torrent's size.
     pub seed_ratio: Option<f64>,
-    /// How much is logged.
-    pub log_level: LevelFilter,
-    /// Where to; `None`: standard error.
-    pub log_file: Option<PathBuf>,
+    /// What is logged, and where to.
+    pub log: LogSettings,
     /// Its content belongs into [`Settings::tracker_roots_pem`].
     pub tracker_ca_file: Option<PathBuf>,
     /// What [`ProxySettings::load`] gives belongs into [`Settings::proxy`].
@@ -88,8 +84,7 @@ impl Default for Effect {
             move_completed: None,
             seed_time: None,
             seed_ratio: None,
-            log_level: LevelFilter::WARN,
-            log_file: None,
+            log: LogSettings::default(),
             tracker_ca_file: None,
             proxy: ProxySettings::default(),
             ip_filter: FilterSettings::default(),

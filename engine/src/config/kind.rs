@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ccbt_protocol::picker::Priority;
 use ccbt_shards::binding::Binding;
+use ccbt_shards::tapping::PeerAddress;
 
 use super::units;
 use crate::choosing::read_priority;
@@ -70,6 +71,10 @@ pub enum Kind {
     FilePriorities,
     /// `HOST:PORT`, any number of them: an array, or separated by commas.
     Hosts,
+    /// See [`super::log::directives`].
+    LogFilter,
+    /// An IP address, or one with a port.
+    Peer,
 }
 
 /// A value that is within the bounds of its key.
@@ -107,6 +112,10 @@ pub enum Value {
     FilePriorities(Vec<(String, Priority)>),
     /// See [`Kind::Hosts`].
     Hosts(Vec<String>),
+    /// See [`Kind::LogFilter`].
+    LogFilter(String),
+    /// See [`Kind::Peer`].
+    Peer(PeerAddress),
 }
 
 impl Kind {
@@ -145,6 +154,8 @@ impl Kind {
                 Value::FilePriorities(priorities?)
             }
             Self::Hosts => Value::Hosts(hosts(text)?),
+            Self::LogFilter => Value::LogFilter(super::log::directives(text).map(|_| text.to_owned())?),
+            Self::Peer => Value::Peer(text.parse().ok()?),
         })
     }
 
@@ -190,6 +201,8 @@ impl Kind {
             Self::FilePriorities => "files and skip, low, normal or high, such as [\"0-3=high\", \"*.nfo=skip\"], or \
                                      one of them"
                 .to_owned(),
+            Self::LogFilter => "levels of modules, such as \"info,ccbt_shards=debug\"".to_owned(),
+            Self::Peer => "an IP address, or one with a port, such as \"10.0.0.2:6881\"".to_owned(),
             Self::Hosts => "hosts and ports, such as [\"a.example:6881\", \"[::1]:6881\"]".to_owned(),
         }
     }
@@ -215,6 +228,8 @@ impl Kind {
             Self::Files => "LIST|GLOB",
             Self::FilePriorities => "FILES=PRIORITY",
             Self::Hosts => "HOST:PORT",
+            Self::LogFilter => "FILTER",
+            Self::Peer => "IP[:PORT]",
         }
     }
 }
@@ -252,6 +267,8 @@ impl Value {
             Self::Loopback(address) => address.to_string(),
             Self::Command(words) | Self::Files(words) | Self::Hosts(words) => json(words),
             Self::FilePriorities(priorities) => json(&shown_priorities(priorities)),
+            Self::LogFilter(filter) => filter.clone(),
+            Self::Peer(peer) => peer.to_string(),
         }
     }
 
@@ -311,6 +328,16 @@ impl Value {
     /// Hosts and ports; none for a word.
     pub(super) fn hosts(&self) -> Vec<String> {
         if let Self::Hosts(hosts) = self { hosts.clone() } else { Vec::new() }
+    }
+
+    /// Directives of a log; `None` for a word.
+    pub(super) fn filter(&self) -> Option<String> {
+        if let Self::LogFilter(filter) = self { Some(filter.clone()) } else { None }
+    }
+
+    /// A peer; `None` for a word.
+    pub(super) fn peer(&self) -> Option<PeerAddress> {
+        if let Self::Peer(peer) = self { Some(*peer) } else { None }
     }
 
     /// CPUs; `None` for a word.

@@ -5,7 +5,7 @@ use super::keys::{KEYS, SECTIONS};
 use super::kind::quoted;
 
 /// Keys of the Python client without a counterpart of the same name, and what to do instead.
-pub const ELSEWHERE: [(&str, &str); 9] = [
+pub const ELSEWHERE: [(&str, &str); 8] = [
     (
         "network.pipeline_depth",
         "requests follow each peer's rate, between pipeline_depth_min and pipeline_depth_max",
@@ -22,11 +22,8 @@ pub const ELSEWHERE: [(&str, &str); 9] = [
     ),
     ("disk.resume_save_interval", "its name is checkpoint_interval"),
     ("network.enable_encryption", "one key for each way: encryption_in and encryption_out"),
-    ("observability.enable_peer_tracing", NOT_YET),
-    ("observability.structured_logging", NOT_YET),
+    ("observability.structured_logging", "log_format = \"json\" writes an object a line"),
 ];
-
-const NOT_YET: &str = "not there yet (docs/parity.md lists what is to come); remove this line";
 
 /// The key with this section and name.
 pub fn find(section: &str, name: &str) -> Option<usize> {

@@ -128,7 +128,7 @@ fn problems_of_all_layers_are_told_at_once_and_nothing_counts() {
         "CCBT_MAX_PEERS: network.max_global_peers: must be a whole number from 1 to 65000",
         "CCBT_NETWORK__LISTEN_PROT: unknown variable; did you mean CCBT_NETWORK__LISTEN_PORT?",
         "CCBT_UPLIMIT: unknown variable; did you mean CCBT_UP_LIMIT?",
-        "CCBT_OBSERVABILITY__STRUCTURED_LOGGING: not there yet",
+        "CCBT_OBSERVABILITY__STRUCTURED_LOGGING: log_format",
     ] {
         assert!(told.iter().any(|text| text.contains(part)), "{part}: {told:#?}");
     }
@@ -272,6 +272,8 @@ fn changes_are_told_with_what_they_need() {
         "limits.seed_time",
         "limits.seed_ratio",
         "observability.log_level",
+        "observability.log_filter",
+        "observability.enable_peer_tracing",
         "security.ip_filter",
         "security.ip_filter_trackers",
         "daemon.active_downloads",

@@ -4,6 +4,7 @@
 //! unknown fields are refused, and every error says which field is wrong and what it may be.
 
 mod inside;
+mod peers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use super::queue::Step;
 use super::settings::SeedAction;
 
 pub use inside::{Cells, Device, Engine, Pieces, Shard, Tracker, Trackers};
+pub use peers::{Connection, Explanation, Trace, Traced, Way};
 
 /// A field that may be left out (nothing changes), `null` (back to the configuration's value) or a value.
 pub type Changed<T> = Option<Option<T>>;
@@ -304,21 +306,6 @@ pub struct FileDetail {
     pub len: u64,
     /// How much it is wanted: `skip`, `low`, `normal` or `high`.
     pub priority: String,
-}
-
-/// A connection to a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connection {
-    /// The other end.
-    pub addr: SocketAddr,
-    /// Payload bytes per second from it.
-    pub down_rate: u64,
-    /// Payload bytes per second to it.
-    pub up_rate: u64,
-    /// Whether it has everything.
-    pub seed: bool,
-    /// Whether it connected to us.
-    pub incoming: bool,
 }
 
 /// The daemon as a whole.

@@ -103,10 +103,14 @@ impl Client {
         })
     }
 
-    /// Reads what comes from `path`, until it ends or `each` says false.
+    /// Reads what comes from `path`, until it ends or `each` says false, which is first called with nothing when the daemon
+    /// has answered.
     pub fn follow(&self, path: &str, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), ClientError> {
         self.run(async {
             let mut body = self.send("GET", path, Vec::new()).await?.into_body();
+            if !each(&[]) {
+                return Ok(());
+            }
             while let Some(frame) = body.frame().await {
                 let frame = frame.map_err(broken)?;
                 if frame.data_ref().is_some_and(|data| !each(data)) {

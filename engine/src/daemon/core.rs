@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{self, ApiError, Event};
+use super::explaining::Explaining;
 use super::filtering::Filtering;
 use super::hooks::Hooks;
 use super::http::Streaming;
@@ -22,6 +23,7 @@ use super::reload::Reloader;
 use super::state::{Board, Counters, StateDir};
 use super::subscribers::{READERS_MAX, Subscribers};
 use super::torrent::Torrent;
+use super::tracing_peers::Traces;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
 use crate::config::Config;
@@ -67,6 +69,7 @@ pub(super) enum Request {
     Change(String, api::Change),
     Peers(String, api::Peers),
     Scrape(String),
+    Explain(String),
     Pieces(String, api::Cells),
     Trackers(String),
     Engine,
@@ -74,6 +77,7 @@ pub(super) enum Request {
     Limits(api::LimitChange),
     ReloadFilter,
     Subscribe(Streaming),
+    Trace(String, api::Trace, Streaming),
 }
 
 /// A torrent to add.
@@ -100,6 +104,8 @@ pub(super) enum Answer {
     Filter(api::IpFilter),
     /// Of the torrent: each tracker's URL, and where its answer will be.
     Scrapes(InfoHash, Vec<(String, Receiver<Scraped>)>),
+    /// What is known of a torrent, but for what its shards still have to say.
+    Explain(Box<Explaining>),
     /// Of the torrent: where its pieces will be told, and in how many cells.
     Pieces(InfoHash, u32, Receiver<Snapshot>),
     /// Of the torrent: where its trackers will be told.
@@ -123,6 +129,7 @@ pub(super) struct Core {
     pub keys: HashMap<TorrentKey, InfoHash>,
     pub queue: Queue<InfoHash>,
     pub subscribers: Subscribers,
+    pub traces: Traces,
     pub hooks: Hooks,
     pub watch: Option<WatchFolder>,
     pub filtering: Filtering,
@@ -203,6 +210,8 @@ impl Core {
             Request::Change(id, change) => self.change(&id, &change),
             Request::Peers(id, peers) => self.add_peers(&id, peers),
             Request::Scrape(id) => self.scrape(&id),
+            Request::Explain(id) => self.explain(&id),
+            Request::Trace(id, how, streaming) => self.trace(&id, &how.peer, streaming),
             Request::Pieces(id, cells) => self.pieces(&id, cells),
             Request::Trackers(id) => self.trackers(&id),
             Request::Engine => Ok(Answer::Engine(Box::new(self.engine()))),

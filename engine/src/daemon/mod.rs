@@ -18,6 +18,7 @@ pub mod api;
 mod api_network;
 pub mod client;
 mod core;
+mod explaining;
 mod filtering;
 mod happenings;
 mod hooks;
@@ -32,6 +33,7 @@ mod start;
 mod state;
 mod subscribers;
 mod torrent;
+mod tracing_peers;
 mod watch;
 
 pub use self::core::EngineGone;

@@ -4,13 +4,11 @@
 
 use std::time::Instant;
 
-use tracing::level_filters::LevelFilter;
-
 use super::core::Core;
 use super::settings::DaemonSettings;
 use super::torrent::Rules;
 use super::watch::WatchFolder;
-use crate::config::{Change, Config, Limits, Reload};
+use crate::config::{Change, Config, Limits, LogSettings, Reload};
 
 /// Something that whoever runs the daemon may tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +21,8 @@ pub enum Notice {
     Same,
     /// Another IP filter counts, or none.
     Filter(String),
-    /// So much is to be logged from now on.
-    LogLevel(LevelFilter),
+    /// This is to be logged from now on.
+    Log(LogSettings),
 }
 
 /// See the module.
@@ -81,7 +79,7 @@ impl Core {
         }
         self.config = config;
         let effect = self.config.effect(None);
-        notices.push(Notice::LogLevel(effect.log_level));
+        notices.push(Notice::Log(effect.log));
         // What needs a restart is not used by then.
         self.filtering.settings = effect.ip_filter;
         self.reloader.daemon = effect.daemon;

@@ -117,6 +117,7 @@ impl Daemon {
             keys: HashMap::new(),
             queue: Queue::new(),
             subscribers: Subscribers::default(),
+            traces: Vec::new(),
             hooks: Hooks::new(tell.clone()),
             watch,
             filtering,

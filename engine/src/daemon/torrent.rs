@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ccbt_protocol::ids::InfoHash;
 use ccbt_protocol::metainfo::FileEntry;
+use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::rate::TorrentLimits;
 use ccbt_protocol::selection::Selection;
 use tokio::sync::oneshot;
@@ -237,16 +238,37 @@ impl Torrent {
             move_done: self.move_done,
             trackers: metainfo.trackers.clone(),
             files: files.collect(),
-            connections: peers
-                .iter()
-                .map(|peer| Connection {
-                    addr: peer.addr,
-                    down_rate: peer.down_rate,
-                    up_rate: peer.up_rate,
-                    seed: peer.seed,
-                    incoming: peer.incoming,
-                })
-                .collect(),
+            connections: peers.iter().map(connection).collect(),
         }
+    }
+}
+
+fn connection(peer: &PeerStatus) -> Connection {
+    let said = peer.client.clone().or_else(|| peer.id.client());
+    Connection {
+        addr: peer.addr,
+        down_rate: peer.down_rate,
+        up_rate: peer.up_rate,
+        seed: peer.seed,
+        incoming: peer.incoming,
+        client: said.unwrap_or_default(),
+        utp: peer.utp,
+        pieces: peer.pieces,
+        downloaded: peer.downloaded,
+        uploaded: peer.uploaded,
+        connected_seconds: peer.connected.elapsed().as_secs(),
+        am_interested: peer.am_interested,
+        peer_choking: peer.peer_choking,
+        peer_interested: peer.peer_interested,
+        am_choking: peer.am_choking,
+        snubbed: peer.snubbed,
+        outstanding: peer.outstanding,
+        round_trip_ms: peer.round_trip.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        quality: peer.score.quality,
+        reliability: peer.score.reliability,
+        snubs: peer.record.snubs,
+        timeouts: peer.record.timeouts,
+        rejects: peer.record.rejects,
+        suspicions: peer.record.suspicions,
     }
 }

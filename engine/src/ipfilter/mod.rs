@@ -1,9 +1,10 @@
 //! IP filters from files: lists of addresses that the session has nothing to do with.
 //!
 //! Role: [`load`] makes an [`IpFilter`] of a file, or of all files of a folder, plain, gzip or zip; [`FilterKeeper`] does
-//! so again when they change, on a thread of its own. Callers: whoever starts a session, and the loop that runs it. Invariants:
-//! lists are read as a stream, so memory is the ranges ([`ccbt_protocol::ipfilter`]) and not the file; a compressed one
-//! expands to [`EXPANDED_BYTES_MAX`] at most; a list without a single range is an error, and changes nothing.
+//! so again when they change, on a thread of its own. Callers: whoever starts a session, and the loop that runs it.
+//! Invariants: lists are read as a stream, so memory is the ranges ([`ccbt_protocol::ipfilter`]) and not the file; a
+//! compressed one expands to [`EXPANDED_BYTES_MAX`] at most; a list without a single range is an error, and changes
+//! nothing.
 
 mod keeper;
 

@@ -8,18 +8,20 @@ mod checkpointing;
 mod control;
 mod error;
 mod events;
+mod explaining;
 mod magnet;
 mod reader;
 mod relocate;
 mod resuming;
 mod settings;
 mod source;
+mod tapping;
 mod torrent;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ccbt_protocol::ids::{InfoHash, PeerId};
 use ccbt_protocol::rate::TorrentLimits;
@@ -41,6 +43,7 @@ pub use error::{
     WaitError,
 };
 pub use events::{EventStream, Events, Received, SessionEvent};
+pub(crate) use explaining::Looking;
 pub use magnet::{MagnetHandle, MagnetOptions, MagnetStatus};
 pub use reader::FileReader;
 pub use relocate::RemoveOptions;
@@ -73,6 +76,7 @@ pub struct Session {
     torrent_limits: TorrentLimits,
     /// Serves metrics, where that is wanted.
     metrics: Option<MetricsServer>,
+    started: Instant,
     /// Has a router forward our ports, where that is wanted.
     mapper: Option<Mapper>,
     /// For those who ask; each thread has its own.
@@ -129,8 +133,22 @@ impl Session {
         })?;
         let mapper = map_ports(settings, &service).inspect_err(|_| service.shutdown())?;
         let (port, torrent_limits) = (service.port(), settings.torrent_limits);
-        let service = Some(service);
-        Ok(Self { port, service, registry, checkpointer, ended, torrent_limits, metrics, mapper, filter })
+        let this = Self {
+            port,
+            service: Some(service),
+            registry,
+            checkpointer,
+            ended,
+            torrent_limits,
+            metrics,
+            mapper,
+            filter,
+            started: Instant::now(),
+        };
+        if let Some(peer) = settings.trace_peer {
+            this.log_peer(peer);
+        }
+        Ok(this)
     }
 
     /// The port listened on; 0 when there is none.

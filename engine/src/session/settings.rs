@@ -24,6 +24,7 @@ use ccbt_shards::messages::{AddTorrent, Known};
 use ccbt_shards::proxying::Proxy;
 use ccbt_shards::service::ServiceConfig;
 use ccbt_shards::sync::SyncConfig;
+use ccbt_shards::tapping::PeerAddress;
 use ccbt_shards::trackers::TrackersConfig;
 use ccbt_shards::webseeds::Site;
 use ccbt_shards::zero_copy::ZeroCopySend;
@@ -117,6 +118,8 @@ pub struct Settings {
     pub enable_lsd: bool,
     /// What Prometheus may read.
     pub metrics: MetricsSettings,
+    /// Every message to and from this peer is logged, without payload.
+    pub trace_peer: Option<PeerAddress>,
 }
 
 impl Default for Settings {
@@ -152,6 +155,7 @@ impl Default for Settings {
             ip_filter_trackers: false,
             enable_lsd: true,
             metrics: MetricsSettings::default(),
+            trace_peer: None,
         }
     }
 }

@@ -146,6 +146,14 @@ impl Shared {
         }
     }
 
+    /// Why it cannot go on by itself.
+    pub(super) fn failure(&self) -> Option<String> {
+        match &self.lock().outcome {
+            Outcome::Failed(message) => Some(message.clone()),
+            _ => None,
+        }
+    }
+
     pub(super) fn info_hash(&self) -> InfoHash {
         self.metainfo.info_hash
     }

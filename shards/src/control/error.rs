@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::time::Duration;
 
+use ccbt_protocol::metainfo::is_unsafe_to_show;
 use ccbt_protocol::tracker::http::ReplyError;
 use ccbt_protocol::tracker::{RetryIn, TrackerFailure};
 
@@ -211,23 +212,16 @@ pub(super) fn chain(error: &dyn Error) -> String {
 
 /// Bounded, and with spaces for control characters.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().take(TEXT_CHARS_MAX).map(|c| if is_harmful(c) { ' ' } else { c }).collect()
+    text.chars().take(TEXT_CHARS_MAX).map(|c| if is_unsafe_to_show(c) { ' ' } else { c }).collect()
 }
 
 /// A URL or host name from a torrent, fit for a log or a terminal: characters that control it are escaped.
 pub fn shown(url: &str) -> String {
     let mut text = String::with_capacity(url.len());
     for c in url.chars().take(TEXT_CHARS_MAX) {
-        if is_harmful(c) { text.extend(c.escape_unicode()) } else { text.push(c) }
+        if is_unsafe_to_show(c) { text.extend(c.escape_unicode()) } else { text.push(c) }
     }
     text
-}
-
-/// Control characters, and those that change the direction of text: they can make one URL look like another.
-fn is_harmful(c: char) -> bool {
-    let changes_direction =
-        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || changes_direction
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::peer::PeerInfo;
 use ccbt_protocol::picker::PeerKey;
-use ccbt_protocol::wire::receiver::Receiver;
 
 use crate::announce::Announces;
 use crate::conns::End;
@@ -17,6 +16,7 @@ use crate::messages::ToShard;
 use crate::ring::SocketKey;
 use crate::satellites::Part;
 use crate::shard::{Conn, Shard, Stage};
+use crate::transfer::Input;
 
 /// Pieces told one by one over a connection that is taken over; a torrent that has more dials anew.
 const MAX_HAVES: u32 = 1000;
@@ -100,8 +100,10 @@ impl Shard {
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
         self.stats.peers += 1;
-        // The stream's own parser may be within a message that came later.
-        let result = self.with_sink(key, |_, _, sink| Receiver::new(64, 1 << 20).feed(&said, sink));
+        if !self.taps.is_empty() {
+            self.tap_new(key, None);
+        }
+        let result = self.hear(key, Input::Said(&said));
         if let Some((_, Err(fault))) = result {
             self.end(key, End::Fault(fault));
         }

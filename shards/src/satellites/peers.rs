@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ccbt_protocol::ids::{PeerId, TorrentKey};
+use ccbt_protocol::score::Record;
 
 use super::{Part, Satellite};
 use crate::conns::End;
@@ -26,6 +27,16 @@ pub struct GivenBack {
     pub id: Option<PeerId>,
     /// Whether payload went over it, and nothing was wrong.
     pub useful: bool,
+    /// What the peer did of what was expected of it.
+    pub record: Record,
+}
+
+impl Part {
+    /// The shards of its satellites that were not told to end.
+    pub(crate) fn satellites_running(&self) -> Vec<usize> {
+        let Self::Home { satellites, .. } = self else { return Vec::new() };
+        satellites.iter().filter(|(_, satellite)| !satellite.stopping).map(|(shard, _)| *shard).collect()
+    }
 }
 
 impl Shard {
@@ -50,6 +61,7 @@ impl Shard {
         let Some(&index) = self.by_key.get(&key) else { return };
         let home = &mut self.homes[index];
         if !back.incoming {
+            home.candidates.learn(back.addr, back.record);
             home.candidates.gone(now, back.addr, back.useful);
         }
         let Part::Home { satellites, guests, .. } = &mut home.part else { return };
@@ -88,7 +100,8 @@ impl Shard {
         let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
         // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
         if !index.is_some_and(|index| self.connect(For::Torrent(index), addr)) {
-            let back = GivenBack { addr, incoming: false, id: None, useful: false };
+            let back =
+                GivenBack { addr, incoming: false, id: None, useful: false, record: Record::default() };
             self.post(home, ToShard::SatellitePeer { key, shard: self.config.index, back });
         }
     }

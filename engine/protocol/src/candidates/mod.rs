@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt};
 
 use crate::ipfilter::{self, is_blocked};
+use crate::score::Record;
 
 use priority::OwnAddress;
 pub use priority::{canonical_priority, is_global};
@@ -31,6 +32,8 @@ const BACK_OFF: Duration = Duration::from_secs(5);
 const MAX_BACK_OFF: Duration = Duration::from_secs(1800);
 /// Failures in a row after which an address is forgotten, unless the user named it.
 const MAX_FAILURES: u32 = 8;
+/// Reliability in which two addresses differ so little that canonical priority decides.
+const RELIABILITY_STEP: u8 = 20;
 /// Ports of one address that strangers (DHT, PEX) may name: nobody is to be connected to a thousand times.
 const MAX_PORTS: usize = 4;
 
@@ -72,12 +75,17 @@ impl Source {
 struct Candidate {
     source: Source,
     failures: u32,
+    /// What it did of what was expected of it, over all connections.
+    record: Record,
     not_before: Option<Instant>,
     connected: bool,
     ourselves: bool,
     /// BEP 40, once our address is known.
     priority: Option<u32>,
 }
+
+/// What is tried first among those of one source, the smallest.
+type Rank = (Reverse<u8>, u32, Reverse<u32>);
 
 impl Candidate {
     fn is_free(&self) -> bool {
@@ -139,7 +147,15 @@ impl Candidates {
         let priority = self.priority(addr);
         self.known.insert(
             addr,
-            Candidate { source, failures: 0, not_before: None, connected: false, ourselves: false, priority },
+            Candidate {
+                source,
+                failures: 0,
+                record: Record::default(),
+                not_before: None,
+                connected: false,
+                ourselves: false,
+                priority,
+            },
         );
         self.held[source as usize] += 1;
         true
@@ -187,21 +203,22 @@ impl Candidates {
 
     /// The next address to try, now counted as connected; `None` when none is ready.
     ///
-    /// Sources take turns. Of one source fewest failures come first, then canonical priority (BEP 40), or a random one
-    /// until our own address is known.
+    /// Sources take turns. Of one source the most reliable come first ([`Record::reliability`], in steps of 20), then
+    /// those with the fewest failures, then canonical priority (BEP 40), or a random one until our own address is known.
     pub fn next(&mut self, now: Instant, rng: &mut impl Rng) -> Option<SocketAddr> {
-        let mut best: [Option<(u32, Reverse<u32>, SocketAddr)>; SHARES.len()] = [None; SHARES.len()];
+        let mut best: [Option<(Rank, SocketAddr)>; SHARES.len()] = [None; SHARES.len()];
         let ready = |c: &Candidate| c.is_free() && c.not_before.is_none_or(|at| at <= now);
         let welcome = |addr: &SocketAddr| !is_blocked(&self.filter, addr.ip());
         for (addr, candidate) in self.known.iter().filter(|(addr, c)| ready(c) && welcome(addr)) {
             let priority = candidate.priority.unwrap_or_else(|| rng.random());
-            let offer = (candidate.failures, Reverse(priority), *addr);
+            let class = candidate.record.reliability() / RELIABILITY_STEP;
+            let rank = (Reverse(class), candidate.failures, Reverse(priority));
             let place = &mut best[candidate.source as usize];
-            if place.is_none_or(|before| (offer.0, offer.1) < (before.0, before.1)) {
-                *place = Some(offer);
+            if place.is_none_or(|before| rank < before.0) {
+                *place = Some((rank, *addr));
             }
         }
-        let offers = best.iter().enumerate().filter_map(|(source, offer)| Some((source, (*offer)?.2)));
+        let offers = best.iter().enumerate().filter_map(|(source, offer)| Some((source, (*offer)?.1)));
         let (source, addr) = offers.min_by_key(|(source, _)| self.turns[*source].max(self.clock))?;
         self.clock = self.clock.max(self.turns[source]);
         self.turns[source] = self.clock + 1;
@@ -225,11 +242,26 @@ impl Candidates {
         free.map(|(_, c)| c.not_before.map_or(now, |at| at.max(now))).min()
     }
 
+    /// What the peer at `addr` did over a connection that ends; called before [`Self::gone`].
+    pub fn learn(&mut self, addr: SocketAddr, record: Record) {
+        if let Some(candidate) = self.known.get_mut(&addr) {
+            candidate.record = candidate.record.and(record);
+        }
+    }
+
+    /// What is known of the peer at `addr` from connections that have ended.
+    pub fn record(&self, addr: SocketAddr) -> Record {
+        self.known.get(&addr).map(|candidate| candidate.record).unwrap_or_default()
+    }
+
     /// A connection to `addr` ended. `useful`: data went over it; otherwise it counts as a failure.
     pub fn gone(&mut self, now: Instant, addr: SocketAddr, useful: bool) {
         let Some(candidate) = self.known.get_mut(&addr) else { return };
         candidate.connected = false;
         candidate.failures = if useful { 0 } else { candidate.failures + 1 };
+        if !useful {
+            candidate.record = candidate.record.and(Record { connect_failures: 1, ..Record::default() });
+        }
         let wait =
             BACK_OFF.saturating_mul(1 << candidate.failures.saturating_sub(1).min(16)).min(MAX_BACK_OFF);
         candidate.not_before = Some(now + wait);
@@ -247,6 +279,7 @@ impl Candidates {
     pub fn retry_now(&mut self, addr: SocketAddr) {
         if let Some(candidate) = self.known.get_mut(&addr) {
             (candidate.failures, candidate.not_before) = (0, None);
+            candidate.record.connect_failures = candidate.record.connect_failures.saturating_sub(1);
         }
     }
 

@@ -168,3 +168,23 @@ fn one_that_was_ended_for_our_sake_is_tried_again_at_once() {
     list.retry_now(addr(1));
     assert_eq!(list.next(now, &mut rng), Some(addr(1)));
 }
+
+#[test]
+fn the_reliable_come_first_and_the_unreliable_last() {
+    let (mut list, mut rng, now) = (Candidates::default(), rng(), Instant::now());
+    (1..=3).for_each(|n| assert!(list.add(addr(n), Source::Tracker)));
+    list.learn(addr(1), Record { snubs: 5, timeouts: 80, ..Record::default() });
+    list.learn(addr(3), Record { blocks: 1000, ..Record::default() });
+    list.learn(addr(9), Record { blocks: 1, ..Record::default() });
+    assert_eq!((list.record(addr(3)).blocks, list.record(addr(9))), (1000, Record::default()));
+    let order: Vec<_> = std::iter::from_fn(|| list.next(now, &mut rng)).collect();
+    assert_eq!(order, [addr(3), addr(2), addr(1)]);
+    // What they did since counts, too.
+    for _ in 0..3 {
+        list.learn(addr(3), Record { snubs: 50, ..Record::default() });
+    }
+    list.learn(addr(1), Record { blocks: 4000, ..Record::default() });
+    (1..=3).for_each(|n| list.gone(now, addr(n), true));
+    let order: Vec<_> = std::iter::from_fn(|| list.next(now + MAX_BACK_OFF, &mut rng)).collect();
+    assert_eq!(order, [addr(1), addr(2), addr(3)]);
+}

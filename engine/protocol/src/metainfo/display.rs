@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 /// Whether `c` could drive a terminal or make text read otherwise than it is stored: control characters, line and
 /// paragraph separators, and the characters that set or override the direction of writing.
-pub(super) fn is_unsafe_to_show(c: char) -> bool {
+pub fn is_unsafe_to_show(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

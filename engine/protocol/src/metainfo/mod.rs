@@ -16,7 +16,7 @@ mod parse;
 mod path;
 mod urls;
 
-pub use display::escape_for_terminal;
+pub use display::{escape_for_terminal, is_unsafe_to_show};
 pub use error::{MetainfoError, PathProblem};
 pub(crate) use urls::{is_tracker_url, is_web_seed_url};
 

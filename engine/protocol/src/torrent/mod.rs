@@ -27,6 +27,7 @@ mod tick;
 mod urgency;
 mod web;
 mod wishes;
+mod worth;
 
 pub use blocks::BlockPlace;
 pub(crate) use extensions::Gossip;

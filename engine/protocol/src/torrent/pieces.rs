@@ -1,6 +1,8 @@
 //! What becomes of complete pieces: verdicts, blame, written.
 
-use super::{MAX_PAST, Torrent, TorrentEvent};
+use std::cmp::Reverse;
+
+use super::{MAX_PAST, Torrent, TorrentEvent, peer_of};
 use crate::blame::PeerIdent;
 use crate::geometry::Block;
 use crate::ids::PieceIndex;
@@ -33,16 +35,19 @@ impl Torrent {
         self.stats.hash_failures += 1;
         self.stats.wasted += u64::from(self.geometry.piece_size(piece));
         let senders: Vec<(u32, PeerKey)> = self.picker.senders(piece).collect();
+        self.suspect(&senders);
         let digests = digests();
         let blocks =
             senders.iter().map(|(nth, key)| (*nth, PeerIdent(u64::from(key.0)), digests[*nth as usize]));
         let guilty = self.blame.record_failure(piece, blocks);
-        let honest: Vec<PeerIdent> = self
+        let mut honest: Vec<PeerKey> = self
             .peer_keys()
             .filter(|key| self.peer(*key).has(piece) && !self.peer(*key).peer_choking)
-            .map(|key| PeerIdent(u64::from(key.0)))
-            .filter(|ident| Some(*ident) != guilty)
+            .filter(|key| Some(PeerIdent(u64::from(key.0))) != guilty)
             .collect();
+        // Of those that are as little suspect the most reliable is asked, so that the piece comes soon.
+        honest.sort_by_key(|key| Reverse(self.peer(*key).reliability()));
+        let honest: Vec<PeerIdent> = honest.into_iter().map(|key| PeerIdent(u64::from(key.0))).collect();
         // Also after a conviction: the mixture before it may hide another liar.
         let only_from = self.blame.refetch_from(piece, &honest).map(|ident| PeerKey(ident.0 as u32));
         self.picker.piece_failed(piece, only_from);
@@ -51,6 +56,19 @@ impl Torrent {
         }
         self.wake_idle();
         false
+    }
+
+    /// These have sent a piece together that is corrupt; one of them may have lied.
+    fn suspect(&mut self, senders: &[(u32, PeerKey)]) {
+        let mut keys: Vec<PeerKey> = senders.iter().map(|(_, key)| *key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
+            if self.get(key).is_some() {
+                let failures = &mut peer_of(&mut self.slots, key).failures;
+                failures.suspicions = failures.suspicions.saturating_add(1);
+            }
+        }
     }
 
     fn punish(&mut self, ident: PeerIdent) {

@@ -44,6 +44,7 @@ impl Torrent {
     /// What to show of every connection.
     pub fn peer_statuses(&mut self, now: Instant) -> Vec<PeerStatus> {
         let keys: Vec<PeerKey> = self.peer_keys().collect();
+        let pieces = self.geometry.piece_count();
         let status = |key: PeerKey| {
             let peer = peer_of(&mut self.slots, key);
             PeerStatus {
@@ -57,6 +58,19 @@ impl Torrent {
                 seed: peer.is_seed(),
                 incoming: peer.info.incoming,
                 snubbed: peer.snubbed,
+                peer_choking: peer.peer_choking,
+                peer_interested: peer.peer_interested,
+                am_choking: peer.am_choking,
+                am_interested: peer.am_interested,
+                pieces: peer.piece_count(pieces),
+                downloaded: peer.downloaded,
+                uploaded: peer.uploaded,
+                connected: peer.connected,
+                utp: peer.utp,
+                client: peer.extension.as_ref().and_then(|said| said.client.clone()),
+                round_trip: peer.window.round_trip(),
+                record: peer.record(),
+                score: peer.score(now),
             }
         };
         keys.into_iter().map(status).collect()

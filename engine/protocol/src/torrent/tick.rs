@@ -159,6 +159,9 @@ impl Torrent {
             return;
         }
         peer.snubbed = true;
+        peer.failures.snubs = peer.failures.snubs.saturating_add(1);
+        let given_up = u32::try_from(peer.outstanding.len()).unwrap_or(u32::MAX);
+        peer.failures.timeouts = peer.failures.timeouts.saturating_add(given_up);
         peer.window.on_snub();
         self.give_up_requests(now, key);
     }

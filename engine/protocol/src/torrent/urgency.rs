@@ -13,6 +13,8 @@ use crate::picker::PeerKey;
 const PRESSING: usize = 4;
 /// A peer with less than one part in so many of the fastest one's rate is slow.
 const SLOW_PART: u64 = 4;
+/// A less reliable peer counts as slow, whatever its rate: most of what it was asked for did not come.
+const UNRELIABLE: u8 = 30;
 /// A block that is needed next and was asked for so long ago is late.
 const LATE: Duration = Duration::from_millis(1500);
 
@@ -38,7 +40,9 @@ impl Torrent {
         for (key, rate) in keys.iter().zip(&rates) {
             let peer = peer_of(&mut self.slots, *key);
             // One that was never asked may be the fastest.
-            peer.slow = peer.snubbed || peer.downloaded > 0 && rate * SLOW_PART < fastest;
+            peer.slow = peer.snubbed
+                || peer.reliability() < UNRELIABLE
+                || peer.downloaded > 0 && rate * SLOW_PART < fastest;
         }
         let pressing: Vec<PieceIndex> = self.picker.urgent().iter().take(PRESSING).copied().collect();
         let has_fast = |piece: &PieceIndex| {

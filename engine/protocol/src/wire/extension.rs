@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use crate::bencode::{Dict, Encoder, Limits, decode_prefix};
+use crate::metainfo::is_unsafe_to_show;
 
 /// Longest payload that is looked at, in bytes.
 pub const MAX_PAYLOAD_LEN: usize = 64 * 1024;
@@ -130,11 +131,11 @@ fn clean(name: &[u8]) -> String {
     shown.trim().to_owned()
 }
 
-/// Control characters, and those that hide or reorder what is shown.
+/// Characters that are unsafe to show, and those that hide.
 fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+    is_unsafe_to_show(c)
+        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{206a}'..='\u{206f}')
+        || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

@@ -26,7 +26,7 @@ pub use checkpoints::{
 pub use config::{ConfigArgs, ConfigCommand, ShowArgs};
 pub use daemon::{
     AddArgs, ChangeArgs, ControlArgs, DaemonArgs, LimitArgs, ListArgs, Own, PickArgs, PlaceArgs, QueueArgs,
-    RemoveArgs, TopArgs, rate_limit,
+    RemoveArgs, TopArgs, TraceArgs, rate_limit,
 };
 pub use dht::{DhtArgs, DhtCommand, Name, hex};
 pub use files::{DeleteArgs, FilesArgs, LinkArgs, MoveArgs, RenameArgs};
@@ -104,6 +104,12 @@ pub enum Command {
     Recheck(PickArgs),
     /// Ask the trackers of torrents of the daemon how many peers they know
     Scrape(PickArgs),
+    /// Say why torrents of the daemon are slow, stuck or not seeding, and what to do
+    Explain(PickArgs),
+    /// List the peers of torrents of the daemon, with what they are worth
+    Peers(PickArgs),
+    /// Print every message to and from one peer of a torrent of the daemon
+    Trace(TraceArgs),
     /// Move torrents of the daemon in its queue
     Queue(QueueArgs),
     /// Have the daemon read its IP filter anew

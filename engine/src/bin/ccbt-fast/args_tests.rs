@@ -81,7 +81,7 @@ fn every_transfer_option_reaches_the_engine() {
     assert_eq!((settings.disk_queue_depth, settings.disk_write_bytes), (Some(12), Some(512 << 10)));
     assert_eq!((settings.max_connections, settings.choker.slots), (11, 5));
     assert_eq!((effect.seed_time, effect.seed_ratio), (Some(Duration::from_secs(90)), Some(2.0)));
-    assert_eq!((effect.log_level, effect.log_file), (LevelFilter::DEBUG, Some("l".into())));
+    assert_eq!((effect.log.level, effect.log.file.clone()), (LevelFilter::DEBUG, Some("l".into())));
     assert_eq!((&options.output, options.max_peers), (&PathBuf::from("d"), 9));
     assert!(!options.use_trackers);
     assert_eq!(args.transfer.peers.len(), 2);

@@ -55,9 +55,13 @@ fn value_as_json(value: &Value) -> Json {
         Value::Cpus(cpus) => json!(cpus),
         Value::Command(words) | Value::Files(words) | Value::Hosts(words) => json!(words),
         Value::FilePriorities(_) => serde_json::from_str(&value.to_text()).expect("its text is a JSON array"),
-        Value::Word(_) | Value::Path(_) | Value::Address(_) | Value::Places(_) | Value::Loopback(_) => {
-            json!(value.to_text())
-        }
+        Value::Word(_)
+        | Value::Path(_)
+        | Value::Address(_)
+        | Value::Places(_)
+        | Value::Loopback(_)
+        | Value::LogFilter(_)
+        | Value::Peer(_) => json!(value.to_text()),
     }
 }
 

@@ -1,5 +1,5 @@
 //! The commands that control a daemon: `add`, `list`, `show`, `pause`, `resume`, `remove`, `limit`, `recheck`, `move`,
-//! `queue`, `scrape`, `events` and `stats`.
+//! `queue`, `scrape`, `events` and `stats`. Those that look closer are in [`crate::explain`].
 //!
 //! Each asks once per torrent and tells the answer. Invariant: what a stranger named is escaped, in words and in JSON.
 
@@ -56,11 +56,11 @@ pub fn client_at(place: &PlaceArgs, sources: &SourceArgs) -> Result<Client, Fail
     Ok(Client::new(Place::Unix(socket.ok_or_else(none)?)))
 }
 
-fn tell(is_json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) {
+pub fn tell(is_json: bool, answer: &impl Serialize, words: impl FnOnce() -> String) {
     print_line(&if is_json { json::to_line(answer) } else { words() });
 }
 
-fn path_of(prefix: &HashPrefix, verb: &str) -> String {
+pub fn path_of(prefix: &HashPrefix, verb: &str) -> String {
     format!("/v1/torrents/{}{verb}", prefix.0)
 }
 

@@ -27,7 +27,7 @@ pub fn run(args: &DaemonArgs) -> Result<(), Failure> {
     let watcher = Watcher::new(sources.files());
     let config = sources.load()?;
     let effect = config.effect(None);
-    let log = logging::start(effect.log_level, effect.log_file.as_deref(), console.bar())?;
+    let log = logging::start(&effect.log, console.bar())?;
     let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
     let settings = transfer::settings(&effect, &config, limits::raise())?;
     let mut daemon = Daemon::start(Setup { sources, watcher, config, settings })?;
@@ -95,6 +95,6 @@ fn tell(notice: &Notice, log: &Log, console: &mut Console) {
         }
         Notice::Same => console.line(&Line::Note { message: "the configuration has not changed" }),
         Notice::Filter(message) => console.line(&Line::Note { message }),
-        Notice::LogLevel(level) => log.set_level(*level),
+        Notice::Log(settings) => log.set(settings),
     }
 }

@@ -14,6 +14,7 @@ mod demo;
 mod dht;
 mod doctor;
 mod download;
+mod explain;
 mod failure;
 mod gauge;
 mod info;
@@ -44,6 +45,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+use ccbt_protocol::metainfo::escape_for_terminal;
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -72,6 +74,9 @@ fn main() -> ExitCode {
         Command::Limit(args) => control::limit(args),
         Command::Recheck(args) => control::recheck(args),
         Command::Scrape(args) => control::scrape(args),
+        Command::Explain(args) => explain::explain(args),
+        Command::Peers(args) => explain::peers(args),
+        Command::Trace(args) => explain::trace(args),
         Command::Queue(args) => control::queue(args),
         Command::ReloadFilter(args) => control::reload_filter(args),
         Command::Stats(args) => control::stats(args),
@@ -96,6 +101,9 @@ fn report(failure: &Failure, tells_json: bool) {
         let message = &failure.to_string();
         console::print_line(&json::to_line(&lines::Line::Error { message, retry: false }));
     }
+    // What the failure quotes may be a stranger's; its lines are ours.
+    let text = failure.to_string();
+    let lines: Vec<_> = text.lines().map(escape_for_terminal).collect();
     // Nobody may be there to read it.
-    let _ = writeln!(std::io::stderr().lock(), "ccbt-fast: {failure}");
+    let _ = writeln!(std::io::stderr().lock(), "ccbt-fast: {}", lines.join("\n"));
 }

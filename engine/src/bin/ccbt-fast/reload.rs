@@ -106,7 +106,7 @@ impl Reloader {
         self.config = config;
         let metainfo = self.torrent.metainfo();
         let effect = self.config.effect(Some((&metainfo.info_hash, &metainfo.name)));
-        self.log.set_level(effect.log_level);
+        self.log.set(&effect.log);
         self.filter_settings = effect.ip_filter;
         session.set_checkpoints(effect.settings.checkpoints);
         if let Some(limits) = effect.torrent.limits {

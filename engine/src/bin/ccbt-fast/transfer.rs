@@ -86,7 +86,7 @@ impl Stage {
     /// Begins to log and to take signals.
     pub fn new(args: &TransferArgs, effect: &Effect, configuration: &Configuration) -> Result<Self, Failure> {
         let console = Console::new(args.json);
-        let log = logging::start(effect.log_level, effect.log_file.as_deref(), console.bar())?;
+        let log = logging::start(&effect.log, console.bar())?;
         let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
         let settings = settings(effect, &configuration.config, limits::raise())?;
         Ok(Self { console, signals, settings, session: None, log })

@@ -8,6 +8,7 @@ mod daemon;
 mod discovery;
 mod disk;
 mod limits;
+mod logs;
 mod network;
 mod proxy;
 mod strategy;
@@ -45,7 +46,7 @@ pub const SECTIONS: [(&str, &str); 10] = [
     ("daemon", "`ccbt-fast daemon`: many torrents in one process."),
 ];
 
-const PARTS: [&[Key]; 9] = [
+const PARTS: [&[Key]; 10] = [
     network::KEYS,
     disk::KEYS,
     checkpoints::KEYS,
@@ -53,6 +54,7 @@ const PARTS: [&[Key]; 9] = [
     discovery::KEYS,
     proxy::KEYS,
     limits::KEYS,
+    logs::KEYS,
     system::KEYS,
     daemon::KEYS,
 ];

@@ -1,34 +1,10 @@
-//! Keys of the log, of threads and memory, and of trust.
-
-use tracing::level_filters::LevelFilter;
+//! Keys of metrics, of threads and memory, and of trust.
 
 use super::{MIB, TIB};
 use crate::config::key::{Key, key};
 use crate::config::kind::{Kind, Value};
 
 pub(super) const KEYS: &[Key] = &[
-    key(
-        "observability",
-        "log_level",
-        Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]),
-        "warn",
-        "How much is logged.",
-        |effect, value| effect.log_level = value.word().parse().unwrap_or(LevelFilter::WARN),
-    )
-    .at_once()
-    .short_env("CCBT_LOG_LEVEL")
-    .flag("log-level"),
-    key(
-        "observability",
-        "log_file",
-        Kind::Path,
-        "none",
-        "The log is appended to this file; none: it goes to standard error.",
-        |effect, value| effect.log_file = value.path(),
-    )
-    .or("none")
-    .trusted_only()
-    .flag("log-file"),
     key(
         "observability",
         "enable_metrics",

@@ -76,6 +76,8 @@ fn table() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/torrents/{id}/queue", post(step)),
         ("post", "/v1/torrents/{id}/peers", post(peers)),
         ("get", "/v1/torrents/{id}/scrape", get(scrape)),
+        ("get", "/v1/torrents/{id}/explain", get(explain)),
+        ("get", "/v1/torrents/{id}/trace", get(trace)),
         ("get", "/v1/torrents/{id}/pieces", get(pieces)),
         ("get", "/v1/torrents/{id}/trackers", get(trackers)),
     ]
@@ -185,6 +187,11 @@ impl App {
             Answer::Limits { down, up } => json(status, &LimitsNow { down_limit: down, up_limit: up }),
             Answer::Filter(filter) => json(status, &filter),
             Answer::Scrapes(hash, asked) => json(status, &scrapes(hash, asked).await?),
+            Answer::Explain(explaining) => {
+                let done = tokio::task::spawn_blocking(move || explaining.complete()).await;
+                let gone = |_| ApiError::new(503, "stopping", "the daemon is stopping");
+                json(status, &done.map_err(gone)??)
+            }
             Answer::Pieces(hash, cells, answer) => {
                 let pieces = told(answer).await?;
                 json(status, &api::Pieces::new(hash, cells, &pieces.have, pieces.checked))
@@ -299,6 +306,20 @@ async fn peers(State(app): State<App>, Path(id): Path<String>, Json(peers): Json
 
 async fn scrape(State(app): State<App>, Path(id): Path<String>) -> Answered {
     app.answer(StatusCode::OK, Call::Scrape(id)).await
+}
+
+async fn explain(State(app): State<App>, Path(id): Path<String>) -> Answered {
+    app.answer(StatusCode::OK, Call::Explain(id)).await
+}
+
+async fn trace(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    query: Result<Query<api::Trace>, QueryRejection>,
+    Extension(streams): Extension<Arc<AtomicUsize>>,
+) -> Answered {
+    let Query(how) = query.map_err(|rejection| ApiError::new(400, "bad_query", rejection.body_text()))?;
+    app.answer(StatusCode::OK, Call::Trace(id, how, Streaming::begin(&streams))).await
 }
 
 async fn pieces(

@@ -108,7 +108,37 @@ fn answers_and_questions_are_described_field_by_field() {
         up_rate: 0,
         seed: false,
         incoming: false,
+        client: String::new(),
+        utp: false,
+        pieces: 0,
+        downloaded: 0,
+        uploaded: 0,
+        connected_seconds: 0,
+        am_interested: false,
+        peer_choking: true,
+        peer_interested: false,
+        am_choking: true,
+        snubbed: false,
+        outstanding: 0,
+        round_trip_ms: None,
+        quality: 0,
+        reliability: 50,
+        snubs: 0,
+        timeouts: 0,
+        rejects: 0,
+        suspicions: 0,
     };
+    let finding = crate::explain::Finding {
+        cause: crate::explain::Cause::Nothing,
+        severity: crate::explain::Severity::Fine,
+        text: String::new(),
+        advice: String::new(),
+        evidence: Default::default(),
+    };
+    let explanation =
+        api::Explanation { info_hash: String::new(), name: String::new(), findings: Vec::new() };
+    let traced =
+        api::Traced { at_ms: 0, peer: connection.addr, direction: None, message: String::new(), dropped: 0 };
     let detail = api::TorrentDetail {
         torrent: row(),
         pieces_done: 0,
@@ -181,6 +211,9 @@ fn answers_and_questions_are_described_field_by_field() {
     assert_described("TorrentDetail", &detail);
     assert_described("File", &file);
     assert_described("Connection", &connection);
+    assert_described("Finding", &finding);
+    assert_described("Explanation", &explanation);
+    assert_described("Traced", &traced);
     assert_described("Stats", &stats);
     let filter = api::IpFilter { ranges: 0, memory_bytes: 0, bad_lines: 0, first_bad: Vec::new() };
     assert_described("PortMapping", &stats.port_mapping);
@@ -193,6 +226,9 @@ fn answers_and_questions_are_described_field_by_field() {
     assert_described("Peers", &api::Peers { peers: Vec::new() });
     assert_described("Limits", &LimitsNow { down_limit: 0, up_limit: 0 });
     assert_described("Error", &ApiError::new(400, "code", "message"));
+    let causes = openapi()["components"]["schemas"]["Finding"]["properties"]["cause"]["enum"].clone();
+    let causes: Vec<crate::explain::Cause> = serde_json::from_value(causes).expect("all are causes");
+    assert_eq!(causes.last(), Some(&crate::explain::Cause::Nothing), "the last one too");
     let tracker = TrackerStatus {
         url: String::new(),
         tier: 0,

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ccbt_fast::Binding;
 use ccbt_fast::config::{Setting, Value, find_path, keys::KEYS};
 use ccbt_fast::daemon::{SeedAction, Step};
+use ccbt_fast::{Binding, PeerAddress};
 use clap::{Args, ValueEnum};
 
 use super::{FilesArgs, HashPrefix, SettingArgs, SourceArgs, peer_address};
@@ -87,6 +87,22 @@ pub struct PickArgs {
     /// Info-hash of a torrent, or its first digits
     #[arg(value_name = "INFO_HASH", required = true)]
     pub info_hashes: Vec<HashPrefix>,
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Options of `trace`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    /// Info-hash of a torrent, or its first digits
+    #[arg(value_name = "INFO_HASH")]
+    pub info_hash: HashPrefix,
+    /// The peer, with its port or with any
+    #[arg(value_name = "IP[:PORT]")]
+    pub peer: PeerAddress,
+    /// End after so many lines
+    #[arg(long, value_name = "N")]
+    pub lines: Option<u64>,
     #[command(flatten)]
     pub control: ControlArgs,
 }
