@@ -62,7 +62,17 @@ fn cargo_build(profile_dir: &Path, target_dir: &Path) {
         Some(name) => name,
     };
     // The whole workspace's features, as in `cargo test --workspace`: nothing is compiled twice.
-    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo told this test about its own package would be another environment for build scripts, and half the tree
+    // would be compiled again, here and in the next `cargo test`.
+    let of_package =
+        |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .current_dir(repository())
         .args(["build", "--quiet", "--workspace", "--bin", "ccbt-fast", "--profile", profile, "--target-dir"])
         .arg(target_dir)

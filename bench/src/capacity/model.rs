@@ -189,7 +189,7 @@ mod tests {
         let parts: Vec<f64> = judged.download.limits.iter().map(|limit| (limit.rate / 1e8).round()).collect();
         assert_eq!(parts, [30.0, 54.0, 107.0, 107.0, 161.0], "disk, hash, all CPUs, storage, shards");
         assert_eq!(judged.upload.rate, 0.8 * 6e9);
-        assert_eq!((judged.upload.line_mbit, judged.profile), (Some(25_000), "bulk-25g+"));
+        assert_eq!((judged.upload.line_mbit, judged.profile), (Some(40_000), "bulk-25g+"));
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         let judged = judge(&one);
         let first = judged.download.limits[0];
         assert_eq!((first.part, first.rate.round()), ("the CPUs together", (GIB / 0.8).round()));
-        assert_eq!(judged.profile, "seedbox-1g");
+        assert_eq!(judged.profile, "seedbox-10g", "an upload costs no hashes");
         assert!(!judged.upload.limits.iter().any(|limit| limit.part.contains("hash")));
     }
 

@@ -55,11 +55,16 @@ pub fn parse_line(line: &[u8]) -> Result<Line, LineError> {
         Some(comma) => (&line[..comma], &line[comma + 1..]),
         None => (line, &[][..]),
     };
-    if let Some((first, last)) = ends(range) {
-        let range = Range::new(first, last).ok_or(LineError::Order)?;
-        return Ok(if level(rest) > LEVEL_MAX { Line::Allow } else { Line::Block(range) });
+    let Some((first, last)) = ends(range) else {
+        return named(line).ok_or(LineError::Unknown)?.map(Line::Block);
+    };
+    match Range::new(first, last) {
+        Some(_) if level(rest) > LEVEL_MAX => Ok(Line::Allow),
+        Some(range) => Ok(Line::Block(range)),
+        // A name that ends in a colon makes `::1.2.3.4` of an address, which is one of IPv6.
+        None if first.is_ipv4() != last.is_ipv4() => named(line).ok_or(LineError::Order)?.map(Line::Block),
+        None => Err(LineError::Order),
     }
-    named(line).ok_or(LineError::Unknown)?.map(Line::Block)
 }
 
 /// `ADDRESS` or `ADDRESS/PREFIX`, with nothing or a comment behind it.

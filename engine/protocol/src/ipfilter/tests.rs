@@ -19,6 +19,13 @@ fn filter_of(list: &[u8]) -> (IpFilter, Reading) {
 }
 
 #[test]
+fn a_name_that_ends_in_a_colon_makes_no_ipv6_address() {
+    let expected = Range::V4(0x0102_0304, 0x0102_0305);
+    assert_eq!(parse_line(b"::1.2.3.4-1.2.3.5"), Ok(Line::Block(expected)));
+    assert_eq!(parse_line(b"1.2.3.4-::1"), Err(LineError::Order));
+}
+
+#[test]
 fn all_kinds_of_lines_are_known() {
     let blocks = [
         ("001.002.003.004 - 001.002.003.255 , 000 , some name", range("1.2.3.4", "1.2.3.255")),
