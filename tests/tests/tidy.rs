@@ -17,6 +17,9 @@ const TEST_LINES_MAX: usize = 600;
 /// Where `unsafe` may stand: rings, memory pools, hash kernels and what places a thread on a CPU.
 const UNSAFE_PLACES: [&str; 6] = ["/ring/", "/ring.rs", "/arena.rs", "/hash/", "/executor.rs", "/arena/"];
 
+/// Rows of docs/reliability.md.
+const FAULTS: usize = 57;
+
 struct Source {
     /// Relative to the repository, with a slash in front.
     name: String,
@@ -167,6 +170,31 @@ fn no_path_of_a_machine_and_no_leftover() {
         }
     }
     assert_none("paths of one machine and work left undone", &findings);
+}
+
+#[test]
+fn every_fault_has_a_row_and_every_test_it_names_exists() {
+    let table = fs::read_to_string(repository().join("docs/reliability.md")).expect("it is there");
+    let all = sources(&["rs"]);
+    let (mut row, mut findings, mut named) = (0, Vec::new(), 0);
+    for line in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let Ok(number) = cells[0].parse::<usize>() else { continue };
+        assert_eq!(number, row + 1, "rows are in order");
+        row = number;
+        for name in cells[3..].join("|").split('`').skip(1).step_by(2) {
+            named += 1;
+            let (place, test) = name.split_once("::").unwrap_or_else(|| panic!("row {row}: {name}"));
+            let (file, function) = (format!("/{place}.rs"), format!("fn {test}("));
+            let has = |source: &Source| source.name.ends_with(&file) && source.text.contains(&function);
+            if !all.iter().any(has) {
+                findings.push(format!("row {row}: {name}"));
+            }
+        }
+    }
+    assert_eq!(row, FAULTS, "a row for each fault");
+    assert!(named > 60, "only {named} tests are named");
+    assert_none("tests of docs/reliability.md that do not exist", &findings);
 }
 
 #[test]
