@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Statx, StatxFlags,
-    accessat, fadvise, fallocate, fcntl_setfl, fstat, fstatfs, ftruncate, mkdirat, openat, openat2, seek,
-    statx,
+    Advice, AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, SeekFrom,
+    Statx, StatxFlags, accessat, fadvise, fallocate, fcntl_setfl, flock, fstat, fstatfs, ftruncate, mkdirat,
+    openat, openat2, seek, statx,
 };
 use rustix::io::Errno;
 
@@ -295,6 +295,17 @@ pub fn open_in(
     // io_uring hands EAGAIN out for non-blocking files instead of letting a worker wait.
     fcntl_setfl(&fd, flags).map_err(failed(full))?;
     Ok(fd)
+}
+
+/// Locks the file `name` in `folder` against other processes, until the descriptor is closed. `None`: the file system has
+/// no locks, or there is no descriptor left.
+pub fn lock(folder: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Option<OwnedFd>, StorageError> {
+    let Ok(fd) = open_in(folder, name, path, Access { write: false, direct: false }) else { return Ok(None) };
+    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(fd)),
+        Err(Errno::WOULDBLOCK) => Err(StorageError::new(Op::Open, path, ErrorKind::InUse)),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Whether this process may write the file `name` in `folder`, without opening it.

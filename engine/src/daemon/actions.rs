@@ -90,6 +90,7 @@ impl Core {
             None => std::path::absolute(&effect.torrent.output)
                 .map_err(|error| refused("bad_folder", error.to_string()))?,
         };
+        self.within_sandbox(&output)?;
         let checkpoint = self.checkpoint(&metainfo);
         fs::create_dir_all(&output).map_err(|error| {
             refused("bad_folder", format!("the folder {} cannot be made: {error}", output.display()))
@@ -129,6 +130,12 @@ impl Core {
         // A link was told as added when it came.
         self.subscribers.tell(&if was_link { Event::Status(row) } else { Event::Added(row) });
         Ok(hash)
+    }
+
+    /// Refuses a folder that could not be used.
+    pub fn within_sandbox(&self, folder: &Path) -> Result<(), ApiError> {
+        let Some(sandbox) = &self.sandbox else { return Ok(()) };
+        sandbox.check(folder).map_err(|message| refused("outside_sandbox", message))
     }
 
     /// The checkpoint of a torrent, if there is one that fits.
@@ -263,6 +270,7 @@ impl Core {
     pub fn move_files(&mut self, id: &str, how: api::Move) -> Result<Answer, ApiError> {
         let hash = self.find_staying(id)?;
         absolute(&how.to, "to")?;
+        self.within_sandbox(&how.to)?;
         if self.torrents[&hash].record.move_to.is_some() {
             return Err(ApiError::new(409, "moving", "its files are being moved already"));
         }

@@ -80,6 +80,7 @@ impl Core {
         }
         if let Some(dir) = &how.output {
             super::actions::absolute(dir, "output")?;
+            self.within_sandbox(dir)?;
         }
         self.state.add_magnet(hash, &how).map_err(|error| {
             let text = format!("the daemon's state cannot be written: {error}; nothing was done");

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ccbt_protocol::ids::InfoHash;
@@ -169,6 +169,26 @@ pub(super) struct StateDir {
     _lock: File,
 }
 
+/// Folders of the torrents and links that the folder of the state has; of files that cannot be read none.
+pub fn folders_in_use(state: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(state.join("daemon/torrents")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("json") => {
+                let record = read_json::<Record>(&path).ok();
+                folders.extend(record.into_iter().flat_map(|record| [Some(record.output), record.move_to]));
+            }
+            Some("magnet") => folders.extend(read_json::<Add>(&path).ok().map(|how| how.output)),
+            _ => {}
+        }
+    }
+    let mut folders: Vec<PathBuf> = folders.into_iter().flatten().collect();
+    folders.sort();
+    folders.dedup();
+    folders
+}
+
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -209,7 +229,7 @@ impl StateDir {
             .create(dir.join("torrents"))
             .map_err(|error| at(&dir, error))?;
         let path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(|error| at(&path, error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir, _lock: lock }),

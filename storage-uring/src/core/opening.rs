@@ -310,6 +310,9 @@ impl Core {
             }
             Some(facts) => (facts, None),
         };
+        if target.makes() {
+            self.lock(key, folder, target, facts)?;
+        }
         let inode = facts.inode;
         // A time in the future says nothing: such a file counts as recent too.
         let recent = opening.now_ns.saturating_sub(facts.mtime_ns) < RECENT_NS;

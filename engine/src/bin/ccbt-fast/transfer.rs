@@ -26,7 +26,7 @@ use crate::logging::Log;
 use crate::reload::Reloader;
 use crate::signals::Signals;
 use crate::units;
-use crate::{limits, link, logging, relocate};
+use crate::{limits, link, logging, relocate, sandbox};
 use ccbt_fast::Goal;
 
 /// How often signals and the seeding goal are looked at.
@@ -85,7 +85,8 @@ pub struct Stage {
 impl Stage {
     /// Begins to log and to take signals.
     pub fn new(args: &TransferArgs, effect: &Effect, configuration: &Configuration) -> Result<Self, Failure> {
-        let console = Console::new(args.json);
+        let mut console = Console::new(args.json);
+        sandbox::of_transfer(args, effect, &configuration.sources, &mut console)?;
         let log = logging::start(&effect.log, console.bar())?;
         let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
         let settings = settings(effect, &configuration.config, limits::raise())?;
