@@ -2,10 +2,11 @@
 //!
 //! The first file of a torrent that is open for writing is locked (`flock`) until the torrent is closed: the lock sees
 //! processes of other users and containers, ends with the process, and leaves nothing behind. Readers are not kept out, and
-//! torrents of one process may share files. A file system without locks, or a want of descriptors, costs the protection only.
+//! torrents of one process may share files. A file system without locks, or more torrents than half of the files that may be
+//! open, costs the protection only.
 
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use ccbt_protocol::ids::TorrentKey;
 
@@ -28,8 +29,9 @@ impl Core {
         }
         let place = (facts.device, facts.inode);
         self.locks.retain(|_, lock| lock.strong_count() > 0);
-        let lock = match self.locks.get(&place).and_then(std::rc::Weak::upgrade) {
+        let lock = match self.locks.get(&place).and_then(Weak::upgrade) {
             Some(lock) => Some(lock),
+            None if self.locks.len() >= self.locks_max => return Ok(()),
             None => files::lock(folder, &target.name, &target.full)?.map(Rc::new),
         };
         if let Some(lock) = &lock {

@@ -78,6 +78,8 @@ pub(crate) struct Core {
     /// Torrents with files to open now.
     /// By device and inode, as long as a torrent holds them.
     locks: HashMap<(u64, u64), Weak<OwnedFd>>,
+    /// Each is a descriptor beside those of [`Handles`].
+    locks_max: usize,
     opening: VecDeque<TorrentKey>,
     requests: Slab<Request>,
     running: Slab<Running>,
@@ -120,6 +122,7 @@ impl Core {
             torrents: HashMap::new(),
             opening: VecDeque::new(),
             locks: HashMap::new(),
+            locks_max: config.max_open_files / 2,
             requests: Slab::new(),
             running: Slab::new(),
             devices: Vec::new(),
