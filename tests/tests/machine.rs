@@ -55,11 +55,11 @@ fn small(lab: &Lab) -> Published {
 
 /// A download of which the `nth` of `calls` fails: it completes, or ends with a reason; then a second one completes.
 /// Whether there were so many calls.
-fn fails_at(errno: u8, nth: usize, calls: &str, made: &Published, peer: &RawSeeder) -> bool {
-    let lab = Lab::open();
-    let (copy, struck) = (lab.dir("copy"), lab.path().join("struck"));
+fn fails_at(lab: &Lab, errno: u8, nth: usize, calls: &str, made: &Published, peer: &RawSeeder) -> bool {
+    let here = lab.dir(&format!("{errno}-{nth}"));
+    let (copy, struck) = (here.join("copy"), here.join("struck"));
     let confinement = Confinement::Nth { errno, nth, calls, struck: &struck };
-    let command = |command: CcbtCommand| command.peer(peer.address()).checkpoints(&lab.path().join("state"));
+    let command = |command: CcbtCommand| command.peer(peer.address()).checkpoints(&here.join("state"));
     let mut ours = command(CcbtCommand::confined_download(confinement, &made.torrent_path, &copy)).start();
     let code = ours.wait_end_or_error();
     let code = code.or_else(|| {
@@ -78,7 +78,9 @@ fn fails_at(errno: u8, nth: usize, calls: &str, made: &Published, peer: &RawSeed
         command(CcbtCommand::download(&made.torrent_path, &copy)).start().wait_done();
         made.payload.assert_equal_in(&copy);
     }
-    struck.exists()
+    let was_struck = struck.exists();
+    fs::remove_dir_all(&here).expect("nothing runs there");
+    was_struck
 }
 
 /// Every `step`-th call from `first` on, until there are no more.
@@ -92,7 +94,7 @@ fn sweep(errno: u8, calls: &str, first: usize, step: usize, last: u8) {
         loop {
             let nth = next.fetch_add(step, Ordering::Relaxed);
             assert!(nth < CALLS_MAX, "a small download has fewer calls");
-            if !fails_at(errno, nth, calls, &made, &peer) {
+            if !fails_at(&lab, errno, nth, calls, &made, &peer) {
                 return;
             }
             hits.fetch_add(1, Ordering::Relaxed);
