@@ -1,11 +1,13 @@
 //! Keeps this process to its own folders, and from system calls that it never needs.
 //!
 //! Role: `security.sandbox`. Called once, by the thread that is about to start all others, which inherit both
-//! restrictions; nothing takes them back. Invariant: what was restricted stays so for the process and whatever it runs.
+//! restrictions; nothing takes them back. Invariant: what was restricted stays so for the process and whatever it
+//! runs.
 //!
-//! Files: Landlock. Written to are the folders of downloads, of the state and of the log, and `security.sandbox_paths`; read
-//! besides are the configuration, the system's libraries and `/proc`. io_uring works with the credentials of who made the
-//! ring, so its operations on files are restricted alike. System calls: [`syscalls`].
+//! Files: Landlock. Written to are the folders of downloads, of the state and of the log, and
+//! `security.sandbox_paths`; read besides are the configuration, the system's libraries and `/proc`. io_uring works
+//! with the credentials of who made the ring, so its operations on files are restricted alike. System calls:
+//! [`syscalls`].
 
 mod syscalls;
 

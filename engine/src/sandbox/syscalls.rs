@@ -1,8 +1,9 @@
 //! System calls that a BitTorrent client never needs and an intruder does.
 //!
-//! A list of what is denied (EPERM), not of what is allowed: libraries and kernels change what they call, and a call that is
-//! missing from a list of the other kind fails where nobody expects it. io_uring goes past seccomp, but has no operation for
-//! any of these (but for other kinds of sockets); what it has for files is Landlock's to restrict.
+//! A list of what is denied (EPERM), not of what is allowed: libraries and kernels change what they call, and a
+//! call that is missing from a list of the other kind fails where nobody expects it. io_uring goes past seccomp,
+//! but has no operation for any of these (but for other kinds of sockets); what it has for files is Landlock's to
+//! restrict.
 //!
 //! Called by [`super`], before other threads run; those that do are restricted as well.
 

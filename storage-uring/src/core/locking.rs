@@ -1,9 +1,9 @@
 //! One process writes to a torrent's files.
 //!
-//! The first file of a torrent that is open for writing is locked (`flock`) until the torrent is closed: the lock sees
-//! processes of other users and containers, ends with the process, and leaves nothing behind. Readers are not kept out, and
-//! torrents of one process may share files. A file system without locks, or more torrents than half of the files that may be
-//! open, costs the protection only.
+//! The first file of a torrent that is open for writing is locked (`flock`) until the torrent is closed: the lock
+//! sees processes of other users and containers, ends with the process, and leaves nothing behind. Readers are not
+//! kept out, and torrents of one process may share files. A file system without locks, or more torrents than half
+//! of the files that may be open, costs the protection only.
 
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
