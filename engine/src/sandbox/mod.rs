@@ -78,7 +78,7 @@ pub struct Policy {
     pub private: Vec<PathBuf>,
     /// Files, and folders with everything below them.
     pub read: Vec<PathBuf>,
-    /// Folders of which single files are replaced or removed (the socket's), nothing of it is read or written.
+    /// Folders of which entries come and go (the socket's); no file in them is read or written.
     pub entries: Vec<PathBuf>,
     /// The program that is run, if any: then it and the system's programs may be.
     pub program: Option<PathBuf>,
@@ -202,8 +202,14 @@ impl Policy {
             allow(ruleset, DEVICES.iter().map(PathBuf::from), AccessFs::ReadFile | AccessFs::WriteFile)?;
         let ruleset = allow(ruleset, self.program.iter().cloned(), AccessFs::ReadFile | AccessFs::Execute)?;
         let ruleset = allow(ruleset, self.read.iter().cloned(), read)?;
-        let ruleset =
-            allow(ruleset, self.entries.iter().cloned(), AccessFs::RemoveFile | AccessFs::MakeSock)?;
+        // The socket is made in a folder of its own and gets its place by a rename.
+        let entries = AccessFs::ReadDir
+            | AccessFs::MakeDir
+            | AccessFs::RemoveDir
+            | AccessFs::RemoveFile
+            | AccessFs::MakeSock
+            | AccessFs::Refer;
+        let ruleset = allow(ruleset, self.entries.iter().cloned(), entries)?;
         let ruleset = allow(ruleset, self.write.iter().chain(&self.private).cloned(), all)?;
         Ok(ruleset.restrict_self()?.ruleset)
     }
