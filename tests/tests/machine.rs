@@ -378,6 +378,7 @@ fn the_sandbox_keeps_a_daemon_to_its_folders() {
     wait_until(PATIENCE, "removed folder", || fs::remove_dir_all(&inside).is_ok().then_some(()));
     symlink(&outside, &inside).expect("linked");
     daemon.ask(&["resume", &two.torrent.info_hash_hex()]);
+    daemon.ask(&["recheck", &two.torrent.info_hash_hex()]);
     let shown = wait_until(PATIENCE, "its error", || {
         let shown = daemon.show(&two);
         shown["error"].is_string().then_some(shown)
