@@ -24,7 +24,7 @@ use crate::wire::message::Message;
 
 /// What a peer says besides, in bytes: the bitfield of a million pieces. One that says more is dialled again later.
 pub const MAX_KEPT: usize = 128 * 1024;
-/// Longest message that a peer may send, in bytes: the bitfield of a torrent whose hashes fill all the metadata there can be.
+/// Longest message that a peer may send, in bytes: a bitfield of as many pieces as there is room for in metadata.
 pub const MESSAGE_LEN_MAX: u32 = 1 + metadata::MAX_METADATA_LEN / 20 / 8;
 /// A peer has so long for its extended handshake.
 const HELLO_TIME: Duration = Duration::from_secs(15);
