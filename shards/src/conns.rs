@@ -343,11 +343,11 @@ impl Shard {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
-        self.ring.receiver(key).set_max_message_len(torrent.message_len_max());
         torrent.recall(peer, home.candidates.record(conn.addr));
         if self.ring.is_utp(key) {
             torrent.over_utp(peer);
         }
+        self.ring.receiver(key).set_max_message_len(torrent.message_len_max());
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
