@@ -17,7 +17,7 @@ use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use ccbt_storage::doorbell::Doorbell;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rand::rngs::SmallRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 
 use crate::binding::Binding;
 use crate::control::{TrackerError, shown};
@@ -145,7 +145,7 @@ impl Announces {
         Self {
             identity,
             announcer: Announcer::new(SchedulePlan::default(), tiers, now, rng),
-            key: rng.random(),
+            key: rand::random(),
             rng: SmallRng::from_rng(rng),
             under_way: HashMap::new(),
             owed: VecDeque::new(),
@@ -259,7 +259,7 @@ impl Announces {
     /// `Announces`, late results of the old session are told from those of the new one.
     pub fn restart(&mut self, now: Instant) {
         self.announcer.restart(now);
-        self.key = self.rng.random();
+        self.key = rand::random();
         self.under_way.clear();
         self.owed.clear();
         self.has_completed = false;

@@ -76,9 +76,12 @@ impl Shard {
 
     /// Somebody has connected to us.
     pub(crate) fn on_arrived(&mut self, stream: Stream, addr: SocketAddr) {
-        if self.stopping.is_some() || !self.has_room() || self.is_filtered(addr) {
-            // Dropping the descriptor closes it: the peer tries again later. A uTP one was told nothing yet.
+        // Dropping the descriptor closes it: the peer tries again later. A uTP one was told nothing yet.
+        if self.stopping.is_some() || self.is_filtered(addr) {
             return;
+        }
+        if !self.has_room() && !self.crowd_out(addr, None) {
+            return self.session_is_full();
         }
         self.stats.accepted += 1;
         self.accepted_at = Some(self.now);
@@ -233,9 +236,10 @@ impl Shard {
             let stays = !matches!(home.phase, Phase::Ending { .. }) && !home.paused;
             let by = home.bind.as_ref().map(|bind| (bind, self.ring.local_ip(key)));
             let comes_right = by.is_none_or(|(bind, local)| local.is_some_and(|ip| bind.admits(ip)));
-            let welcome = stays && comes_right && home.all_conns() < home.max_peers;
-            if !welcome || home.candidates.is_banned(addr.ip()) {
-                home.turned_away |= stays && comes_right && home.all_conns() >= home.max_peers;
+            let is_full = home.all_conns() >= home.max_peers;
+            let welcome = stays && comes_right && !home.candidates.is_banned(addr.ip());
+            if !welcome || is_full && !self.crowd_out(addr, Some(index)) {
+                self.homes[index].turned_away |= stays && comes_right && is_full;
                 self.end(key, End::Refused("the torrent takes no connection from it now"));
                 if self.homes[index].turned_away {
                     self.stir(index);
@@ -246,6 +250,7 @@ impl Shard {
                 );
                 return false;
             }
+            let home = &self.homes[index];
             let torrent = home.key;
             if let (true, Some(shard)) = (home.is_running(), self.satellite_for_peer(index)) {
                 self.hand_off(key, shard, bytes, Some(torrent));
@@ -342,6 +347,7 @@ impl Shard {
         if self.ring.is_utp(key) {
             torrent.over_utp(peer);
         }
+        self.ring.receiver(key).set_max_message_len(torrent.message_len_max());
         home.sockets.insert(peer, key);
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);

@@ -10,6 +10,7 @@ mod checking;
 mod conns;
 pub mod control;
 mod counters;
+mod crowding;
 pub mod diagnosis;
 pub mod dialling;
 mod discovering;

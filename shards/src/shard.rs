@@ -266,6 +266,9 @@ pub struct Shard {
     pub(crate) accepted_at: Option<Instant>,
     /// Connections of all shards.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// When somebody last made way for one who had no place, and when one was refused.
+    pub(crate) crowded_at: Option<Instant>,
+    pub(crate) refused_at: Option<Instant>,
     pub(crate) rng: SmallRng,
     pub(crate) utp_ends: UtpEnds,
     /// Whom to have nothing to do with.
@@ -358,6 +361,8 @@ impl Shard {
             taps: Vec::new(),
             accepted_at: None,
             connections: links.connections,
+            crowded_at: None,
+            refused_at: None,
             discovery: links.discovery,
             utp_ends: links.utp_ends,
             filter: None,

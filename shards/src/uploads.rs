@@ -50,7 +50,7 @@ impl Shard {
         if limited && messages > 0 {
             self.count(key, index, Way::Up, messages);
         }
-        let mut room = BATCH as u64;
+        let mut room = self.ring.batch_room(key, BATCH) as u64;
         // Tokens that this batch may spend, once it was asked.
         let mut tokens = None;
         while room > 0 && !self.ring.batch(key).is_full() && !(limited && self.is_held(key, Way::Up)) {

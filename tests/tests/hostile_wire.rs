@@ -145,6 +145,36 @@ fn our_own_peer_id_and_one_that_is_taken() {
 }
 
 #[test]
+fn one_peer_over_both_families_has_one_connection() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("both", 5 * PIECE), TorrentSpec::pieces_of(PIECE));
+    let command = CcbtCommand::seed(&made.torrent_path, &made.data);
+    let mut seed = command.bound("127.0.0.1,::1", Ipv4Addr::LOCALHOST).start();
+    seed.wait_ready();
+    let port = seed.address().port();
+    let dial = |host: &str| RawPeer::new(TcpStream::connect((host, port)).expect("the seed listens"));
+    for (first, second) in [("::1", "127.0.0.1"), ("127.0.0.1", "::1")] {
+        let peer_id = if first == "::1" { *b"-XX0001-the same one" } else { *b"-XX0001-the same two" };
+        let hello = handshake_bytes(made.torrent.info_hash(), [0; 8], peer_id);
+        let mut one = dial(first);
+        one.send_bytes(&hello);
+        one.read_handshake().expect("the seed answers");
+        let mut other = dial(second);
+        other.send_bytes(&hello);
+        other.wait_closed(PATIENCE);
+        assert!(one.become_unchoked(), "the first one stays");
+        assert!(one.fetch(1, 0, 16_384).is_some());
+        drop(one);
+        // Its place is free once the seed has noticed.
+        wait_until(PATIENCE, "the same peer again", || {
+            let mut again = dial(second);
+            again.send_bytes(&hello);
+            (again.read_handshake().is_some() && again.become_unchoked()).then_some(())
+        });
+    }
+}
+
+#[test]
 fn handshakes_cut_at_every_byte() {
     let mut target = Target::new();
     let good = target.handshake([0xff; 8], b"-XX0001-abcdefghijkl");

@@ -197,6 +197,31 @@ fn every_fault_has_a_row_and_every_test_it_names_exists() {
     assert_none("tests of docs/reliability.md that do not exist", &findings);
 }
 
+/// Files whose generator decides nothing that a stranger must not foresee: which piece comes next, who is unchoked, how
+/// announces are spread. All others draw from the system's source, or from a cipher seeded by it.
+const FORESEEABLE: &[&str] =
+    &["/shards/src/shard.rs", "/shards/src/trackers/thread.rs", "/shards/src/announce.rs"];
+
+#[test]
+fn secrets_are_drawn_from_the_system() {
+    let mut findings = Vec::new();
+    for source in sources(&["rs"]) {
+        let is_engine = ["/engine/src/", "/shards/src/", "/engine/protocol/src/", "/storage-uring/src/"]
+            .iter()
+            .any(|folder| source.name.starts_with(folder));
+        if !is_engine || source.name.contains("test") || source.name.ends_with("/sim.rs") {
+            continue;
+        }
+        let text = source.text.split("#[cfg(test)]").next().unwrap_or_default();
+        for weak in ["SmallRng", "Xoshiro", "seed_from_u64", "from_seed", "ChaCha8", "fastrand", "Pcg"] {
+            if text.contains(weak) && !FORESEEABLE.contains(&source.name.as_str()) {
+                findings.push(format!("{}: {weak}", source.name));
+            }
+        }
+    }
+    assert_none("generators that can be foreseen", &findings);
+}
+
 #[test]
 fn the_protocol_crate_is_pure() {
     let mut findings = Vec::new();

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::{InfoHash, PeerId};
 use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, MetadataMessage};
-use crate::peer::{PeerFault, PeerInfo};
+use crate::peer::{MAX_UNREAD, PeerFault, PeerInfo};
 use crate::pex::{self, Gate, PexMessage};
 use crate::picker::PeerKey;
 use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME, UT_METADATA, UT_PEX};
@@ -24,6 +24,8 @@ use crate::wire::message::Message;
 
 /// What a peer says besides, in bytes: the bitfield of a million pieces. One that says more is dialled again later.
 pub const MAX_KEPT: usize = 128 * 1024;
+/// Longest message that a peer may send, in bytes: a bitfield of as many pieces as there is room for in metadata.
+pub const MESSAGE_LEN_MAX: u32 = 1 + metadata::MAX_METADATA_LEN / 20 / 8;
 /// A peer has so long for its extended handshake.
 const HELLO_TIME: Duration = Duration::from_secs(15);
 /// A peer that has no metadata, but may tell of others, stays so long.
@@ -208,6 +210,12 @@ impl Fetching {
 
     /// Takes in one message. An error ends the connection: the caller closes it and calls [`Fetching::gone`].
     pub fn message(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
+        self.hear(now, key, message)?;
+        let waiting = self.peers.get(&key).map_or(0, |peer| peer.out.len());
+        if waiting > MAX_UNREAD { Err(PeerFault::Unread) } else { Ok(()) }
+    }
+
+    fn hear(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
         let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
         match message {
             Message::KeepAlive => Ok(()),

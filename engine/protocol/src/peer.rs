@@ -4,6 +4,10 @@
 //! choker) are in [`crate::torrent`]. Owner: [`crate::torrent::Torrent`]. Invariant: every block in `outstanding` is
 //! counted as requested by this peer in the picker, and the other way round.
 
+mod status;
+
+pub use status::PeerStatus;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,7 +16,7 @@ use crate::bitfield::{Bitfield, BitfieldError};
 use crate::geometry::{BLOCK_LEN, Block};
 use crate::ids::{PeerId, PieceIndex};
 use crate::metadata::FetchFault;
-use crate::picker::{PeerHas, PeerKey};
+use crate::picker::PeerHas;
 use crate::rate::RateMeter;
 use crate::request_window::RequestWindow;
 use crate::score::{Flow, Record, Score};
@@ -27,6 +31,8 @@ pub const MAX_UPLOAD_QUEUE: usize = 2000;
 const MAX_OVERFLOW: u32 = 10_000;
 /// Most answers to given-up requests that are put up with.
 const MAX_LATE: u32 = 4096;
+/// Most blocks that are thrown away beyond those that were of use: whoever chokes and sends late again and again.
+const MAX_WASTED: u64 = 4096;
 /// Unrequested, duplicate or unknown things a peer may send before it is closed.
 const MAX_STRIKES: u32 = 512;
 /// Our requests a peer may reject without sending a single block in between.
@@ -40,6 +46,8 @@ const FORGIVEN_OVERFLOW: u32 = 200;
 const FAST_ROUNDS: u64 = 2;
 /// Allowed-fast and suggest entries kept of one peer (BEP 6 speaks of about 10).
 const MAX_HINTS: usize = 64;
+/// Bytes that may wait for a peer that goes on talking: more than a window of requests and rejects of a whole queue.
+pub(crate) const MAX_UNREAD: usize = 128 << 10;
 
 /// What is known when a handshake is complete.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +92,9 @@ pub enum PeerFault {
     /// Too many unrequested blocks, rejects, useless or unknown messages.
     #[error("the peer sends too much that nobody asked for")]
     TooMuchWaste,
+    /// It goes on talking and never reads the answers.
+    #[error("the peer does not read what it is sent")]
+    Unread,
     /// Sent blocks that made a piece fail its hash.
     #[error("the peer sent corrupt data")]
     Corrupt,
@@ -155,6 +166,8 @@ pub struct Peer {
     pub(crate) uploads: VecDeque<Block>,
     pub(crate) overflow: u32,
     pub(crate) strikes: u32,
+    /// Blocks of its that were thrown away.
+    wasted: u64,
     /// Requests given up lately: their blocks may still arrive and are then no offence.
     pub(crate) forgiven: u32,
     /// Rejects since the last block.
@@ -165,6 +178,7 @@ pub struct Peer {
     /// Bytes that it may still have while choked.
     pub(crate) fast_credit: u64,
     pub(crate) suggested: Vec<PieceIndex>,
+    useless_hints: u32,
     pub(crate) extension: Option<ExtensionHandshake>,
     /// Lost before it said whether it understands that (BEP 54), each once.
     pub(crate) disclaim_late: Vec<PieceIndex>,
@@ -211,6 +225,7 @@ impl Peer {
             uploads: VecDeque::new(),
             overflow: 0,
             strikes: 0,
+            wasted: 0,
             forgiven: 0,
             rejects: 0,
             forgiven_at: now,
@@ -218,6 +233,7 @@ impl Peer {
             allowed_out: Vec::new(),
             fast_credit: 0,
             suggested: Vec::new(),
+            useless_hints: 0,
             extension: None,
             disclaim_late: Vec::new(),
             gossip: None,
@@ -323,6 +339,15 @@ impl Peer {
     }
 
     /// A block came that is not outstanding.
+    pub(crate) fn wasted(&mut self) -> Result<(), PeerFault> {
+        self.wasted += 1;
+        if self.wasted > MAX_WASTED + self.downloaded / u64::from(BLOCK_LEN) {
+            return Err(PeerFault::TooMuchWaste);
+        }
+        self.unrequested()
+    }
+
+    /// Something came that answers no request.
     pub(crate) fn unrequested(&mut self) -> Result<(), PeerFault> {
         if self.forgiven > 0 {
             self.forgiven -= 1;
@@ -397,10 +422,18 @@ impl Peer {
         }
     }
 
-    /// Remembers a hint of BEP 6 in `list`, bounded.
-    pub(crate) fn hint(list: &mut Vec<PieceIndex>, piece: PieceIndex) {
+    /// Remembers a hint of BEP 6. Nobody honest has more useless ones to give than two for each of `pieces`.
+    pub(crate) fn hint(&mut self, allowed: bool, piece: PieceIndex, pieces: u32) -> Result<(), PeerFault> {
+        let list = if allowed { &mut self.allowed_in } else { &mut self.suggested };
         if list.len() < MAX_HINTS && !list.contains(&piece) {
             list.push(piece);
+            return Ok(());
+        }
+        self.useless_hints += 1;
+        if self.useless_hints > pieces.saturating_mul(2).max(MAX_STRIKES) {
+            Err(PeerFault::TooMuchWaste)
+        } else {
+            Ok(())
         }
     }
 
@@ -433,55 +466,4 @@ impl Peer {
         let oldest = self.outstanding.front()?;
         Some(now.saturating_duration_since(oldest.sent.max(self.last_block)))
     }
-}
-
-/// What a status display shows of a connection.
-#[derive(Clone, Debug)]
-pub struct PeerStatus {
-    /// The connection.
-    pub key: PeerKey,
-    /// The other end.
-    pub addr: SocketAddr,
-    /// What it calls itself.
-    pub id: PeerId,
-    /// Payload bytes per second from it.
-    pub down_rate: u64,
-    /// Payload bytes per second to it.
-    pub up_rate: u64,
-    /// Requests on the way.
-    pub outstanding: usize,
-    /// Requests we keep on the way at most.
-    pub window: usize,
-    /// Whether it has everything.
-    pub seed: bool,
-    /// Whether it connected to us.
-    pub incoming: bool,
-    /// Whether it stopped answering.
-    pub snubbed: bool,
-    /// Whether it serves nothing to us (BEP 3).
-    pub peer_choking: bool,
-    /// Whether it wants something of us.
-    pub peer_interested: bool,
-    /// Whether we serve nothing to it.
-    pub am_choking: bool,
-    /// Whether we want something of it.
-    pub am_interested: bool,
-    /// Pieces that it has (a count).
-    pub pieces: u32,
-    /// Payload bytes from it over this connection.
-    pub downloaded: u64,
-    /// Payload bytes to it over this connection.
-    pub uploaded: u64,
-    /// When its handshake was complete.
-    pub connected: Instant,
-    /// Whether it is connected over uTP.
-    pub utp: bool,
-    /// Its program as it says itself (`v`, BEP 10), without control or direction characters.
-    pub client: Option<String>,
-    /// From a request to its block while no others wait, once measured.
-    pub round_trip: Option<Duration>,
-    /// What it did over this connection of what was expected of it.
-    pub record: Record,
-    /// What it is worth.
-    pub score: Score,
 }

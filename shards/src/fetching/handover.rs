@@ -93,6 +93,7 @@ impl Shard {
             return self.end(key, End::Ours);
         };
         let peer = torrent.adopted(now, info);
+        self.ring.receiver(key).set_max_message_len(torrent.message_len_max());
         if self.ring.is_utp(key) {
             torrent.over_utp(peer);
         }

@@ -89,6 +89,8 @@ pub struct SocketRing {
     closed: VecDeque<SocketKey>,
     timeout: Box<types::Timespec>,
     zero_copy: ZeroCopy,
+    /// Bytes of batches that were encrypted and are not sent yet.
+    encrypted: usize,
     utp: UtpSockets,
     /// When the timeout in flight ends the wait.
     timeout_at: Option<Instant>,
@@ -111,6 +113,7 @@ impl SocketRing {
             closed: VecDeque::new(),
             timeout: Box::new(types::Timespec::new()),
             zero_copy: ZeroCopy::new(ZeroCopySend::Off, 0),
+            encrypted: 0,
             utp: UtpSockets::new(),
             timeout_at: None,
             counts: SocketCounts::default(),

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use ccbt_protocol::fetching::MESSAGE_LEN_MAX;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::wire::mse::Rc4;
 use ccbt_protocol::wire::receiver::{Receiver, Segment};
@@ -57,7 +58,7 @@ impl RecvOp {
             drained: true,
             filled: false,
             quiet: 0,
-            receiver: Receiver::new(IDLE_SCRATCH_LEN, 1 << 20),
+            receiver: Receiver::new(IDLE_SCRATCH_LEN, MESSAGE_LEN_MAX),
             header,
             iovecs: Vec::new(),
             segments: Vec::new(),

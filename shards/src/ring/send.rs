@@ -14,6 +14,11 @@ use crate::zero_copy::ZeroCopyConn;
 
 /// Most payload parts of one batch; with a header before each this stays below the kernel's 1024 iovecs.
 pub const MAX_PARTS: usize = 64;
+/// Bytes of encrypted batches, which are copies, in flight at all connections of a shard before new ones become short:
+/// peers that take what they asked for at their leisure would hold memory that no ceiling counts.
+const ENCRYPTED_MAX: usize = 16 << 20;
+/// Bytes of such a batch then.
+const SHORT_BATCH: usize = 64 << 10;
 
 /// What one send carries, in order. Filled by the caller, owned by the ring while in flight, and reused.
 #[derive(Default)]
@@ -108,6 +113,8 @@ pub struct SendOp {
     pub in_flight: bool,
     batch: SendBatch,
     sent: usize,
+    /// Bytes of the batch that are an encrypted copy.
+    encrypted: usize,
     header: libc::msghdr,
     iovecs: Vec<libc::iovec>,
     /// What was learnt about sending without a copy.
@@ -128,6 +135,7 @@ impl SendOp {
             in_flight: false,
             batch: SendBatch::default(),
             sent: 0,
+            encrypted: 0,
             header,
             iovecs: Vec::new(),
             zero_copy: ZeroCopyConn::Unknown,
@@ -206,6 +214,9 @@ impl SocketRing {
         let socket = self.socket(key);
         if let Some(ciphers) = &mut socket.ciphers {
             socket.send.batch.encrypt(&mut ciphers.outgoing);
+            let len = socket.send.batch.len();
+            let before = std::mem::replace(&mut socket.send.encrypted, len);
+            self.encrypted = self.encrypted - before + len;
         }
         self.send_encrypted(key);
     }
@@ -215,6 +226,12 @@ impl SocketRing {
         if !self.batch(key).is_empty() {
             self.submit_send(key);
         }
+    }
+
+    /// Bytes that the next batch of a connection may have, of `most`.
+    pub fn batch_room(&self, key: SocketKey, most: usize) -> usize {
+        let is_encrypted = self.sockets[key.index as usize].ciphers.is_some();
+        if is_encrypted && self.encrypted > ENCRYPTED_MAX { most.min(SHORT_BATCH) } else { most }
     }
 
     /// From now on, what is received and sent is decrypted and encrypted; `None`: as it is.
@@ -262,6 +279,7 @@ impl SocketRing {
     /// The batch of a send that is over, or will not go on: reused, or held until the kernel needs it no more.
     pub(super) fn finish_batch(&mut self, key: SocketKey) {
         let send = &mut self.sockets[key.index as usize].send;
+        self.encrypted -= std::mem::take(&mut send.encrypted);
         match send.hold.take() {
             Some(hold) => self.zero_copy.keep(hold, send),
             None => send.batch.clear(),

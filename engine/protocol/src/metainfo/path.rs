@@ -105,6 +105,20 @@ mod tests {
             ("gpj\u{202e}exe.\u{2066}".as_bytes(), Ok(Some("gpj_exe._"))),
             (b"bad\xff\xfeutf", Ok(Some("bad\u{fffd}\u{fffd}utf"))),
             ("Ünï 日本".as_bytes(), Ok(Some("Ünï 日本"))),
+            // What looks like a separator, or like the way up, is a character like others to Linux.
+            ("..\u{2215}..\u{2215}etc".as_bytes(), Ok(Some("..\u{2215}..\u{2215}etc"))),
+            ("a\u{ff0f}b\u{2044}c\u{29f8}d".as_bytes(), Ok(Some("a\u{ff0f}b\u{2044}c\u{29f8}d"))),
+            ("\u{2025}".as_bytes(), Ok(Some("\u{2025}"))),
+            ("\u{ff0e}\u{ff0e}".as_bytes(), Ok(Some("\u{ff0e}\u{ff0e}"))),
+            (b"..\\..\\etc", Ok(Some("..\\..\\etc"))),
+            // Bytes that a lenient decoder would take for a slash or a dot.
+            (b"..\xc0\xaf..", Ok(Some("..\u{fffd}\u{fffd}.."))),
+            (b"\xc0\xae\xc0\xae", Ok(Some("\u{fffd}\u{fffd}\u{fffd}\u{fffd}"))),
+            (b"\xe0\x80\xaf", Ok(Some("\u{fffd}\u{fffd}\u{fffd}"))),
+            // Devices elsewhere, files here.
+            (b"CON", Ok(Some("CON"))),
+            (b"nul.txt", Ok(Some("nul.txt"))),
+            (b"COM1:", Ok(Some("COM1:"))),
         ];
         for (raw, expected) in table {
             let name = component(raw);

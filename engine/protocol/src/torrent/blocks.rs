@@ -68,7 +68,7 @@ impl Torrent {
             Some(_) => Ok(BlockPlace::Aside),
             None => {
                 self.stats.wasted += u64::from(block.len);
-                peer.unrequested()?;
+                peer.wasted()?;
                 Ok(BlockPlace::Discard)
             }
         }

@@ -8,9 +8,15 @@ use super::{Torrent, TorrentEvent, key_index, peer_of};
 use crate::bitfield::Bitfield;
 use crate::geometry::Block;
 use crate::ids::PieceIndex;
-use crate::peer::{Has, Peer, PeerFault};
+use crate::peer::{Has, MAX_UNREAD, PeerFault};
 use crate::picker::PeerKey;
 use crate::wire::message::Message;
+
+/// Longest message of an extension, in bytes: 16 KiB of metadata (BEP 9) with its dictionary, or some hundred peers
+/// (BEP 11). Connections keep what they have of an unfinished message, so this times their number is memory.
+const EXTENSION_LEN_MAX: u32 = 32 << 10;
+/// Bytes of a HAVE.
+const HAVE_LEN: usize = 9;
 
 impl Torrent {
     /// Takes in one message. An error ends the connection: the caller closes it and calls [`Torrent::gone`].
@@ -70,16 +76,12 @@ impl Torrent {
             Message::Request(block) => self.on_request(key, block),
             Message::Cancel(block) => self.on_cancel(key, block),
             Message::Reject(block) => self.on_reject(key, block),
-            Message::Suggest(piece) => {
+            Message::Suggest(piece) | Message::AllowedFast(piece) => {
                 check_piece(self.geometry, piece)?;
-                Peer::hint(&mut peer.suggested, piece);
-                Ok(())
-            }
-            Message::AllowedFast(piece) => {
-                check_piece(self.geometry, piece)?;
-                Peer::hint(&mut peer.allowed_in, piece);
+                let allowed = matches!(message, Message::AllowedFast(_));
+                let known = peer.hint(allowed, piece, self.geometry.piece_count());
                 self.mark(key);
-                Ok(())
+                known
             }
             Message::Extended { id: 0, payload } => self.on_extended_handshake(now, key, payload),
             Message::Extended { id, payload } => self.on_extension(now, key, id, payload),
@@ -89,7 +91,20 @@ impl Torrent {
         if let (Ok(()), Some(piece)) = (&result, heard) {
             self.super_seed_heard(key, piece);
         }
-        result
+        result.and_then(|()| self.check_unread(key))
+    }
+
+    /// Longest message but PIECE that a peer may send, in bytes: a bitfield, or an extension's.
+    pub fn message_len_max(&self) -> u32 {
+        EXTENSION_LEN_MAX.max(1 + self.geometry.piece_count().div_ceil(8))
+    }
+
+    /// Whoever makes us answer has to read: otherwise a few bytes of its own would cost us memory again and again. What
+    /// we say of our own accord, a bitfield and a HAVE for each piece, is not its fault.
+    fn check_unread(&mut self, key: PeerKey) -> Result<(), PeerFault> {
+        let ours = HAVE_LEN * self.geometry.piece_count() as usize;
+        let waiting = peer_of(&mut self.slots, key).out.len();
+        if waiting > MAX_UNREAD + ours { Err(PeerFault::Unread) } else { Ok(()) }
     }
 
     /// Heard where we have a node of our own, and once: the port of a node does not change.

@@ -3,6 +3,7 @@
 mod donthave;
 mod extensions;
 mod holepunch;
+mod hostile;
 mod streams;
 mod superseed;
 pub(crate) mod swarm;

@@ -12,6 +12,12 @@ impl Torrent {
         self.peer_mut(key).past = past;
     }
 
+    /// Bytes of payload that go over a connection now, both ways, per second.
+    pub fn flow(&mut self, now: Instant, key: PeerKey) -> u64 {
+        let peer = peer_of(&mut self.slots, key);
+        peer.down.rate(now) + peer.up.rate(now)
+    }
+
     /// Up to `most` connections that are to make way for others, the worst first: those of the lowest quality over which
     /// nothing goes, and which have had `patience` to show that they are of use.
     pub fn idlest(&mut self, now: Instant, patience: Duration, most: usize) -> Vec<PeerKey> {

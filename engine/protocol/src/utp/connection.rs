@@ -260,11 +260,6 @@ impl Connection {
         }
     }
 
-    /// Ends our side: a FIN goes out behind all that was written.
-    pub fn close(&mut self) {
-        self.closing = true;
-    }
-
     /// Ends both sides at once, with a RESET.
     pub fn abort(&mut self) {
         if self.is_open() {

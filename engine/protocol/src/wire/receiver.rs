@@ -88,6 +88,11 @@ impl Receiver {
         Self { scratch: vec![0; scratch_len], planned: Vec::new(), stream: Stream::new(max_message_len) }
     }
 
+    /// From now on messages other than PIECE are refused whose body is longer; one that has begun is judged anew.
+    pub fn set_max_message_len(&mut self, len: u32) {
+        self.stream.set_max_message_len(len);
+    }
+
     /// Where scratch segments count from. The address changes by [`Receiver::resize_scratch`] only.
     pub fn scratch_ptr(&mut self) -> *mut u8 {
         self.scratch.as_mut_ptr()

@@ -145,6 +145,10 @@ impl Stream {
         }
     }
 
+    pub(super) fn set_max_message_len(&mut self, len: u32) {
+        self.max_message_len = len;
+    }
+
     /// Bytes of memory behind the unfinished frame.
     #[cfg(test)]
     pub(super) fn buffered_capacity(&self) -> usize {

@@ -12,6 +12,18 @@ const QUANTUM_PART: usize = 32;
 const BEHIND_PROBE: usize = 4;
 
 impl Connection {
+    /// Ends our side: a FIN goes out behind all that was written, as soon as there is somebody to hear it.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Whether the peer is where its packets seem to come from. A SYN alone may be in another one's name: it is answered
+    /// once, and not with a FIN that is sent again and again.
+    fn is_proven(&self) -> bool {
+        !matches!(self.state, State::Open { syn: Some(syn) } if self.inbound.ack() == syn)
+            || self.outbound.written() > 0
+    }
+
     /// Puts the next packets into `out`; false when there is nothing to send now.
     pub fn poll_transmit(&mut self, now: Micros, out: &mut Transmit) -> bool {
         out.clear();
@@ -235,7 +247,7 @@ impl Connection {
                 len = len.min(self.peer_window);
             }
             if len == 0 {
-                if self.closing && out.packets.is_empty() {
+                if self.closing && out.packets.is_empty() && self.is_proven() {
                     self.fin_sent = true;
                     let ready = self.outbound.send_new(now, 0, true, false);
                     self.add(now, ready, out);

@@ -220,3 +220,49 @@ fn wild_acknowledgements_are_ignored() {
     assert_eq!((conn.acked(), conn.congestion_window()), (acked, window));
     pair.run();
 }
+
+/// Anybody can send a SYN in another one's name: what goes there is no more than one answer for each SYN that came.
+#[test]
+fn a_syn_in_another_ones_name_makes_no_more_bytes() {
+    let syn = Packet {
+        kind: Kind::Syn,
+        id: 500,
+        timestamp: 1,
+        difference: 0,
+        window: 1 << 20,
+        seq: Seq(7),
+        ack: Seq(0),
+        selective_ack: None,
+        payload: &[],
+    };
+    let mut bytes = Vec::new();
+    syn.encode_head(&mut bytes);
+    for copies in [0, 1, 5] {
+        let mut conn = Connection::accept(5, SMALL, &syn, 99).unwrap();
+        let (mut out, mut now, mut answered) = (Transmit::default(), 5, 0);
+        let mut sent = |conn: &mut Connection, now| {
+            while conn.poll_transmit(now, &mut out) {
+                answered += out.heads.len();
+            }
+        };
+        sent(&mut conn, now);
+        for _ in 0..copies {
+            conn.handle(now, &bytes, 0, &mut |_| panic!("no payload"));
+            sent(&mut conn, now);
+        }
+        // Nobody speaks, so the connection is closed, and lingers as long as the ring lets it.
+        now += 10 * SECOND;
+        conn.close();
+        sent(&mut conn, now);
+        while let Some(at) = conn.deadline().filter(|at| *at < 20 * SECOND) {
+            now = at.max(now);
+            conn.handle_timeout(now);
+            sent(&mut conn, now);
+        }
+        assert!(
+            answered <= bytes.len() * (1 + copies),
+            "{answered} bytes for {} of {copies} + 1 SYNs",
+            bytes.len()
+        );
+    }
+}

@@ -134,6 +134,59 @@ fn impossible_numbers_are_refused() {
     assert_eq!(answer(&fields(0, 0, 0, 0)), Err(MseError::NoMethod));
 }
 
+/// What comes of the two flights of a good initiator, `change`d, and of any amount of noise behind them.
+fn respond(change: impl Fn(usize, u8) -> Option<u8>) -> (Result<bool, MseError>, usize) {
+    let (mut hello, mut answer, mut request) = (Vec::new(), Vec::new(), Vec::new());
+    let mut initiator = Initiator::new([1; 20], HASH, Methods::BOTH, b"initial", &[], &mut hello);
+    let mut good = Responder::new([2; 20], Methods::BOTH);
+    good.push(&hello, &[], &mut answer).unwrap();
+    assert!(initiator.push(&answer, &mut request).unwrap().is_none());
+    let all = hello.iter().chain(&request).enumerate();
+    let bytes: Vec<u8> = all.map_while(|(at, byte)| change(at, *byte)).collect();
+    let is_cut = bytes.len() < hello.len() + request.len();
+    let mut noise = vec![0x55; if is_cut { 0 } else { 4000 }];
+    let mut responder = Responder::new([2; 20], Methods::BOTH);
+    let mut out = Vec::new();
+    for part in [bytes, std::mem::take(&mut noise)].concat().chunks(90) {
+        let mut progress = match responder.push(part, &[], &mut out) {
+            Ok(progress) => progress,
+            Err(error) => return (Err(error), out.len()),
+        };
+        if let Progress::Torrent(name) = progress {
+            if name != torrent_hash(HASH) {
+                // Nobody has such a torrent: whoever asks ends the connection.
+                return (Err(MseError::NotFound), out.len());
+            }
+            progress = match responder.torrent(HASH, &mut out) {
+                Ok(progress) => progress,
+                Err(error) => return (Err(error), out.len()),
+            };
+        }
+        if let Progress::Established(_) = progress {
+            return (Ok(true), out.len());
+        }
+    }
+    (Ok(false), out.len())
+}
+
+#[test]
+fn handshakes_cut_or_garbled_at_each_byte_end_within_bounds() {
+    assert_eq!(respond(|_, byte| Some(byte)).0, Ok(true));
+    let len = dh::KEY_LEN + 20 + 20 + 8 + 4 + 2 + 2 + b"initial".len();
+    let answer_max = dh::KEY_LEN + 8 + 4 + 2 + PAD_MAX;
+    for place in 0..len {
+        let (cut, sent) = respond(|at, byte| (at < place).then_some(byte));
+        assert_eq!(cut, Ok(false), "cut after {place} bytes");
+        assert!(sent <= answer_max, "{sent} bytes for {place}");
+        let (garbled, sent) = respond(|at, byte| Some(if at == place { byte ^ 0x10 } else { byte }));
+        // Padding and what the peer says first are its own; all else is noticed, and nobody waits for ever.
+        let is_free = place >= len - b"initial".len() || garbled == Ok(true);
+        assert!(is_free || garbled.is_err(), "garbled at {place}: {garbled:?}");
+        assert!(sent <= answer_max, "{sent} bytes when garbled at {place}");
+        assert!(garbled != Ok(false), "it waits for ever when garbled at {place}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
