@@ -121,14 +121,14 @@ step "the service"
 wants "it starts and says that it is ready" inside systemctl enable --now ccbt-fast
 FIRST="$(main_pid)"
 [ "$(inside stat -c %u "/proc/$FIRST")" -ne 0 ] || die "the daemon is root"
-inside sh -c 'cd /var/lib/ccbt && mkdir -p downloads && head -c 3000000 /dev/urandom >downloads/payload.bin && chmod -R a+rX downloads'
+inside sh -c 'cd /var/lib/ccbt && mkdir -p downloads && head -c 3000000 /dev/urandom >downloads/payload.bin && chown -R --reference=. downloads'
 wants "a torrent is made" ccbt create /var/lib/ccbt/downloads/payload.bin -o /tmp/payload.torrent
 wants "it is added" ccbt add --config "$CONFIG" /tmp/payload.torrent
 seeds() { ccbt list --config "$CONFIG" --json | grep -q '"state":"seeding"'; }
 eventually "what is there is found and seeded" seeds
 inside sh -c "printf '\n[limits]\nglobal_up_kib = 1000\n' >> $CONFIG"
 wants "a reload" inside systemctl reload ccbt-fast
-inside kill -9 "$FIRST"
+inside sh -c "kill -9 $FIRST"
 eventually "systemd starts it again" is_new_main "$FIRST"
 eventually "its torrent is there again after kill -9" has_torrent
 

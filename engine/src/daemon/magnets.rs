@@ -1,7 +1,8 @@
 //! Magnet links of the daemon, until their metadata is there and they become torrents.
 //!
 //! A link is kept as `torrents/HASH.magnet` before its adding is answered, and looked for again after a restart. It is not
-//! in the queue: metadata is small. All that can be done with it meanwhile is to ask why, to look at its peers, and to remove it.
+//! in the queue: metadata is small. All that can be done with it meanwhile is to ask why, to look at
+//! its peers, and to remove it.
 
 use std::io;
 use std::time::Instant;

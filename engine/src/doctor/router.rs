@@ -83,7 +83,10 @@ mod tests {
         let silent = judge(&Answers { speaks: speaks.clone(), outside: None }, 6881);
         assert!(silent.verdict == Verdict::Ok && silent.found.contains("port 6881"));
         let shared = judge(&Answers { speaks, outside: Some([100, 64, 3, 4].into()) }, 0);
-        assert!(shared.verdict == Verdict::Warn && shared.advice.as_ref().unwrap().contains("CGNAT"), "{shared:?}");
+        assert!(
+            shared.verdict == Verdict::Warn && shared.advice.as_ref().unwrap().contains("CGNAT"),
+            "{shared:?}"
+        );
     }
 
     #[test]

@@ -124,8 +124,10 @@ fn step_by_step_is_as_strict_as_openat2() {
         for (path, flags) in paths.iter().flat_map(|path| looks.map(|flags| (Path::new(path), flags))) {
             // Which file it is; a made one is removed again.
             let inode = |open: Opener| {
-                let found = open(folder.as_fd(), path, flags, Mode::RUSR | Mode::WUSR)?;
-                if flags.contains(OFlags::CREATE) {
+                let makes = flags.contains(OFlags::CREATE);
+                let mode = if makes { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
+                let found = open(folder.as_fd(), path, flags, mode)?;
+                if makes {
                     rustix::fs::unlinkat(folder, path, AtFlags::empty()).unwrap();
                     return Ok(0);
                 }

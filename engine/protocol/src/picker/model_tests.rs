@@ -522,6 +522,28 @@ fn config() -> impl proptest::strategy::Strategy<Value = PickerConfig> {
     })
 }
 
+#[test]
+fn the_unreliable_take_nobodys_place_in_the_endgame() {
+    let mut model = Model::new(1, 2, 4, PickerConfig::default(), 1);
+    (0..6).for_each(|_| model.connect(true, 0));
+    let mut asked = |key: u32, unreliable: &[u32]| {
+        unreliable.iter().for_each(|key| model.judge(PeerKey(*key), true));
+        model.pick(PeerKey(key), 2, None, &[]);
+        model.check();
+        model.peers[&PeerKey(key)].asked.len()
+    };
+    assert_eq!(asked(0, &[1]), 2);
+    assert_eq!(asked(1, &[]), 0, "who has them does what it is asked for");
+    // Now the holder is no better, so both places are open: to one like it, and to two others all the same.
+    assert_eq!(asked(1, &[0, 2]), 2);
+    assert_eq!(asked(2, &[]), 0, "two of them are enough");
+    assert_eq!([asked(3, &[]), asked(4, &[]), asked(5, &[])], [2, 2, 0]);
+    // Whoever is gone is forgotten: the next one with its key begins anew.
+    model.disconnect(PeerKey(1), false);
+    assert!(!model.picker.unreliable.contains(&PeerKey(1)));
+    model.complete();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 

@@ -327,29 +327,6 @@ fn endgame_asks_others_for_different_blocks_and_cancels_them() {
 }
 
 #[test]
-fn the_unreliable_take_nobodys_place_in_the_endgame() {
-    let mut s = Setup::new(1, 2, no_random(Strategy::Sequential));
-    let blocks = s.pick(0, 2);
-    s.picker.set_unreliable(PeerKey(1), true);
-    assert_eq!(s.pick(1, 2), [], "who has them does what it is asked for");
-    // Now the holder is no better, so both places are open: to one like it, and to two others all the same.
-    s.picker.set_unreliable(PeerKey(0), true);
-    assert_eq!(s.pick(1, 2).len(), 2);
-    s.picker.set_unreliable(PeerKey(2), true);
-    assert_eq!(s.pick(2, 2), [], "two of them are enough");
-    for key in [3, 4] {
-        assert_eq!(s.pick(key, 2).len(), 2, "peer {key}");
-    }
-    assert_eq!(s.pick(5, 2), []);
-    s.picker.check_invariants();
-    let (received, cancels) = s.receive(4, blocks[0]);
-    assert_eq!((received, cancels.len()), (Received::Accepted, 3));
-    // Whoever is gone is forgotten: the next one with its key begins anew.
-    s.picker.peer_gone(PeerKey(1));
-    assert!(!s.picker.unreliable.contains(&PeerKey(1)));
-}
-
-#[test]
 fn endgame_is_off_with_one_and_ignores_what_nobody_has() {
     let config = PickerConfig { endgame_duplicates: 1, ..no_random(Strategy::Sequential) };
     let mut s = Setup::new(1, 4, config);
