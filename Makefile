@@ -34,7 +34,11 @@ deb: build ## Make a Debian package in target/debian (needs cargo-deb)
 	target/release/ccbt-fast completions bash > target/package/completions/ccbt-fast
 	target/release/ccbt-fast completions zsh > target/package/completions/_ccbt-fast
 	target/release/ccbt-fast completions fish > target/package/completions/ccbt-fast.fish
-	cargo deb --package ccbt-fast --no-build
+	cargo deb --package ccbt-fast --no-build --output target/debian/ccbt-fast.deb
+
+.PHONY: try-deb
+try-deb: deb ## Install the package where systemd runs in a Debian root of its own, and try it (root, debootstrap)
+	engine/packaging/try-deb.sh target/debian/ccbt-fast.deb
 
 .PHONY: test
 test: setup ## Run all tests

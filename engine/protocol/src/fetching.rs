@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::ids::{InfoHash, PeerId};
-use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, MetadataMessage};
+use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, FetchTrouble, MetadataMessage};
 use crate::peer::{MAX_UNREAD, PeerFault, PeerInfo};
 use crate::pex::{self, Gate, PexMessage};
 use crate::picker::PeerKey;
@@ -125,6 +125,16 @@ impl Fetching {
     /// How far it is.
     pub fn progress(&self) -> FetchProgress {
         self.fetch.progress()
+    }
+
+    /// What went wrong so far.
+    pub fn trouble(&self) -> FetchTrouble {
+        self.fetch.trouble()
+    }
+
+    /// The extended handshake of a peer, once it came.
+    pub fn said_by(&self, key: PeerKey) -> Option<&ExtensionHandshake> {
+        self.peers.get(&key)?.hello.as_ref()
     }
 
     /// Connections through their handshake.
