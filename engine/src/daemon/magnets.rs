@@ -81,6 +81,7 @@ impl Core {
         if let Some(dir) = &how.output {
             super::actions::absolute(dir, "output")?;
         }
+        super::actions::check_web_seeds(&how.web_seeds)?;
         self.state.add_magnet(hash, &how).map_err(|error| {
             let text = format!("the daemon's state cannot be written: {error}; nothing was done");
             ApiError::new(500, "state", text)
