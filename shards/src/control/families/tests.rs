@@ -140,5 +140,5 @@ fn udp_trackers_too() {
     });
     let answers = announce(format!("udp://both.example:{port}/announce"), 1);
     assert_eq!(answers[0].as_ref().unwrap().peers.len(), 2);
-    trackers.map(|tracker| tracker.join().unwrap());
+    trackers.into_iter().for_each(|tracker| tracker.join().unwrap());
 }
