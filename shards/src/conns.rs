@@ -387,6 +387,7 @@ impl Shard {
         let conn = self.conns[key.index()].as_mut().expect("seen just now");
         let before = std::mem::replace(&mut conn.stage, Stage::Closing);
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
+        conn.proxy_fault |= self.config.proxy.is_some() && matches!(before, Stage::Connecting);
         let (addr, home) = (conn.addr, conn.home);
         if let (Stage::Fetching(peer), Some(index)) = (before, home) {
             self.leave_fetching(index, peer);
@@ -436,7 +437,7 @@ impl Shard {
             useful = torrent.gone(peer);
             home.sockets.remove(&peer);
         }
-        let useful = useful && !conn.hostile;
+        let useful = (useful || conn.proxy_fault) && !conn.hostile;
         tracing::debug!(target: PEERS, addr = %conn.addr, ?record, reliability = record.reliability(), "gone");
         if conn.superseded {
             // Another attempt at the same address goes on.

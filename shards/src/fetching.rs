@@ -411,7 +411,7 @@ impl Shard {
             fetcher.fetching.gone(now, peer)
         });
         if !conn.superseded {
-            fetcher.candidates.gone(now, conn.addr, useful && !conn.hostile);
+            fetcher.candidates.gone(now, conn.addr, (useful || conn.proxy_fault) && !conn.hostile);
         }
         self.settle_fetcher(at);
     }

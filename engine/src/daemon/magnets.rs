@@ -102,6 +102,7 @@ impl Core {
             super::actions::absolute(dir, "output")?;
             self.within_sandbox(dir)?;
         }
+        super::actions::check_web_seeds(&how.web_seeds)?;
         self.state.add_magnet(hash, &how).map_err(|error| {
             let text = format!("the daemon's state cannot be written: {error}; nothing was done");
             ApiError::new(500, "state", text)

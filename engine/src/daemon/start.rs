@@ -290,6 +290,7 @@ impl Core {
         });
         let mut options = AddOptions { file_priorities, ..effect.torrent };
         bind(&mut options.bind_to, record.bind_to.as_ref());
+        options.web_seeds.extend(record.web_seeds.iter().cloned());
         Some(Prepared { metainfo, record, counters, checkpoint, options, rules })
     }
 }

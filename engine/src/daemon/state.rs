@@ -70,9 +70,11 @@ pub(super) struct Record {
     pub files: Vec<String>,
     #[serde(default)]
     pub file_priorities: Vec<String>,
-    /// As [`super::api::Add`] has it.
+    /// As [`super::api::Add`] has them.
     #[serde(default)]
     pub bind_to: Option<Places>,
+    #[serde(default)]
+    pub web_seeds: Vec<String>,
     /// Goals of seeding where they differ from the configuration's; an inner `None`: no goal.
     pub seed_ratio: Option<Own<f64>>,
     pub seed_seconds: Option<Own<u64>>,
@@ -120,6 +122,7 @@ impl Record {
             files: Vec::new(),
             file_priorities: Vec::new(),
             bind_to: None,
+            web_seeds: Vec::new(),
             seed_ratio: None,
             seed_seconds: None,
             seed_action: None,

@@ -16,6 +16,7 @@ mod doctor;
 mod download;
 mod explain;
 mod failure;
+mod finding;
 mod gauge;
 mod info;
 mod json;

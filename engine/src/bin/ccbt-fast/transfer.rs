@@ -21,6 +21,7 @@ use ccbt_protocol::metainfo::escape_for_terminal;
 use crate::args::TransferArgs;
 use crate::console::Console;
 use crate::failure::Failure;
+use crate::finding::Finding;
 use crate::lines::{Disk, Line, Progress};
 use crate::logging::Log;
 use crate::reload::Reloader;
@@ -256,7 +257,7 @@ fn run_in(
     if let Some(server) = &server {
         console.line(&Line::Streaming { url: server.url() });
     }
-    let reload = Reload::new(sources, watcher);
+    let (reload, mut finding) = (Reload::new(sources, watcher), Finding::default());
     let mut reloader = Reloader::new(reload, config, (torrent.clone(), limits), ip_filter, log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
@@ -267,6 +268,7 @@ fn run_in(
             break course.interrupted(signal);
         }
         let now = Instant::now();
+        finding.turn(now, &session, console);
         let new_goal = reloader.turn(now, signals.is_reload_wanted(), &session, console);
         course.goal = new_goal.unwrap_or(course.goal);
         let outcome = match events.recv_timeout(TICK) {
@@ -285,6 +287,7 @@ fn run_in(
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
     drop(server);
+    finding.end(&session, console);
     let (caches, storage) = (session.caches(), session.storage_stats());
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {
