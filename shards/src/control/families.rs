@@ -3,8 +3,8 @@
 //! Called by [`TrackerClient::announce`]. A tracker knows a peer by the address that its announce comes from, so one that
 //! is reached by one family alone tells peers of the other family nothing of us. As in libtorrent there is an announce for
 //! each; the tracker thread counts both as one request. Where there is only one, our public address of the other family is
-//! told with it, if the tracker is one of the Internet. Invariants: through a proxy neither is done; a family that does not answer costs [`GRACE`], and is left
-//! alone for [`SILENCE`].
+//! told with it, if the tracker is one of the Internet. Invariants: through a proxy neither is done; a family that does not
+//! answer costs [`GRACE`], and is left alone for [`SILENCE`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;

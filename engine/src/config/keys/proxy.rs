@@ -46,7 +46,7 @@ pub(super) const KEYS: &[Key] = &[
         "peers",
         Kind::Bool,
         "true",
-        "Connect to peers through it, with socks5 ask the DHT, too; incoming connections, uTP and local discovery are off then.",
+        "Connect to peers through it, with socks5 ask the DHT too; incoming connections, uTP and local discovery are off then.",
         |effect, value| effect.proxy.peers = *value == Value::Bool(true),
     )
     .trusted_only(),
