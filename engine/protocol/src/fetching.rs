@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::{InfoHash, PeerId};
 use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, MetadataMessage};
-use crate::peer::{MAX_UNREAD, PeerFault, PeerInfo};
+use crate::peer::{PeerFault, PeerInfo};
 use crate::pex::{self, Gate, PexMessage};
 use crate::picker::PeerKey;
 use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME, UT_METADATA, UT_PEX};
@@ -212,7 +212,7 @@ impl Fetching {
     pub fn message(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
         self.hear(now, key, message)?;
         let waiting = self.peers.get(&key).map_or(0, |peer| peer.out.len());
-        if waiting > MAX_UNREAD { Err(PeerFault::Unread) } else { Ok(()) }
+        if waiting > crate::peer::MAX_UNREAD { Err(PeerFault::Unread) } else { Ok(()) }
     }
 
     fn hear(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
