@@ -7,6 +7,7 @@ SHELL := /bin/bash
 # A rustup that .ci/setup.sh has just installed is not in the PATH of this make yet.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 FUZZ_SECONDS ?= 60
+AUDIT ?= advisories licenses bans sources
 DEMO_ARGS ?=
 BOX_ARGS ?=
 BENCH_PUBLISH := --report bench/results --readme README.md
@@ -33,7 +34,11 @@ deb: build ## Make a Debian package in target/debian (needs cargo-deb)
 	target/release/ccbt-fast completions bash > target/package/completions/ccbt-fast
 	target/release/ccbt-fast completions zsh > target/package/completions/_ccbt-fast
 	target/release/ccbt-fast completions fish > target/package/completions/ccbt-fast.fish
-	cargo deb --package ccbt-fast --no-build
+	cargo deb --package ccbt-fast --no-build --output target/debian/ccbt-fast.deb
+
+.PHONY: try-deb
+try-deb: deb ## Install the package where systemd runs in a Debian root of its own, and try it (root, debootstrap)
+	engine/packaging/try-deb.sh target/debian/ccbt-fast.deb
 
 .PHONY: test
 test: setup ## Run all tests
@@ -75,6 +80,16 @@ fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a n
 .PHONY: soak
 soak: setup-demo ## Simulate swarms with fresh seeds for SECONDS (600); a seed that fails is printed
 	CCBT_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release -p ccbt-protocol --test swarm -- --ignored --nocapture soak
+
+.PHONY: crash
+crash: setup ## Kill downloads 200 times, and fail each system call that needs a descriptor or memory: 10 minutes
+	cargo test --workspace --test checkpoints --test machine -- --ignored --nocapture --test-threads 1 crash_
+
+.PHONY: audit
+audit: setup-demo ## Check licences, sources and known faults of dependencies (needs cargo-deny; AUDIT="licenses bans sources")
+	@cargo deny --version >/dev/null 2>&1 || { \
+		echo "audit: install it with: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny check $(AUDIT)
 
 .PHONY: test-cov
 test-cov: setup ## Run all tests and show which lines they reach (needs cargo-llvm-cov)

@@ -43,6 +43,7 @@ pub mod layout;
 pub mod linking;
 pub mod mapping;
 pub mod metrics;
+pub mod sandbox;
 mod session;
 pub mod streaming;
 #[cfg(test)]

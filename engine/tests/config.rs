@@ -137,6 +137,21 @@ fn the_default_file_is_printed_and_changes_nothing() {
     assert_eq!(run(dir, "config show", &[]), (0, before, String::new()));
 }
 
+/// A configuration of an earlier release with every key it had. When this fails, take the old spelling, too.
+#[test]
+fn the_configuration_of_every_release_is_taken() {
+    let dir = folders();
+    let dir = dir.path();
+    let golden = include_str!("golden/config-0.1.toml");
+    write(dir, "here/golden.toml", golden);
+    let (code, text, error) = run(dir, "config check golden.toml", &[]);
+    assert!(code == 0 && text.contains("nothing is wrong"), "{text}{error}");
+    let (code, text, error) = run(dir, "config show --no-config --config golden.toml", &[]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    let missing: Vec<_> = golden.lines().filter(|line| !text.contains(line)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn a_wrong_configuration_stops_a_download_before_anything_is_made() {
     let dir = folders();

@@ -195,3 +195,21 @@ fn a_server_ends_while_a_client_waits() {
     session.shutdown(PATIENCE).expect("it stops");
     source.session.shutdown(PATIENCE).expect("it stops");
 }
+
+#[test]
+fn a_link_that_was_put_in_a_files_place_is_not_followed() {
+    let source = source(|_| true, 0);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let session = start(1, 0);
+    let torrent = session.add_torrent(source.meta.clone(), source.options(&folder)).expect("added");
+    torrent.wait_finished(Some(PATIENCE)).expect("it comes");
+    let file = folder.path().join("t/film.mkv");
+    let secret = folder.path().join("secret");
+    fs::rename(&file, &secret).expect("renamed");
+    std::os::unix::fs::symlink(&secret, &file).expect("linked");
+    let mut reader = torrent.reader(0).expect("there is a file");
+    let error = reader.read(&mut [0; 10]).expect_err("it is a link");
+    assert!(error.to_string().contains("symbolic link"), "{error}");
+    session.shutdown(PATIENCE).expect("it stops");
+    source.session.shutdown(PATIENCE).expect("it stops");
+}

@@ -201,6 +201,7 @@ impl Announces {
             key: self.key,
             tracker_id,
             ip: None,
+            other_ip: None,
         };
         let job = AnnounceJob {
             torrent,

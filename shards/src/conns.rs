@@ -127,7 +127,8 @@ impl Shard {
 
     /// A connection for a torrent of ours that another shard accepted.
     pub(crate) fn on_hand_off(&mut self, hand_off: HandOff) {
-        let place = hand_off.placed.and_then(|key| self.by_key.get(&key).copied());
+        let placed = hand_off.placed;
+        let place = placed.and_then(|(key, _)| self.by_key.get(&key).copied());
         if self.stopping.is_some() || !self.has_room() || self.is_filtered(hand_off.addr) {
             if let Some(index) = place {
                 let back = GivenBack {
@@ -141,10 +142,13 @@ impl Shard {
             }
             return;
         }
+        if let (Some(index), Some((_, record))) = (place, placed) {
+            self.homes[index].part.remember(hand_off.addr, record);
+        }
         let key = self.take_in(hand_off.stream);
         self.insert_conn(key, hand_off.addr, true, Stage::Handshake(HandshakeReader::default()), None);
         let conn = self.conn(key).expect("just inserted");
-        conn.placed = hand_off.placed.is_some();
+        conn.placed = placed.is_some();
         if let Some(Encrypted { ciphers, outbox }) = hand_off.encrypted {
             (conn.encrypted, conn.outbox) = (true, outbox);
             self.ring.set_ciphers(key, ciphers);
@@ -298,6 +302,9 @@ impl Shard {
         self.connections.fetch_sub(1, Ordering::Relaxed);
         self.stats.handed_over += 1;
         let encrypted = conn.encrypted.then_some(Encrypted { ciphers, outbox: conn.outbox });
+        let known =
+            |torrent| self.by_key.get(&torrent).map(|index| self.homes[*index].candidates.record(conn.addr));
+        let placed = placed.map(|torrent| (torrent, known(torrent).unwrap_or_default()));
         let message =
             ToShard::HandOff(Box::new(HandOff { stream, addr: conn.addr, encrypted, bytes, placed }));
         if placed.is_some() {
@@ -343,7 +350,8 @@ impl Shard {
             home.candidates.incoming(conn.addr);
         }
         let peer = torrent.connected(now, info);
-        torrent.recall(peer, home.candidates.record(conn.addr));
+        let past = home.part.remembered(conn.addr);
+        torrent.recall(peer, past.unwrap_or_else(|| home.candidates.record(conn.addr)));
         if self.ring.is_utp(key) {
             torrent.over_utp(peer);
         }
@@ -375,13 +383,11 @@ impl Shard {
         if matches!(conn.stage, Stage::Encrypting(_)) && !matches!(end, End::Ours) {
             self.retry_plainly(key);
         }
+        self.count_ending(key, &end);
         let conn = self.conns[key.index()].as_mut().expect("seen just now");
-        if let (Some(index), false) = (conn.home, matches!(end, End::Ours | End::Idle)) {
-            let is_fault = matches!(&end, End::Fault(fault) if fault.is_hostile());
-            self.homes[index].endings.count(conn, is_fault);
-        }
         let before = std::mem::replace(&mut conn.stage, Stage::Closing);
         conn.hostile = matches!(&end, End::Fault(fault) if fault.is_hostile());
+        conn.proxy_fault |= self.config.proxy.is_some() && matches!(before, Stage::Connecting);
         let (addr, home) = (conn.addr, conn.home);
         if let (Stage::Fetching(peer), Some(index)) = (before, home) {
             self.leave_fetching(index, peer);
@@ -431,7 +437,7 @@ impl Shard {
             useful = torrent.gone(peer);
             home.sockets.remove(&peer);
         }
-        let useful = useful && !conn.hostile;
+        let useful = (useful || conn.proxy_fault) && !conn.hostile;
         tracing::debug!(target: PEERS, addr = %conn.addr, ?record, reliability = record.reliability(), "gone");
         if conn.superseded {
             // Another attempt at the same address goes on.

@@ -7,13 +7,19 @@
 use std::time::{Duration, Instant};
 
 use ccbt_protocol::bitfield::Bitfield;
-use ccbt_protocol::candidates::Source;
+use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::ids::TorrentKey;
+use ccbt_protocol::metadata::{FetchProgress, FetchTrouble};
+use ccbt_protocol::peer::PeerFault;
 use ccbt_protocol::picker::Priority;
 use ccbt_protocol::rate::{TorrentLimits, Way};
+use ccbt_protocol::tracker::schedule::TrackerStatus;
 
+use crate::announce::Announces;
+use crate::conns::End;
 use crate::control::shown;
 use crate::encryption::Encryption;
+use crate::ring::SocketKey;
 use crate::shard::{Conn, Shard, Stage};
 
 /// How connections of a part of a torrent have ended since it is there (counts).
@@ -80,8 +86,23 @@ pub struct PartLook {
     pub backlog: usize,
     /// It begins no piece before others are written.
     pub behind: bool,
+    /// How its metadata is fetched; `None`: it is there.
+    pub metadata: Option<MetadataLook>,
     /// What only its home knows.
     pub home: Option<HomeLook>,
+}
+
+/// How the metadata of a magnet link is fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MetadataLook {
+    /// Connections through their handshake (a count).
+    pub connected: usize,
+    /// Received of the whole, in bytes, and how many peers have it.
+    pub progress: FetchProgress,
+    /// What went wrong.
+    pub trouble: FetchTrouble,
+    /// Connections that ended because the peer had no metadata, or gave none (a count).
+    pub without: u64,
 }
 
 /// What only the home of a torrent knows.
@@ -137,12 +158,31 @@ pub struct TrackerLook {
 }
 
 impl Shard {
-    /// What this shard knows of the torrent.
+    /// A connection ends so.
+    pub(crate) fn count_ending(&mut self, key: SocketKey, end: &End) {
+        let Some(conn) = self.conns[key.index()].as_ref() else { return };
+        let is_fault = matches!(end, End::Fault(fault) if fault.is_hostile());
+        match (conn.home, conn.fetch) {
+            _ if matches!(end, End::Ours | End::Idle) => {}
+            (Some(index), _) => self.homes[index].endings.count(conn, is_fault),
+            (None, Some(at)) => {
+                let fetcher = &mut self.fetchers[at];
+                fetcher.endings.count(conn, is_fault);
+                fetcher.without += u64::from(matches!(end, End::Fault(PeerFault::NoMetadata)));
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// What this shard knows of the torrent, or of the magnet under that key.
     pub(crate) fn look(&self, key: TorrentKey) -> ShardLook {
         ShardLook {
             accepted: self.stats.accepted,
             accepted_at: self.accepted_at,
-            part: self.by_key.get(&key).map(|index| self.look_at_part(*index)),
+            part: match self.by_key.get(&key) {
+                Some(index) => Some(self.look_at_part(*index)),
+                None => self.fetcher_by_key(key).map(|at| self.look_at_fetcher(at)),
+            },
         }
     }
 
@@ -164,6 +204,7 @@ impl Shard {
             starved: home.starved,
             backlog: home.backlog.pieces,
             behind: home.backlog.waits,
+            metadata: None,
             home: (!home.part.is_satellite()).then(|| self.look_at_home(index)),
         }
     }
@@ -178,21 +219,10 @@ impl Shard {
                 missing.insert(piece);
             });
         }
-        let statuses = home.announces.as_ref().map(|announces| announces.statuses()).unwrap_or_default();
-        let trackers = statuses.into_iter().map(|status| TrackerLook {
-            url: shown(&status.url),
-            announcing: status.announcing,
-            answered: status.answered.map(|at| self.now.saturating_duration_since(at)),
-            failures: status.failures,
-            problem: status.error.or(status.warning),
-            peers: status.seeders.zip(status.leechers),
-        });
-        use Source::{Dht, Incoming, Lsd, Magnet, Pex, Tracker, User};
-        let sources = [User, Magnet, Tracker, Lsd, Dht, Pex, Incoming];
         HomeLook {
             missing,
-            trackers: trackers.collect(),
-            sources: sources.into_iter().map(|source| (source, home.candidates.held(source))).collect(),
+            trackers: self.look_at_trackers(home.announces.as_ref()),
+            sources: sources(&home.candidates),
             banned: home.candidates.banned(),
             dht: home.finding.dht && self.discovery.is_some(),
             lsd: home.finding.lsd && self.discovery.is_some(),
@@ -203,11 +233,70 @@ impl Shard {
             global_limits: (self.global_limit(Way::Down), self.global_limit(Way::Up)),
             must_encrypt: self.config.encryption.outgoing == Encryption::Require,
             listen_port: self.config.listen_port,
-            process_connections: (
-                self.connections.load(std::sync::atomic::Ordering::Relaxed),
-                self.config.max_connections,
-            ),
+            process_connections: self.process_connections(),
             paused: home.paused,
         }
     }
+
+    fn process_connections(&self) -> (usize, usize) {
+        (self.connections.load(std::sync::atomic::Ordering::Relaxed), self.config.max_connections)
+    }
+
+    fn look_at_trackers(&self, announces: Option<&Announces>) -> Vec<TrackerLook> {
+        let statuses = announces.map(Announces::statuses).unwrap_or_default();
+        let look = |status: TrackerStatus| TrackerLook {
+            url: shown(&status.url),
+            announcing: status.announcing,
+            answered: status.answered.map(|at| self.now.saturating_duration_since(at)),
+            failures: status.failures,
+            problem: status.error.or(status.warning),
+            peers: status.seeders.zip(status.leechers),
+        };
+        statuses.into_iter().map(look).collect()
+    }
+
+    fn look_at_fetcher(&self, at: usize) -> PartLook {
+        let fetcher = &self.fetchers[at];
+        let is_half_open = |conn: &&Conn| conn.fetch == Some(at) && !matches!(conn.stage, Stage::Fetching(_));
+        let home = HomeLook {
+            missing: Bitfield::empty(0),
+            trackers: self.look_at_trackers(fetcher.announces.as_ref()),
+            sources: sources(&fetcher.candidates),
+            banned: fetcher.candidates.banned(),
+            dht: fetcher.dht && self.discovery.is_some(),
+            lsd: fetcher.lsd && self.discovery.is_some(),
+            // Nobody knows yet.
+            private: false,
+            max_peers: fetcher.max_peers,
+            connections: fetcher.conns,
+            limits: TorrentLimits::default(),
+            global_limits: (0, 0),
+            must_encrypt: self.config.encryption.outgoing == Encryption::Require,
+            listen_port: self.config.listen_port,
+            process_connections: self.process_connections(),
+            paused: fetcher.paused,
+        };
+        PartLook {
+            available: None,
+            endings: fetcher.endings,
+            half_open: self.conns.iter().flatten().filter(is_half_open).count(),
+            starved: false,
+            backlog: 0,
+            behind: false,
+            metadata: Some(MetadataLook {
+                connected: fetcher.fetching.peer_count(),
+                progress: fetcher.fetching.progress(),
+                trouble: fetcher.fetching.trouble(),
+                without: fetcher.without,
+            }),
+            home: Some(home),
+        }
+    }
+}
+
+/// Addresses known of each source.
+fn sources(candidates: &Candidates) -> Vec<(Source, usize)> {
+    use Source::{Dht, Incoming, Lsd, Magnet, Pex, Tracker, User};
+    let all = [User, Magnet, Tracker, Lsd, Dht, Pex, Incoming];
+    all.into_iter().map(|source| (source, candidates.held(source))).collect()
 }

@@ -112,7 +112,10 @@ impl Shard {
             let Some(addr) = home.candidates.next(self.now, &mut self.rng) else { return };
             let key = home.key;
             match self.satellite_for_peer(index) {
-                Some(shard) => self.post(shard, ToShard::Dial { key, addr, home: self.config.index }),
+                Some(shard) => {
+                    let record = self.homes[index].candidates.record(addr);
+                    self.post(shard, ToShard::Dial { key, addr, home: self.config.index, record });
+                }
                 None if self.connect(For::Torrent(index), addr) => {}
                 None => self.homes[index].candidates.gone(self.now, addr, false),
             }

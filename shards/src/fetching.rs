@@ -10,6 +10,7 @@
 
 mod add;
 mod handover;
+mod sink;
 
 pub use add::AddMagnet;
 
@@ -19,24 +20,25 @@ use std::sync::Arc;
 
 use ccbt_protocol::candidates::{Candidates, Source};
 use ccbt_protocol::fetching::{Fetching, FetchingEvent};
-use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::{InfoHash, TorrentKey};
 use ccbt_protocol::metadata::FetchProgress;
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::picker::PeerKey;
 use ccbt_protocol::wire::handshake::Handshake;
-use ccbt_protocol::wire::message::Message;
-use ccbt_protocol::wire::receiver::Sink;
 
 use crate::announce::{Announces, Identity, Totals};
 use crate::binding::Binding;
 use crate::conns::End;
+use crate::diagnosis::Endings;
 use crate::discovering::is_at_home;
 use crate::discovery::Interest;
 use crate::messages::{Event, FromShard};
 use crate::ring::SocketKey;
 use crate::shard::{Conn, Shard, Stage};
 use crate::slots::LivePieces;
+use crate::tapping::TracedSink;
+
+use sink::FetchSink;
 
 /// Connections of one magnet at most: metadata is small.
 const MAX_PEERS: usize = 40;
@@ -53,58 +55,30 @@ pub(crate) struct Fetcher {
     pub candidates: Candidates,
     pub announces: Option<Announces>,
     trackers: Vec<Vec<String>>,
-    max_peers: usize,
+    pub(crate) max_peers: usize,
     /// Connections, half-open ones included.
     pub(crate) conns: usize,
     sockets: HashMap<PeerKey, SocketKey>,
     /// The metadata was told: what is connected waits for the torrent.
     done: bool,
-    paused: bool,
+    pub(crate) paused: bool,
     /// It is to be forgotten when its connections are gone and trackers know; whether that is to be told.
     ending: Option<bool>,
     told: Option<(FetchProgress, usize)>,
-    dht: bool,
-    lsd: bool,
+    pub(crate) dht: bool,
+    pub(crate) lsd: bool,
     /// The discovery thread looks for peers.
     finding: bool,
     pub bind: Option<Binding>,
+    /// How connections have ended, and those among them whose peers had no metadata, or gave none.
+    pub(crate) endings: Endings,
+    pub(crate) without: u64,
 }
 
 impl Fetcher {
     /// Whether new connections are of use.
     pub(crate) fn wants_peers(&self) -> bool {
         !self.done && !self.paused && self.ending.is_none()
-    }
-}
-
-/// Takes what one peer sent.
-struct FetchSink<'a> {
-    fetching: &'a mut Fetching,
-    peer: PeerKey,
-    now: std::time::Instant,
-}
-
-impl Sink for FetchSink<'_> {
-    type Error = PeerFault;
-
-    fn begin_block(&mut self, _block: Block) -> Result<bool, PeerFault> {
-        self.fetching.block(self.peer).map(|()| false)
-    }
-
-    fn write(&mut self, _block: Block, _offset: u32, _bytes: &[u8]) {
-        unreachable!("no block is accepted")
-    }
-
-    fn placed(&self, _block: Block, _offset: u32, _len: u32) -> &[u8] {
-        unreachable!("no block is planned")
-    }
-
-    fn end_block(&mut self, _block: Block, _accepted: bool) -> Result<(), PeerFault> {
-        Ok(())
-    }
-
-    fn message(&mut self, message: Message<'_>) -> Result<(), PeerFault> {
-        self.fetching.message(self.now, self.peer, message)
     }
 }
 
@@ -148,6 +122,8 @@ impl Shard {
             lsd: lsd && is_at_home,
             finding: false,
             bind,
+            endings: Endings::default(),
+            without: 0,
         });
         self.settle_fetcher(at);
     }
@@ -358,8 +334,15 @@ impl Shard {
         fetcher.sockets.insert(peer, key);
         conn.stage = Stage::Fetching(peer);
         self.timers.conns.set(key.index(), None);
-        let mut sink = FetchSink { fetching: &mut fetcher.fetching, peer, now: self.now };
-        let result = self.ring.receiver(key).feed(rest, &mut sink);
+        if !self.taps.is_empty() {
+            self.tap_new(key, Some(&handshake));
+        }
+        let mut sink = FetchSink { fetching: &mut self.fetchers[at].fetching, peer, now: self.now };
+        let receiver = self.ring.receiver(key);
+        let result = match self.conns[key.index()].as_mut().and_then(|conn| conn.trace.as_mut()) {
+            None => receiver.feed(rest, &mut sink),
+            Some(trace) => receiver.feed(rest, &mut TracedSink { sink, trace }),
+        };
         self.after_fetch_bytes(key, result);
     }
 
@@ -376,7 +359,11 @@ impl Shard {
             (None, None) => return self.end(key, End::Ours),
         };
         let mut sink = FetchSink { fetching, peer, now: self.now };
-        let result = self.ring.receiver(key).commit(n, &mut self.spill, &mut sink);
+        let receiver = self.ring.receiver(key);
+        let result = match self.conns[key.index()].as_mut().and_then(|conn| conn.trace.as_mut()) {
+            None => receiver.commit(n, &mut self.spill, &mut sink),
+            Some(trace) => receiver.commit(n, &mut self.spill, &mut TracedSink { sink, trace }),
+        };
         self.after_fetch_bytes(key, result);
     }
 
@@ -402,6 +389,9 @@ impl Shard {
         {
             let out = self.fetchers[at].fetching.out(self.now, peer);
             if !out.is_empty() {
+                if let Some(trace) = self.conn(key).and_then(|conn| conn.trace.as_mut()) {
+                    trace.sent(&out);
+                }
                 self.ring.batch(key).bytes(&out);
                 self.ring.send(key);
             }
@@ -421,7 +411,7 @@ impl Shard {
             fetcher.fetching.gone(now, peer)
         });
         if !conn.superseded {
-            fetcher.candidates.gone(now, conn.addr, useful && !conn.hostile);
+            fetcher.candidates.gone(now, conn.addr, (useful || conn.proxy_fault) && !conn.hostile);
         }
         self.settle_fetcher(at);
     }

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use ccbt_protocol::ids::TorrentKey;
+use ccbt_protocol::score::Record;
 
 use crate::encryption::Encrypted;
 use crate::ring::Stream;
@@ -20,8 +21,8 @@ pub struct HandOff {
     pub encrypted: Option<Encrypted>,
     /// What has been received of its handshake and behind it, decrypted.
     pub bytes: Vec<u8>,
-    /// The home of this torrent has chosen the shard: it is not handed on.
-    pub placed: Option<TorrentKey>,
+    /// The home of this torrent has chosen the shard, so it is not handed on; with what it knows of the peer.
+    pub placed: Option<(TorrentKey, Record)>,
 }
 
 /// A uTP connection that somebody has opened, not yet on any shard.

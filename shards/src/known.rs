@@ -81,7 +81,8 @@ mod tests {
     fn what_is_not_durable_is_doubtful_after_a_power_cut() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a"), [1; 100]).unwrap();
-        let file = |path: &str, pad| FileSpec { path: path.into(), len: 100, pad, executable: false };
+        let file =
+            |path: &str, pad| FileSpec { path: path.into(), len: 100, pad, executable: false, link: None };
         let files = vec![file("a", false), file("p", true), file("b", false)];
         let spec = Arc::new(LayoutSpec::new(folder.path().to_owned(), files, 100).unwrap());
         let mut have = Bitfield::empty(3);

@@ -4,6 +4,7 @@
 //! `drive` runs the loop over the state in `shard`.
 
 pub mod announce;
+mod association;
 pub mod binding;
 mod cache;
 mod checking;

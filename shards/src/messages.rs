@@ -15,6 +15,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::{PartialPiece, PickerConfig};
 use ccbt_protocol::rate::{TorrentLimits, Way};
+use ccbt_protocol::score::Record;
 use ccbt_protocol::selection::Selection;
 use ccbt_protocol::torrent::Stats;
 use ccbt_protocol::tracker::schedule::TrackerStatus;
@@ -212,6 +213,8 @@ pub enum ToShard {
         addr: SocketAddr,
         /// The home's shard.
         home: usize,
+        /// What is known of the peer there.
+        record: Record,
     },
     /// To a satellite: its idlest connections make way for others ([`crate::turnover`]).
     MakeRoom(TorrentKey),

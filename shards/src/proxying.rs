@@ -3,12 +3,12 @@
 //! Role: with a proxy every connection that we open leads to it; [`Tunnel`] asks it for the peer, and then the
 //! connection is greeted as any other. Owner: the shard. Invariants: with a proxy for peers no socket is connected to
 //! a peer, and nothing is listened on, neither over TCP nor UDP ([`Proxy::confine`]); without one this costs a look
-//! at an `Option` for each attempt.
+//! at an `Option` for each attempt. UDP: [`crate::association`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ccbt_protocol::proxy::{Credentials, ProxyKind, Target, Tunnel};
+use ccbt_protocol::proxy::{Credentials, ProxyError, ProxyKind, Target, Tunnel};
 use ccbt_protocol::wire::handshake::HandshakeReader;
 
 use crate::conns::End;
@@ -26,9 +26,10 @@ pub struct Proxy {
     pub addr: SocketAddr,
     /// Who we are to it.
     pub credentials: Option<Credentials>,
-    /// Peers are connected to through it. What cannot go through it is off then: incoming connections, uTP, DHT, LSD.
+    /// Peers are connected to through it, and the DHT is asked through it, if it is SOCKS5. What cannot go through it is
+    /// off then: incoming connections, uTP, LSD, and with HTTP the DHT.
     pub peers: bool,
-    /// HTTP trackers are asked through it. UDP trackers, which cannot be, are not asked then.
+    /// Trackers are asked through it. UDP trackers are not asked then, if it is no SOCKS5 proxy.
     pub trackers: bool,
     /// It looks the trackers' names up; else they are looked up here.
     pub hostnames: bool,
@@ -42,7 +43,14 @@ impl Proxy {
             config.transports.utp = false;
             config.transports.tcp = true;
             config.transports.preferred = Transport::Tcp;
-            config.discovery.dht = None;
+            match (self.kind, &mut config.discovery.dht) {
+                // Nobody reaches us there unasked, or only for as long as we talk.
+                (ProxyKind::Socks5, Some(dht)) => {
+                    dht.read_only = true;
+                    config.discovery.proxy = Some(self.clone());
+                }
+                _ => config.discovery.dht = None,
+            }
             config.discovery.lsd = false;
         }
     }
@@ -77,6 +85,7 @@ impl Shard {
         match tunnel.push(bytes, &mut out) {
             Err(error) => {
                 tracing::debug!(addr = %conn.addr, %error, "no connection through the proxy");
+                conn.proxy_fault = error.is_lasting() || matches!(error, ProxyError::Nonsense(_));
                 self.end(key, End::Broken);
             }
             Ok(None) => {

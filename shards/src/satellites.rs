@@ -9,6 +9,7 @@
 pub mod peers;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use ccbt_protocol::metainfo::Metainfo;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::picker::{PartialPiece, PickerConfig, Priority};
 use ccbt_protocol::rate::TorrentLimits;
+use ccbt_protocol::score::Record;
 use ccbt_protocol::torrent::{Stats, Torrent, TorrentConfig};
 use ccbt_storage::error::{ErrorKind, StorageError};
 use ccbt_storage::layout::LayoutSpec;
@@ -99,7 +101,12 @@ pub(crate) enum Part {
         guests: HashMap<PeerId, usize>,
     },
     /// A satellite of the home on this shard.
-    Satellite { home: usize, borrower: Borrower },
+    Satellite {
+        home: usize,
+        borrower: Borrower,
+        /// What the home knew of the peers that it gave us, while they are ours.
+        records: HashMap<SocketAddr, Record>,
+    },
 }
 
 impl Part {
@@ -384,7 +391,11 @@ impl Shard {
         satellite.phase = Phase::Running;
         satellite.in_memory = in_memory;
         satellite.torrent = Some(torrent);
-        satellite.part = Part::Satellite { home, borrower: Borrower::new(now, self.others.len()) };
+        satellite.part = Part::Satellite {
+            home,
+            borrower: Borrower::new(now, self.others.len()),
+            records: HashMap::new(),
+        };
         let index = self.homes.insert(satellite);
         self.by_key.insert(key, index);
         self.by_hash.insert(hash, index);
@@ -422,7 +433,8 @@ impl Shard {
         let (now, own) = (self.now, self.config.index);
         let home = &mut self.homes[index];
         let key = home.key;
-        let (Part::Satellite { home: shard, borrower }, Some(torrent)) = (&mut home.part, &mut home.torrent)
+        let (Part::Satellite { home: shard, borrower, .. }, Some(torrent)) =
+            (&mut home.part, &mut home.torrent)
         else {
             panic!("the end of a satellite")
         };
@@ -460,7 +472,7 @@ impl Shard {
                 let messages = lender.outgoing();
                 out.extend(messages.map(|(shard, message)| (shard, ToShard::ToSatellite { key, message })));
             }
-            Part::Satellite { home, borrower } => {
+            Part::Satellite { home, borrower, .. } => {
                 borrower.settle(now, torrent);
                 let wrap = |message| (*home, ToShard::FromSatellite { key, shard: own, message });
                 out.extend(borrower.outgoing().map(wrap));

@@ -190,6 +190,8 @@ pub(crate) struct Conn {
     pub rival: Option<SocketKey>,
     /// That one counts, not this.
     pub superseded: bool,
+    /// The proxy failed before it was asked for the peer, which is not to blame.
+    pub proxy_fault: bool,
     /// Bytes of handshakes that wait for the send under way, encrypted if they have to be.
     pub outbox: Vec<u8>,
     /// It has come through a handshake of MSE.
@@ -230,6 +232,7 @@ impl Conn {
             transport: Transport::Tcp,
             rival: None,
             superseded: false,
+            proxy_fault: false,
             outbox: Vec::new(),
             encrypted: false,
             trace: None,

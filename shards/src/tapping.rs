@@ -4,7 +4,7 @@
 //! those that come. Owner: the shard. Invariants: a connection that nobody looks at costs one branch for each receive and
 //! each batch that is sent ([`Conn::trace`]); a tap never makes a shard wait; what a tap is told has no payload.
 //!
-//! Metadata that is fetched for a magnet is not shown: its connections are once its torrent runs.
+//! Connections that fetch the metadata of a magnet are shown, too; the torrent that takes them over goes on with them.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,8 +21,7 @@ use ccbt_protocol::wire::receiver::Sink;
 use ccbt_protocol::wire::trace::{Direction, WireTrace};
 
 use crate::ring::SocketKey;
-use crate::shard::{Conn, Shard};
-use crate::transfer::PeerSink;
+use crate::shard::{Conn, Shard, Stage};
 
 /// A peer by its address, and by its port if that is given: the port of one that connects to us is any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,13 +136,13 @@ impl ConnTrace {
     }
 }
 
-/// Shows what passes on its way to the torrent.
-pub(crate) struct TracedSink<'a, 'b> {
-    pub sink: PeerSink<'a>,
-    pub trace: &'b mut ConnTrace,
+/// Shows what passes on its way to the torrent, or to the fetcher of its metadata.
+pub(crate) struct TracedSink<'a, S> {
+    pub sink: S,
+    pub trace: &'a mut ConnTrace,
 }
 
-impl Sink for TracedSink<'_, '_> {
+impl<S: Sink<Error = PeerFault>> Sink for TracedSink<'_, S> {
     type Error = PeerFault;
 
     fn begin_block(&mut self, block: Block) -> Result<bool, PeerFault> {
@@ -179,7 +178,8 @@ impl Shard {
     /// Somebody looks at a peer from now on.
     pub(crate) fn add_tap(&mut self, request: TapRequest) {
         self.taps.retain(|request| !request.tap.is_closed());
-        let connected = |conn: &&Conn| conn.peer.is_some() && request.peer.matches(conn.addr);
+        let speaks = |conn: &Conn| conn.peer.is_some() || matches!(conn.stage, Stage::Fetching(_));
+        let connected = |conn: &&Conn| speaks(conn) && request.peer.matches(conn.addr);
         let keys: Vec<SocketKey> =
             self.conns.iter().flatten().filter(connected).map(|conn| conn.socket).collect();
         for key in keys {
@@ -194,13 +194,21 @@ impl Shard {
 
     fn attach(&mut self, key: SocketKey, request: &TapRequest) -> bool {
         let Some(conn) = self.conns[key.index()].as_mut() else { return false };
-        let (Some(index), true) = (conn.home, request.peer.matches(conn.addr)) else { return false };
-        let home = &self.homes[index];
-        if request.torrent.is_some_and(|torrent| torrent != home.key) {
+        let (torrent, said) = match (conn.home, conn.fetch, &conn.stage) {
+            (Some(index), ..) => {
+                let home = &self.homes[index];
+                let peer = home.torrent.as_ref().zip(conn.peer);
+                (home.key, peer.and_then(|(torrent, peer)| torrent.peer(peer).extension()))
+            }
+            (None, Some(at), Stage::Fetching(peer)) => {
+                let fetcher = &self.fetchers[at];
+                (fetcher.key, fetcher.fetching.said_by(*peer))
+            }
+            _ => return false,
+        };
+        if !request.peer.matches(conn.addr) || request.torrent.is_some_and(|key| key != torrent) {
             return false;
         }
-        let torrent = home.torrent.as_ref();
-        let said = torrent.zip(conn.peer).and_then(|(torrent, peer)| torrent.peer(peer).extension());
         let new = || Box::new(ConnTrace { taps: Vec::new(), wire: WireTrace::new(said), peer: conn.addr });
         conn.trace.get_or_insert_with(new).taps.push(request.tap.clone());
         true

@@ -118,7 +118,7 @@ impl Shard {
                     self.seek_relay(index, addr);
                 }
             }
-            ToShard::Dial { key, addr, home } => self.on_dial(key, addr, home),
+            ToShard::Dial { key, addr, home, record } => self.on_dial(key, addr, home, record),
             ToShard::MakeRoom(key) => {
                 if let Some(&index) = self.by_key.get(&key) {
                     self.shed(index);

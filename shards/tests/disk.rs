@@ -2,10 +2,15 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
+use ccbt_protocol::ids::TorrentKey;
 use ccbt_protocol::picker::Strategy;
-use ccbt_shards::messages::{CacheStats, Event, FromShard, State, TorrentStatus};
+use ccbt_shards::messages::{CacheStats, Event, FromShard, State, ToShard, TorrentStatus};
 use ccbt_shards::service::Service;
 use ccbt_shards::sync::{SyncConfig, SyncPolicy};
+use ccbt_storage::messages::Preallocate;
+use ccbt_storage::ring::fake::{Fault, FaultOp, FaultPlan, Gate, Nth, Outcome, Target};
 use common::*;
 
 /// Shuts the service down; the last numbers of its read cache, of one shard.
@@ -134,4 +139,124 @@ fn the_policies_sync_as_often_as_they_say() {
     assert!((2..=39).contains(&piece), "in batches, but not in one: {piece}");
     let none = download(sync(SyncPolicy::None));
     assert_eq!((none.syncs, none.pieces_durable), (0, 0));
+}
+
+// ---- a disk that fails at one operation, or hangs
+
+/// Files of a small torrent: in one folder and below, with odd sizes.
+const SMALL: [usize; 3] = [150_001, 90_000, 70_007];
+/// Operations of one kind that a download of it has at most.
+const OPERATIONS_MAX: usize = 24;
+
+/// A download for each operation: its `nth` operation of the kind fails with `errno`, for every n. Each completes, with a
+/// pause and its reason where a write or the opening failed.
+fn sweep(op: FaultOp, errno: i32, prealloc: Preallocate) {
+    let folders: Vec<_> =
+        (0..OPERATIONS_MAX).map(|_| (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap())).collect();
+    let mut faults = FaultPlan::default();
+    for (nth, (_, to)) in folders.iter().enumerate() {
+        faults = faults.with(Fault {
+            target: Target::Below(to.path().to_owned()),
+            op,
+            nth: Nth::Only(nth as u64),
+            outcome: Outcome::Errno(errno),
+        });
+    }
+    let plan = faults.clone();
+    let seed = service(1, 64);
+    let leech = service_with(1, 64, |config| {
+        config.storage.faults = faults;
+        config.sync = SyncConfig { policy: SyncPolicy::Piece, ..config.sync };
+    });
+    let key = |nth: usize| TorrentKey(nth as u32 + 1);
+    let mut metas = Vec::new();
+    for (nth, (from, to)) in folders.iter().enumerate() {
+        // Another last byte makes another torrent.
+        let meta = publish(from.path(), &[SMALL[0], SMALL[1], SMALL[2] + nth], 32 << 10);
+        add_with(&seed, &meta, from.path(), Vec::new(), |add| {
+            (add.key, add.seed_only) = (key(nth), true);
+        });
+        add_with(&leech, &meta, to.path(), vec![address(&seed)], |add| {
+            (add.key, add.prealloc) = (key(nth), prealloc);
+        });
+        metas.push(meta);
+    }
+    let (mut failed, mut finished) = (vec![0; OPERATIONS_MAX], 0);
+    wait(&leech, "the end of all", |message| {
+        match message {
+            FromShard::Event(key, Event::Finished) => {
+                let (nth, meta) = (key.0 as usize - 1, &metas[key.0 as usize - 1]);
+                // Claimed the moment it is said.
+                assert_same(meta, folders[nth].0.path(), folders[nth].1.path());
+                finished += 1;
+            }
+            FromShard::Event(key, Event::Failed { message, retry }) => {
+                let nth = key.0 as usize - 1;
+                assert!(
+                    message.contains(&*folders[nth].1.path().to_string_lossy()),
+                    "it names the file: {message}"
+                );
+                failed[nth] += 1;
+                if !retry {
+                    leech.tell_home(*key, ToShard::Resume(*key));
+                }
+            }
+            _ => {}
+        }
+        (finished == OPERATIONS_MAX).then_some(())
+    });
+    let struck: Vec<bool> = (0..OPERATIONS_MAX).map(|nth| plan.struck(nth) > 0).collect();
+    let hits = struck.iter().filter(|hit| **hit).count();
+    assert!(hits > 0 && !struck[OPERATIONS_MAX - 1], "{op:?}: every operation had its turn: {struck:?}");
+    for (nth, times) in failed.iter().enumerate() {
+        assert!(
+            *times <= i32::from(struck[nth]),
+            "{op:?} {nth}: told {times} times, struck: {}",
+            struck[nth]
+        );
+    }
+    println!("{op:?} {errno}: {hits} operations failed, {} pauses", failed.iter().sum::<i32>());
+    stop(leech);
+    stop(seed);
+}
+
+#[test]
+fn an_error_at_any_operation_of_a_download_costs_a_pause_at_most() {
+    sweep(FaultOp::Write, libc::ENOSPC, Preallocate::Sparse);
+    sweep(FaultOp::Write, libc::EIO, Preallocate::None);
+    sweep(FaultOp::Sync, libc::EIO, Preallocate::Sparse);
+    sweep(FaultOp::Any, libc::ENOMEM, Preallocate::Full);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_stops_peers_and_memory_stays_as_it_is() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let meta = publish(from.path(), &[60_000_000], 256 << 10);
+    let gate = Gate::new();
+    let faults = FaultPlan::default().with(Fault {
+        target: Target::Below(to.path().to_owned()),
+        op: FaultOp::Write,
+        nth: Nth::From(0),
+        outcome: Outcome::Hold(gate.clone()),
+    });
+    let seed = service(1, 64);
+    // Three quarters of it are for downloads.
+    let leech = service_with(1, 16, |config| config.storage.faults = faults);
+    add(&seed, &meta, from.path(), Vec::new(), true);
+    wait_event(&seed, &Event::Finished);
+    add(&leech, &meta, to.path(), vec![address(&seed)], false);
+    // All of it would have come by then, were there room.
+    let (end, mut stuck) = (Instant::now() + Duration::from_secs(2), 0);
+    while let Ok(message) = leech.events().recv_deadline(end) {
+        if let FromShard::Status(status) = message {
+            stuck = status.stats.downloaded.max(stuck);
+        }
+    }
+    assert!(stuck <= 12 << 20, "{stuck} bytes were taken with 12 MiB for them");
+    assert!(gate.held() > 0 && stuck > 1 << 20, "{stuck}");
+    gate.open();
+    wait_event(&leech, &Event::Finished);
+    assert_same(&meta, from.path(), to.path());
+    stop(leech);
+    stop(seed);
 }

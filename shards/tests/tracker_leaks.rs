@@ -22,6 +22,7 @@ fn request() -> AnnounceRequest {
         key: 0,
         tracker_id: None,
         ip: None,
+        other_ip: None,
     }
 }
 

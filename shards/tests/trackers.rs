@@ -49,6 +49,7 @@ fn request() -> AnnounceRequest {
         key: 0x1234_5678,
         tracker_id: None,
         ip: None,
+        other_ip: None,
     }
 }
 

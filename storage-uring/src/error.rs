@@ -53,6 +53,8 @@ pub enum ErrorKind {
     TooLarge,
     /// Out of descriptors or kernel memory (`EMFILE`, `ENFILE`, `ENOMEM`) after a bounded number of retries.
     Exhausted,
+    /// Another process writes to it.
+    InUse,
     /// The torrent is not open, or was opened read-only and a write was asked.
     NotOpen,
     /// The layout itself is impossible: a path that is absolute or climbs, or sizes that do not add up.
@@ -158,6 +160,9 @@ fn explain(kind: ErrorKind, errno: Option<i32>) -> String {
         ErrorKind::TooLarge => "the file system or `ulimit -f` does not allow files of this size",
         ErrorKind::Exhausted => {
             "out of file descriptors or kernel memory; raise `ulimit -n` or open fewer torrents"
+        }
+        ErrorKind::InUse => {
+            "another process downloads to it; stop that one, choose another folder, or seed without writing"
         }
         ErrorKind::NotOpen => "the torrent is not open for this",
         ErrorKind::BadLayout => "the torrent names an impossible path or size",

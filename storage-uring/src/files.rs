@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Statx, StatxFlags,
-    accessat, fadvise, fallocate, fcntl_setfl, fstat, fstatfs, ftruncate, mkdirat, openat, openat2, seek,
-    statx,
+    Advice, AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, SeekFrom,
+    Statx, StatxFlags, accessat, fadvise, fallocate, fcntl_setfl, flock, fstat, fstatfs, ftruncate, mkdirat,
+    openat, openat2, seek, statx,
 };
 use rustix::io::Errno;
 
@@ -297,6 +297,17 @@ pub fn open_in(
     Ok(fd)
 }
 
+/// Locks the file `name` in `folder` against other processes, until the descriptor is closed. `None`: the file system has
+/// no locks, or there is no descriptor left.
+pub fn lock(folder: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<Option<OwnedFd>, StorageError> {
+    let Ok(fd) = open_in(folder, name, path, Access { write: false, direct: false }) else { return Ok(None) };
+    match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(fd)),
+        Err(Errno::WOULDBLOCK) => Err(StorageError::new(Op::Open, path, ErrorKind::InUse)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Whether this process may write the file `name` in `folder`, without opening it.
 pub fn check_writable(folder: BorrowedFd<'_>, name: &Path, path: &Path) -> Result<(), StorageError> {
     accessat(folder, name, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).map_err(failed(path))
@@ -332,9 +343,57 @@ fn beneath(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> ru
         match openat2(folder, path, flags | OFlags::CLOEXEC, mode, resolve) {
             // EAGAIN: a rename elsewhere made the kernel unsure about "..", of which there is none here.
             Err(Errno::INTR | Errno::AGAIN) => {}
+            // A filter of system calls that cannot look into its argument: systemd's RestrictSUIDSGID, which DynamicUser
+            // implies.
+            Err(Errno::NOSYS) => return step_by_step(folder, path, flags, mode),
             other => return other,
         }
     }
+}
+
+/// As [`beneath`] without `openat2`: each part of the path is opened by itself, and none may be a link.
+fn step_by_step(
+    folder: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+) -> rustix::io::Result<OwnedFd> {
+    let open = |at: BorrowedFd<'_>, part: &Path, flags: OFlags| loop {
+        match openat(at, part, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode) {
+            Err(Errno::INTR) => {}
+            other => break other,
+        }
+    };
+    // With O_PATH a link is opened, not refused.
+    let look = |at: BorrowedFd<'_>, part: &Path| {
+        let found = open(at, part, OFlags::PATH)?;
+        match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+            FileType::Symlink => Err(Errno::LOOP),
+            kind => Ok((found, kind)),
+        }
+    };
+    let mut parts: Vec<&Path> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.as_ref()),
+            Component::CurDir => {}
+            _ => return Err(Errno::XDEV),
+        }
+    }
+    let last = parts.pop().unwrap_or(Path::new("."));
+    let mut at: Option<OwnedFd> = None;
+    for part in parts {
+        at = Some(look(at.as_ref().map_or(folder, AsFd::as_fd), part)?.0);
+    }
+    let at = at.as_ref().map_or(folder, AsFd::as_fd);
+    if !flags.contains(OFlags::PATH) {
+        return open(at, last, flags);
+    }
+    let (found, kind) = look(at, last)?;
+    if flags.contains(OFlags::DIRECTORY) && kind != FileType::Directory {
+        return Err(Errno::NOTDIR);
+    }
+    Ok(found)
 }
 
 /// Whether an open file still has a name and at least `len` bytes.

@@ -40,6 +40,8 @@ pub struct FileSpec {
     pub pad: bool,
     /// Executable (BEP 47 attribute `x`).
     pub executable: bool,
+    /// A symbolic link to this path (BEP 47 attribute `l`), relative to the root; only normal parts. It is `pad`, too.
+    pub link: Option<PathBuf>,
 }
 
 /// Why files make no layout.
@@ -91,8 +93,11 @@ impl LayoutSpec {
         let mut starts = Vec::with_capacity(files.len());
         let mut total_len = 0u64;
         for file in &files {
-            if !file.pad && !stays_inside(&file.path) {
+            if (!file.pad || file.link.is_some()) && !stays_inside(&file.path) {
                 return Err(LayoutError::Path(file.path.clone()));
+            }
+            if let Some(target) = file.link.as_ref().filter(|target| !stays_inside(target)) {
+                return Err(LayoutError::Path(target.clone()));
             }
             starts.push(total_len);
             total_len = total_len.checked_add(file.len).ok_or(LayoutError::Sizes)?;
@@ -105,13 +110,14 @@ impl LayoutSpec {
     }
 
     /// The layout of a torrent file below the output folder `root`. Its files keep their indices; symbolic
-    /// links (BEP 47) have no bytes and are not made here: they count as padding of length 0.
+    /// links (BEP 47) have no bytes: they count as padding of length 0, and [`crate::links`] makes them.
     pub fn from_metainfo(root: PathBuf, metainfo: &Metainfo) -> Result<Self, LayoutError> {
         let files = metainfo.files.iter().map(|entry| FileSpec {
             path: entry.path.iter().collect(),
             len: entry.len,
             pad: entry.pad || entry.symlink.is_some(),
             executable: entry.executable,
+            link: entry.symlink.as_ref().filter(|_| !entry.pad).map(|target| target.iter().collect()),
         });
         Self::new(root, files.collect(), metainfo.geometry.piece_len())
     }
@@ -132,7 +138,10 @@ impl LayoutSpec {
                 return Err(LayoutError::Path(path.clone()));
             }
             // Written the same way as the others: without "." and doubled slashes.
-            file.path = path.components().collect();
+            let old = std::mem::replace(&mut file.path, path.components().collect());
+            let new = file.path.clone();
+            let links = spec.files.iter_mut().filter_map(|file| file.link.as_mut());
+            links.filter(|target| **target == old).for_each(|target| target.clone_from(&new));
         }
         if !renames.is_empty() {
             spec.refuse_collisions()?;
@@ -141,7 +150,8 @@ impl LayoutSpec {
     }
 
     fn refuse_collisions(&self) -> Result<(), LayoutError> {
-        let stored = || self.files.iter().filter(|file| !file.pad).map(|file| file.path.as_path());
+        let is_stored = |file: &&FileSpec| !file.pad || file.link.is_some();
+        let stored = || self.files.iter().filter(is_stored).map(|file| file.path.as_path());
         let mut files = HashSet::with_capacity(self.files.len());
         if let Some(twice) = stored().find(|path| !files.insert(*path)) {
             return Err(LayoutError::Taken(twice.to_owned()));

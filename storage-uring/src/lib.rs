@@ -10,6 +10,7 @@ pub mod error;
 pub mod files;
 pub mod hash;
 pub mod layout;
+pub mod links;
 pub mod messages;
 pub mod relocate;
 pub mod ring;

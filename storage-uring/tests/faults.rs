@@ -344,3 +344,76 @@ fn another_file_at_the_path_is_not_read_in_its_place() {
     assert_eq!(rig.read(1, &spec, 0, 4096).unwrap(), [1; 4096], "opened again, it is what is there now");
     rig.service.stop();
 }
+
+#[test]
+fn a_folder_that_becomes_a_link_leads_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    // One descriptor: reading one file closes the other.
+    let config = StorageConfig { max_open_files: 1, ..StorageConfig::default() };
+    let spec = layout(folder.path(), vec![file("d/a", 65_536), file("b", 65_536)], 65_536);
+    let mut rig = Rig::new(config);
+    rig.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    assert_eq!(rig.write_all(1, &spec, &[0, 1]), Default::default());
+    rig.read(1, &spec, 65_536, 4096).unwrap();
+    // The same file by another way: what is refused is the link, not another inode.
+    std::fs::rename(folder.path().join("d/a"), outside.path().join("a")).unwrap();
+    std::fs::remove_dir(folder.path().join("d")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), folder.path().join("d")).unwrap();
+    let error = rig.read(1, &spec, 0, 4096).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutsideRoot, "{error}");
+    rig.read(1, &spec, 65_536, 4096).unwrap();
+    assert_eq!(rig.write(1, &spec, 0).unwrap_err().kind(), ErrorKind::OutsideRoot);
+    rig.close(1);
+    rig.service.stop();
+}
+
+#[test]
+fn one_process_writes_and_others_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = layout(folder.path(), vec![file("empty", 0), file("a", 65_536)], 65_536);
+    // Each has descriptors of its own, as processes have.
+    let (mut first, mut second) = (rig(), rig());
+    first.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    first.write(1, &spec, 0).unwrap();
+    let error = second.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap_err();
+    assert_eq!((error.kind(), error.path()), (ErrorKind::InUse, &*spec.file_path(1)));
+    assert!(error.to_string().contains("another process"), "{error}");
+    second.open(1, &spec, Preallocate::Sparse, OpenMode::ReadOnly).unwrap();
+    assert!(second.read(1, &spec, 0, 65_536).unwrap() == expected(1, &spec, 0, 65_536));
+    second.close(1);
+    // Another torrent of the same process may have the same file.
+    first.open(2, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    first.close(1);
+    assert!(second.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).is_err(), "one holds it still");
+    first.close(2);
+    second.open(1, &spec, Preallocate::Sparse, OpenMode::ReadWrite).unwrap();
+    first.service.stop();
+    second.service.stop();
+}
+
+#[test]
+fn a_file_system_without_reservations_is_written_to_all_the_same() {
+    use ccbt_storage::ring::fake::{Fault, FaultOp, FaultPlan, Nth, Outcome, Target};
+    for errno in [libc::EOPNOTSUPP, libc::ENOSYS] {
+        let folder = tempfile::tempdir().unwrap();
+        let faults = FaultPlan::default().with(Fault {
+            target: Target::Below(folder.path().to_owned()),
+            op: FaultOp::Allocate,
+            nth: Nth::From(0),
+            outcome: Outcome::Errno(errno),
+        });
+        let spec = layout(folder.path(), vec![file("a", 1 << 20), file("b", 1 << 20)], 65_536);
+        let mut rig = Rig::new(StorageConfig { faults: faults.clone(), ..StorageConfig::default() });
+        let report = rig.open(1, &spec, Preallocate::Full, OpenMode::ReadWrite).unwrap();
+        assert!(faults.struck(0) >= 1);
+        let said =
+            report.notes.iter().filter(|note| note.contains("cannot reserve") || note.contains("sparse"));
+        assert_eq!(said.count(), 1, "{:?}", report.notes);
+        let all: Vec<u32> = (0..piece_count(&spec)).collect();
+        assert_eq!(rig.write_all(1, &spec, &all), Default::default());
+        rig.close(1);
+        check_files(1, &spec);
+        rig.service.stop();
+    }
+}

@@ -5,11 +5,11 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use ccbt_protocol::ids::PieceIndex;
+use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use ccbt_storage::StorageConfig;
 use ccbt_storage::layout::LayoutSpec;
-use ccbt_storage::messages::{ErrorKind, OpenMode, Preallocate, StorageError};
-use ccbt_storage::ring::fake::{Fault, FaultOp, FaultPlan, Nth, Outcome, Target};
+use ccbt_storage::messages::{ErrorKind, OpenMode, Preallocate, StorageCmd, StorageDone, StorageError};
+use ccbt_storage::ring::fake::{Fault, FaultOp, FaultPlan, Journal, Nth, Outcome, Recorded, Target};
 use common::*;
 
 const KEY: u32 = 1;
@@ -202,5 +202,109 @@ fn a_disk_that_fails_for_good_fails_every_piece_and_nothing_else() {
         rig.close(KEY);
         assert_eq!(rig.memory.used(), 0);
         rig.service.stop();
+    }
+}
+
+// ---- power cuts
+
+/// Sectors that a disk writes as a whole, in bytes.
+const SECTOR: usize = 4096;
+
+/// The files as a power cut after `until` entries may leave them: what was synced, and of other writes that had begun any
+/// sector or none.
+fn after_a_cut(
+    entries: &[Recorded],
+    until: usize,
+    random: &mut impl FnMut() -> bool,
+) -> HashMap<std::path::PathBuf, Vec<u8>> {
+    let ends: HashMap<usize, usize> = (entries.iter().take(until).enumerate())
+        .filter_map(|(at, entry)| if let Recorded::Done(of) = entry { Some((*of, at)) } else { None })
+        .collect();
+    let mut files: HashMap<std::path::PathBuf, Vec<u8>> = HashMap::new();
+    for (number, entry) in entries.iter().take(until).enumerate() {
+        let Recorded::Write { path, offset, bytes } = entry else { continue };
+        // A sync covers what had ended when it began.
+        let is_synced = ends.get(&number).is_some_and(|end| {
+            entries.iter().enumerate().any(|(at, sync)| {
+                matches!(sync, Recorded::Sync(synced) if synced == path)
+                    && at > *end
+                    && ends.contains_key(&at)
+            })
+        });
+        let file = files.entry(path.clone()).or_default();
+        for (at, byte) in bytes.chunks(SECTOR).enumerate() {
+            let from = *offset as usize + at * SECTOR;
+            if is_synced || random() {
+                file.resize(file.len().max(from + byte.len()), 0);
+                file[from..from + byte.len()].copy_from_slice(byte);
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_power_cut_at_any_moment_takes_nothing_that_a_sync_had_answered_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = layout(&folder.path().canonicalize().unwrap(), files(), PIECE);
+    let journal = Journal::default();
+    let faults = FaultPlan::default().recorded_by(&journal);
+    let mut rig = Rig::new(StorageConfig { faults, queue_depth: Some(8), ..StorageConfig::default() });
+    rig.open(KEY, &spec, Preallocate::None, OpenMode::ReadWrite).unwrap();
+    let all: Vec<u32> = (0..piece_count(&spec)).collect();
+    // Syncs are asked for while writes are under way, and writes while syncs are.
+    let (mut asked, mut syncs) = (Vec::new(), std::collections::VecDeque::new());
+    for some in all.chunks(3) {
+        for piece in some {
+            assert!(rig.submit_write(KEY, &spec, *piece, None));
+            asked.push(*piece);
+        }
+        rig.client.submit(StorageCmd::Sync { torrent: TorrentKey(KEY) });
+        syncs.push_back(asked.clone());
+    }
+    let mut claims = Vec::new();
+    let mut left = all.len() + syncs.len();
+    while left > 0 {
+        left -= 1;
+        match rig.wait() {
+            StorageDone::Written { buf, result, .. } => {
+                result.unwrap();
+                rig.memory.free(buf);
+            }
+            StorageDone::Synced { result, .. } => {
+                result.unwrap();
+                claims.push((journal.len(), syncs.pop_front().unwrap()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    rig.close(KEY);
+    rig.service.stop();
+    let entries = journal.all();
+    assert!(claims.len() > 2 && entries.len() > all.len(), "{} entries", entries.len());
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state & 1 == 0
+    };
+    for until in 0..=entries.len() {
+        let left = after_a_cut(&entries, until, &mut random);
+        let claimed = claims.iter().filter(|(from, _)| *from <= until).flat_map(|(_, pieces)| pieces);
+        for piece in claimed {
+            let index = PieceIndex(*piece);
+            let (start, len) = (spec.piece_start(index), spec.piece_size(index));
+            let right = expected(KEY, &spec, start, len);
+            for extent in spec.extents(start, len) {
+                if spec.files()[extent.file as usize].pad {
+                    continue;
+                }
+                let file = left.get(&spec.file_path(extent.file)).map_or(&[][..], |file| &file[..]);
+                let (from, to) = (extent.offset as usize, (extent.offset + u64::from(extent.len)) as usize);
+                let wanted = &right[extent.at as usize..][..extent.len as usize];
+                assert!(file.get(from..to) == Some(wanted), "piece {piece} is gone after entry {until}");
+            }
+        }
     }
 }

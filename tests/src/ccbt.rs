@@ -261,10 +261,15 @@ impl Ccbt {
 
     /// Waits until it either ends, or reports an `error` event and goes on: the exit code in the first case.
     pub fn wait_end_or_error(&mut self) -> Option<i32> {
+        let status = self.wait_status_or_error()?;
+        Some(status.code().unwrap_or_else(|| panic!("ccbt-fast died: {status}")))
+    }
+
+    /// As [`Self::wait_end_or_error`], whatever ended it.
+    pub fn wait_status_or_error(&mut self) -> Option<ExitStatus> {
         wait_until(PATIENCE, "end or error event", || {
             if self.process.try_exit().is_some() {
-                let status = self.process.wait_exit(SOON);
-                return Some(Some(status.code().unwrap_or_else(|| panic!("ccbt-fast died: {status}"))));
+                return Some(Some(self.process.wait_exit(SOON)));
             }
             (!self.events("error").is_empty()).then_some(None)
         })

@@ -27,6 +27,22 @@ pub enum Confinement<'a> {
     Data(u64),
     /// This user and group id and no privileges.
     User(u32),
+    /// `landlock_create_ruleset` fails with this errno: ENOSYS (38) is a kernel without it.
+    NoLandlock(u8),
+    /// This CPU only.
+    Cpu(u32),
+    /// The `nth` (from 0) of these system calls (names, separated by commas) fails with `errno`, and `struck` is made then.
+    /// Counted are those of all threads from the first `io_uring_setup` on.
+    Nth {
+        /// Error number.
+        errno: u8,
+        /// Which.
+        nth: usize,
+        /// Names.
+        calls: &'a str,
+        /// A file that is not there yet.
+        struck: &'a Path,
+    },
     /// The limits of this control group.
     Cgroup(&'a Cgroup),
 }
@@ -41,6 +57,11 @@ impl Confinement<'_> {
             Self::FileSize(bytes) => ("file-size", bytes.to_string()),
             Self::Data(bytes) => ("data", bytes.to_string()),
             Self::User(id) => ("user", id.to_string()),
+            Self::NoLandlock(errno) => ("no-landlock", errno.to_string()),
+            Self::Cpu(number) => ("cpu", number.to_string()),
+            Self::Nth { errno, nth, calls, struck } => {
+                ("nth", format!("{errno}:{nth}:{calls}:{}", struck.display()))
+            }
             Self::Cgroup(group) => ("cgroup", group.procs()),
         };
         let mut command = Command::new(python());

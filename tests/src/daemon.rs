@@ -127,6 +127,11 @@ impl Daemon {
         self.address
     }
 
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Its socket.
     pub fn socket(&self) -> &Path {
         &self.socket

@@ -110,11 +110,18 @@ pub fn libtorrent_info(torrent: &Path) -> Value {
 ///
 /// Panics when libtorrent cannot.
 pub fn libtorrent_create(item: &Path, torrent: &Path, piece_len: usize, v1_only: bool) {
+    create(item, torrent, piece_len, v1_only.then_some("v1"));
+}
+
+/// As [`libtorrent_create`], of v1, with symbolic links as such (BEP 47).
+pub fn libtorrent_create_with_links(item: &Path, torrent: &Path, piece_len: usize) {
+    create(item, torrent, piece_len, Some("symlinks"));
+}
+
+fn create(item: &Path, torrent: &Path, piece_len: usize, kind: Option<&str>) {
     let mut command = Command::new(python());
     command.args(["-c", SCRIPT, "create"]).arg(item).arg(torrent).arg(piece_len.to_string());
-    if v1_only {
-        command.arg("v1");
-    }
+    command.args(kind);
     let (code, _, stderr) = run("libtorrent", &mut command, PATIENCE);
     assert_eq!(code, 0, "libtorrent makes no torrent of {}: {stderr}", item.display());
 }

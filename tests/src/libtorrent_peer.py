@@ -1,7 +1,8 @@
 """libtorrent as a peer, and as a second opinion on torrent files, for the Rust harness.
 
     libtorrent_peer.py info TORRENT             prints what libtorrent reads in the file, as one JSON object
-    libtorrent_peer.py create ITEM TORRENT PIECE_LENGTH [v1]    makes a torrent file, hybrid unless told v1
+    libtorrent_peer.py create ITEM TORRENT PIECE_LENGTH [v1|symlinks]    makes a torrent file, hybrid unless told v1;
+        symlinks: v1 with symbolic links as such
     libtorrent_peer.py resume TORRENT DIR OUT    checks what is in DIR and writes its resume data to OUT
     libtorrent_peer.py peer TORRENT DIR PORT [SETTINGS]    downloads to or seeds from DIR; prints one JSON object per
         line; SETTINGS is a JSON object of more settings
@@ -44,8 +45,10 @@ def info(path):
 
 def create(item, path, piece_length, *kind):
     storage = lt.file_storage()
-    lt.add_files(storage, item)
     flags = lt.create_torrent.v1_only if kind else 0
+    if "symlinks" in kind:
+        flags |= lt.create_torrent.symlinks
+    lt.add_files(storage, item, lambda _: True, flags)
     torrent = lt.create_torrent(storage, int(piece_length), flags)
     lt.set_piece_hashes(torrent, os.path.dirname(item))
     with open(path, "wb") as out:

@@ -355,18 +355,29 @@ const KILLS: usize = 110;
 /// now and then changes a byte while nobody looks.
 #[test]
 fn killed_at_any_moment_nothing_is_lost_and_nothing_claimed() {
+    killed(KILLS, 11, 0x6b69_6c6c);
+}
+
+/// The same with more kills, at other moments.
+#[test]
+#[ignore = "takes minutes: make crash"]
+fn crash_two_hundred_kills() {
+    killed(200, 15, 0x6b69_6c6d);
+}
+
+fn killed(kills_in_all: usize, last: u8, seed: u64) {
     let place =
         Place::announced(Payload::tree("t", &[("a", 5 * MIB + 77), ("b", 9), ("c", 3 * MIB)]), 32 * KIB);
     let pause = Manner::slow(Duration::from_micros(600));
-    let seeder = RawSeeder::start(Ipv4Addr::new(127, 0, 31, 11), &place.made, pause);
+    let seeder = RawSeeder::start(Ipv4Addr::new(127, 0, 31, last), &place.made, pause);
     let command = || {
         let command = place.download(&seeder).option("--checkpoint-interval", "0.02");
         command.option("--checkpoint-pieces", "1")
     };
     let total = place.made.payload.len().div_ceil(BLOCK);
-    let mut random = noise(0x6b69_6c6c, 8 * KILLS).into_iter();
+    let mut random = noise(seed, 8 * kills_in_all).into_iter();
     let (mut before, mut kills, mut tampered, mut resumed) = (0, 0, 0, 0);
-    for round in 0..KILLS {
+    for round in 0..kills_in_all {
         let mut next = || usize::from(random.next().expect("enough of them"));
         let mut ours = command().start();
         thread::sleep(Duration::from_millis((next() * 2) as u64));
@@ -393,7 +404,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_claimed() {
             fs::create_dir(&place.copy).expect("it can be made");
         }
     }
-    assert!(resumed > KILLS / 2, "most lives began with a checkpoint: {resumed}");
+    assert!(resumed > kills_in_all / 2, "most lives began with a checkpoint: {resumed}");
 }
 
 /// A power cut takes what was not synced, and checkpoints lie on another disk that keeps all.

@@ -41,8 +41,11 @@ fn libtorrent_announces_to_our_node_and_we_find_it() {
     let _seed = LibtorrentPeer::start_with(&made.torrent_path, &made.data, settings);
     wait_until(PATIENCE, "an announce of libtorrent's", || (hub.stat("dht_stored") > 0).then_some(()));
     let copy = lab.dir("ours");
-    CcbtCommand::download(&made.torrent_path, &copy).dht(hub.address()).start().wait_done();
+    let mut ours = CcbtCommand::download(&made.torrent_path, &copy).dht(hub.address()).start();
+    ours.wait_done();
     made.payload.assert_equal_in(&copy);
+    let told = ours.events("discovery").pop().expect("what was found is told");
+    assert!(told["dht_nodes"].as_u64() > Some(0), "{told}");
     // By its name alone.
     let (copy, link) = (lab.dir("magnet"), format!("magnet:?xt=urn:btih:{}", made.torrent.info_hash_hex()));
     CcbtCommand::magnet(&link, &copy).dht(hub.address()).start().wait_done();

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use ccbt_tests::aria2::Aria2Peer;
-use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
+use ccbt_tests::ccbt::{Ccbt, CcbtCommand, ccbt};
 use ccbt_tests::lab::{Lab, Published};
-use ccbt_tests::libtorrent::{LibtorrentPeer, libtorrent_create, libtorrent_info};
+use ccbt_tests::libtorrent::{
+    LibtorrentPeer, libtorrent_create, libtorrent_create_with_links, libtorrent_info,
+};
 use ccbt_tests::payload::Payload;
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::tracker::Tracker;
@@ -257,6 +259,38 @@ fn torrents_made_by_libtorrent_work_the_hybrid_ones_by_their_v1_side() {
         leech.connect(seed.address());
         leech.wait_finished();
         made.payload.assert_equal_in(&copy);
+    }
+}
+
+/// BEP 47. Torrents of libtorrent's and of our own.
+#[test]
+fn symbolic_links_come_as_links() {
+    const LINKS: [(&str, &str); 2] = [("tree/deep/up", "../one"), ("tree/folder", "deep")];
+    let lab = Lab::open();
+    let made = lab.publish(tree(), TorrentSpec::pieces_of(64 * KIB));
+    std::fs::create_dir_all(made.data.join("tree/deep")).expect("a folder");
+    for (path, text) in LINKS {
+        std::os::unix::fs::symlink(text, made.data.join(path)).expect("a link");
+    }
+    let [theirs, ours] = ["theirs", "ours"].map(|name| lab.path().join(format!("{name}.torrent")));
+    let root = made.data.join("tree");
+    libtorrent_create_with_links(&root, &theirs, 64 * KIB);
+    let words = [root.as_os_str(), "--output".as_ref(), ours.as_os_str(), "--keep-symlinks".as_ref()];
+    let (code, _, stderr) = ccbt(["create".as_ref()].into_iter().chain(words));
+    assert_eq!(code, 0, "{stderr}");
+    for (name, torrent) in [("from theirs", &theirs), ("from ours", &ours)] {
+        let (seed, copy) = (LibtorrentPeer::start(torrent, &made.data), lab.dir(name));
+        CcbtCommand::download(torrent, &copy).peer(seed.address()).start().wait_done();
+        let (code, stdout, _) =
+            ccbt(["verify".as_ref(), torrent.as_os_str(), "--output".as_ref(), copy.as_ref()]);
+        assert_eq!(code, 0, "{stdout}");
+        for (path, text) in LINKS {
+            let found = std::fs::read_link(copy.join(path)).expect("a link");
+            assert_eq!(found, Path::new(text), "{path}");
+        }
+        let (code, _, stderr) =
+            ccbt(["delete".as_ref(), torrent.as_os_str(), "--dir".as_ref(), copy.as_ref(), "--yes".as_ref()]);
+        assert_eq!((code, copy.join("tree").exists()), (0, false), "{stderr}");
     }
 }
 

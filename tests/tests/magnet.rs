@@ -2,16 +2,18 @@
 //! torrents, and going on without any peer.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ccbt_tests::PATIENCE;
 use ccbt_tests::aria2::Aria2Peer;
+use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
 use ccbt_tests::daemon::DaemonCommand;
 use ccbt_tests::lab::{Lab, Published};
@@ -182,6 +184,61 @@ enum Manner {
     Silent,
     /// Hangs up at every request.
     Flaps,
+}
+
+/// Why metadata is not there yet, and what is said with who should have it.
+#[test]
+fn a_link_is_explained_and_its_peers_are_listened_to() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("why.bin", MIB), spec());
+    let hash = made.torrent.info_hash_hex();
+    let daemon = DaemonCommand::new(&lab).start();
+    let first = |cause: &str| {
+        wait_until(PATIENCE, cause, || {
+            let found = daemon.ask(&["explain", &hash[..8]]).remove(0);
+            (found["findings"][0]["cause"] == cause).then(|| found["findings"][0].clone())
+        })
+    };
+    daemon.ask(&["add", &link(&made, "")]);
+    first("no_addresses");
+    daemon.ask(&["remove", &hash]);
+    // It gets no answer before somebody listens.
+    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 93), 0)).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    daemon.ask(&["add", &link(&made, &format!("&x.pe={address}"))]);
+    let mut reader = Command::new(ccbt_fast())
+        .args(["trace", &hash, &address.ip().to_string(), "--lines", "10", "--socket"])
+        .arg(daemon.socket())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut said = String::new();
+    BufReader::new(reader.stderr.take().expect("piped")).read_line(&mut said).expect("it says something");
+    assert!(said.starts_with("waiting for messages"), "{said}");
+    let info: Vec<u8> = info_of(&made.payload, &spec()).encode();
+    let info_hash = made.torrent.info_hash();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut peer = RawPeer::new(stream.expect("a connection"));
+            serve(&mut peer, 93, info_hash, &info, Manner::Rejects, None, &mut |_| {});
+        }
+    });
+    let found = first("metadata_refused");
+    assert!(found["evidence"]["rejects"].as_u64() >= Some(1), "{found}");
+    assert_eq!(found["severity"], "stops");
+    let done = reader.wait_with_output().expect("it ends by itself");
+    let text = String::from_utf8(done.stdout).expect("UTF-8");
+    for part in [
+        "connected over TCP",
+        "-> handshake",
+        "<- extended handshake",
+        "-> extended ut_metadata",
+        "<- extended ut_metadata",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    daemon.stop();
 }
 
 /// A peer without data. Each has an address of its own, so that bans can be told apart.

@@ -5,17 +5,17 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use ccbt_tests::PATIENCE;
 use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::CcbtCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
 use ccbt_tests::ports::free_port;
-use ccbt_tests::process::wait_until;
+use ccbt_tests::process::{run, wait_until};
 use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::router::{INSIDE, OUTSIDE, PUBLIC, Router};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::veth::{FAR, FAR_SIDE, NEAR, NEAR_SIDE, Veth};
+use ccbt_tests::{PATIENCE, SOON};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -165,6 +165,22 @@ fn a_router_forwards_our_ports_by_each_protocol_and_gets_them_back() {
         seed.stop();
         assert_eq!(router.mappings_of(port), 0, "taken back by {name}");
     }
+    // The router is asked what it would do, and does nothing.
+    let mut doctor = router.on_host(ccbt_fast().to_str().expect("a path of ours"));
+    let port = free_port();
+    let (_, text, _) = run(
+        "doctor",
+        doctor.args(["doctor", "--router", "--port", &port.to_string()]).current_dir(lab.path()),
+        SOON,
+    );
+    for part in [
+        format!("packets leave through 192.168.1.1, from {INSIDE}"),
+        format!("the router speaks PCP, NAT-PMP, UPnP; its address is {OUTSIDE}"),
+        format!("packets to UDP port {port} arrive"),
+    ] {
+        assert!(text.contains(&part), "no {part:?} in {text}");
+    }
+    assert_eq!(router.mappings_of(port), 0);
     // A port that is not to be had: another one is mapped, and told to peers.
     let mut moved = seed("nat-pmp", taken);
     let external = wait_until(PATIENCE, "a mapping", || {

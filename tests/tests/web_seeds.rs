@@ -2,6 +2,7 @@
 
 use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand, ccbt};
+use ccbt_tests::daemon::DaemonCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::python;
 use ccbt_tests::payload::Payload;
@@ -53,6 +54,29 @@ fn torrents_finish_from_web_seeds_alone() {
             assert!(server.connections() < requests.len(), "connections are kept: {requests:?}");
         }
     }
+}
+
+/// They are remembered: the torrent rests until the daemon has been started again.
+#[test]
+fn a_daemon_fetches_from_them_too() {
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let server = WebServer::start(&made.data, Answer::Ranges);
+    let daemon = DaemonCommand::new(&lab).start();
+    let torrent = made.torrent_path.to_str().expect("a plain path");
+    let (copy, url) = (lab.dir("daemon"), server.url());
+    let copy = copy.to_str().expect("a plain path");
+    let (code, _, said) = daemon.run(&["add", torrent, "--output", copy, "--web-seed", &url, "--paused"]);
+    assert_eq!(code, 0, "{said}");
+    let bad = daemon.http("POST", "/v1/torrents", r#"{"magnet":"magnet:?xt=urn:btih:0123456789012345678901234567890123456789","web_seeds":["ftp://x"]}"#);
+    assert_eq!(bad.0, 400, "{}", bad.1);
+    daemon.stop();
+    let daemon = DaemonCommand::new(&lab).start();
+    let (code, _, said) = daemon.run(&["resume", &made.torrent.info_hash_hex()]);
+    assert_eq!(code, 0, "{said}");
+    daemon.wait_for(&made, "state", "seeding");
+    made.payload.assert_equal_in(&lab.dir("daemon"));
+    daemon.stop();
 }
 
 #[test]

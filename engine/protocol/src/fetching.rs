@@ -15,8 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::ids::{InfoHash, PeerId};
-use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, MetadataMessage};
-use crate::peer::{PeerFault, PeerInfo};
+use crate::metadata::{self, Fetch, FetchEvent, FetchProgress, FetchTrouble, MetadataMessage};
+use crate::peer::{MAX_UNREAD, PeerFault, PeerInfo};
 use crate::pex::{self, Gate, PexMessage};
 use crate::picker::PeerKey;
 use crate::wire::extension::{ExtensionHandshake, LT_DONTHAVE, LT_DONTHAVE_NAME, UT_METADATA, UT_PEX};
@@ -127,6 +127,16 @@ impl Fetching {
         self.fetch.progress()
     }
 
+    /// What went wrong so far.
+    pub fn trouble(&self) -> FetchTrouble {
+        self.fetch.trouble()
+    }
+
+    /// The extended handshake of a peer, once it came.
+    pub fn said_by(&self, key: PeerKey) -> Option<&ExtensionHandshake> {
+        self.peers.get(&key)?.hello.as_ref()
+    }
+
     /// Connections through their handshake.
     pub fn peer_count(&self) -> usize {
         self.peers.len()
@@ -212,7 +222,7 @@ impl Fetching {
     pub fn message(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {
         self.hear(now, key, message)?;
         let waiting = self.peers.get(&key).map_or(0, |peer| peer.out.len());
-        if waiting > crate::peer::MAX_UNREAD { Err(PeerFault::Unread) } else { Ok(()) }
+        if waiting > MAX_UNREAD { Err(PeerFault::Unread) } else { Ok(()) }
     }
 
     fn hear(&mut self, now: Instant, key: PeerKey, message: Message<'_>) -> Result<(), PeerFault> {

@@ -157,6 +157,8 @@ pub struct Peer {
     pub(crate) held: bool,
     /// Far slower than others, as far as that was looked at.
     pub(crate) slow: bool,
+    /// Most of what it was asked for did not come, as far as that was looked at ([`crate::score::UNRELIABLE`]).
+    pub(crate) unreliable: bool,
     /// Until then it is asked for nothing: others may get on with what it was asked for.
     pub(crate) rests_until: Option<Instant>,
     pub(crate) outstanding: VecDeque<Outstanding>,
@@ -217,6 +219,7 @@ impl Peer {
             snubbed: false,
             held: false,
             slow: false,
+            unreliable: false,
             rests_until: None,
             outstanding: VecDeque::new(),
             window,
@@ -260,6 +263,13 @@ impl Peer {
     /// How reliable it is, over all connections.
     pub fn reliability(&self) -> u8 {
         self.past.and(self.record()).reliability()
+    }
+
+    /// Requests that it may have on the way: a quarter of a stranger's at most if it is unreliable, since whoever fails us
+    /// should hold up little at a time.
+    pub(crate) fn depth(&self) -> usize {
+        let size = self.window.size();
+        if self.unreliable { size.min(self.window.smallest() / 4).max(1) } else { size }
     }
 
     pub(crate) fn score(&mut self, now: Instant) -> Score {

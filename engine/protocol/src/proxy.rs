@@ -1,11 +1,14 @@
-//! Tunnels through proxies: SOCKS5 (RFC 1928, 1929) and HTTP CONNECT (RFC 9110, 9.3.6), up to the first byte of the tunnel.
+//! Tunnels through proxies: SOCKS5 (RFC 1928, 1929) and HTTP CONNECT (RFC 9110, 9.3.6), up to the first byte of the tunnel,
+//! and UDP through SOCKS5 ([`datagram`]).
 //!
 //! Owner: whoever has a connection to a proxy (`ccbt-shards`) drives one [`Tunnel`]: sends what it writes, and pushes what
 //! comes until it is open. Invariants: at most [`REPLY_LEN_MAX`] bytes of a proxy are kept, whatever it says; credentials
 //! appear in no text.
 
+pub mod datagram;
+
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Bytes of a proxy before the tunnel is open, at most.
 pub const REPLY_LEN_MAX: usize = 8 * 1024;
@@ -43,13 +46,47 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Where a tunnel leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a tunnel or a datagram leads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
     /// An address.
     Addr(SocketAddr),
     /// A name that the proxy looks up, and a port.
     Name(String, u16),
+}
+
+impl Target {
+    /// Whether it can be told to a proxy. Errors: the name is empty, too long, or no name.
+    fn check(&self) -> Result<(), ProxyError> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        match self {
+            Self::Name(name, _)
+                if name.is_empty() || name.len() > FIELD_LEN_MAX || !name.bytes().all(is_name) =>
+            {
+                Err(ProxyError::Name)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends it as SOCKS5 has it: type, address and port.
+    fn write(&self, out: &mut Vec<u8>) {
+        let port = match self {
+            Self::Addr(addr) => {
+                match addr.ip().to_canonical() {
+                    IpAddr::V4(ip) => out.extend([&[1][..], &ip.octets()].concat()),
+                    IpAddr::V6(ip) => out.extend([&[4][..], &ip.octets()].concat()),
+                }
+                addr.port()
+            }
+            Self::Name(name, port) => {
+                out.extend([3, name.len() as u8]);
+                out.extend(name.bytes());
+                *port
+            }
+        };
+        out.extend(port.to_be_bytes());
+    }
 }
 
 /// Why there is no tunnel.
@@ -73,6 +110,16 @@ pub enum ProxyError {
     /// The host name is empty, too long, or no name.
     #[error("the host name cannot be told to a proxy")]
     Name,
+    /// UDP ASSOCIATE: the reply names no address to send to.
+    #[error("the proxy does not say where it takes datagrams")]
+    Relay,
+}
+
+impl ProxyError {
+    /// Whether it is about what was asked for and not about now: asked again it says the same.
+    pub const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Socks(2 | 7) | Self::Method | Self::Credentials)
+    }
 }
 
 fn socks_reason(code: u8) -> &'static str {
@@ -105,7 +152,11 @@ enum State {
 #[derive(Debug)]
 pub struct Tunnel {
     state: State,
+    /// Of SOCKS5: 1 CONNECT, 3 UDP ASSOCIATE.
+    command: u8,
     target: Target,
+    /// The address in the reply, if it is one.
+    bound: Option<SocketAddr>,
     credentials: Option<Credentials>,
     received: Vec<u8>,
 }
@@ -118,12 +169,7 @@ impl Tunnel {
         target: Target,
         out: &mut Vec<u8>,
     ) -> Result<Self, ProxyError> {
-        if let Target::Name(name, _) = &target {
-            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            if name.is_empty() || name.len() > FIELD_LEN_MAX || !name.bytes().all(is_name) {
-                return Err(ProxyError::Name);
-            }
-        }
+        target.check()?;
         let state = match kind {
             ProxyKind::Socks5 => {
                 out.extend(if credentials.is_some() { &[5, 2, 0, 2][..] } else { &[5, 1, 0] });
@@ -134,7 +180,28 @@ impl Tunnel {
                 State::Head
             }
         };
-        Ok(Self { state, target, credentials, received: Vec::new() })
+        Ok(Self { state, command: 1, target, bound: None, credentials, received: Vec::new() })
+    }
+
+    /// Asks a SOCKS5 proxy to pass datagrams on instead (UDP ASSOCIATE); `out` gets what is to be sent. They may come
+    /// from any address of ours, and pass as long as the connection stands.
+    pub fn associate(credentials: Option<Credentials>, out: &mut Vec<u8>) -> Self {
+        let any = Target::Addr(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0));
+        let tunnel = Self::new(ProxyKind::Socks5, credentials, any, out).expect("no name is told");
+        Self { command: 3, ..tunnel }
+    }
+
+    /// Where the proxy, itself at `proxy`, takes datagrams, once [`Self::push`] has opened the association.
+    ///
+    /// # Errors
+    /// It names no address to which datagrams can be sent.
+    pub fn relay(&self, proxy: IpAddr) -> Result<SocketAddr, ProxyError> {
+        let bound = self.bound.filter(|bound| bound.port() != 0).ok_or(ProxyError::Relay)?;
+        // Proxies behind a NAT, or bound to all addresses, do not know which one we see.
+        let is_own = |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() && !proxy.is_loopback();
+        let ip = if is_own(bound.ip()) { proxy } else { bound.ip() };
+        let is_many = ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if is_many { Err(ProxyError::Relay) } else { Ok(SocketAddr::new(ip, bound.port())) }
     }
 
     /// Takes bytes of the proxy; `out` gets what is to be sent. `Some`: the tunnel is open, and these bytes came through it.
@@ -157,15 +224,19 @@ impl Tunnel {
             match self.state {
                 State::Method => self.on_method(reply[0], reply[1], out)?,
                 State::Verdict if reply[1] != 0 => return Err(ProxyError::Credentials),
-                State::Verdict => self.connect(out),
-                State::Reply | State::Head => return Ok(Some(std::mem::take(&mut self.received))),
+                State::Verdict => self.ask(out),
+                State::Reply | State::Head => {
+                    let place = datagram::place(reply.get(3..).unwrap_or_default());
+                    self.bound = place.and_then(|(place, _)| place);
+                    return Ok(Some(std::mem::take(&mut self.received)));
+                }
             }
         }
     }
 
     fn on_method(&mut self, version: u8, method: u8, out: &mut Vec<u8>) -> Result<(), ProxyError> {
         match (version, method, &self.credentials) {
-            (5, 0, _) => self.connect(out),
+            (5, 0, _) => self.ask(out),
             (5, 2, Some(Credentials { username, password })) => {
                 out.extend([1, username.len() as u8]);
                 out.extend(username.bytes());
@@ -179,23 +250,9 @@ impl Tunnel {
         Ok(())
     }
 
-    fn connect(&mut self, out: &mut Vec<u8>) {
-        out.extend([5, 1, 0]);
-        let port = match &self.target {
-            Target::Addr(addr) => {
-                match addr.ip().to_canonical() {
-                    IpAddr::V4(ip) => out.extend([&[1][..], &ip.octets()].concat()),
-                    IpAddr::V6(ip) => out.extend([&[4][..], &ip.octets()].concat()),
-                }
-                addr.port()
-            }
-            Target::Name(name, port) => {
-                out.extend([3, name.len() as u8]);
-                out.extend(name.bytes());
-                *port
-            }
-        };
-        out.extend(port.to_be_bytes());
+    fn ask(&mut self, out: &mut Vec<u8>) {
+        out.extend([5, self.command, 0]);
+        self.target.write(out);
         self.state = State::Reply;
     }
 

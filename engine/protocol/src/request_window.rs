@@ -124,6 +124,11 @@ impl RequestWindow {
         self.size
     }
 
+    /// Requests for a peer of which nothing is known, at least 1.
+    pub fn smallest(&self) -> usize {
+        self.bounded(0)
+    }
+
     /// The round trip of an empty queue, once it was measured.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip

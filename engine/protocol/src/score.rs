@@ -1,8 +1,9 @@
 //! How reliable a peer is, and how good a connection with it: the one definition of both.
 //!
-//! Role: two numbers from 0 to 100 out of what was counted anyway. Pure. [`crate::candidates`] dials the reliable first,
-//! [`crate::torrent`] fetches pieces anew from them and names whose connection is given up first when there is no room;
-//! statuses show both. Whoever was found to have lied is banned ([`crate::blame`]) and has no score.
+//! Role: two numbers from 0 to 100 out of what was counted anyway. Pure. [`crate::candidates`] dials the reliable first.
+//! [`crate::torrent`] fetches pieces anew from them, asks the unreliable ([`UNRELIABLE`]) for little at a time and not
+//! for what others wait for, and names whose connection is given up first when there is no room; statuses show both.
+//! Whoever was found to have lied is banned ([`crate::blame`]) and has no score.
 //!
 //! * *Reliability* is about the peer, over all its connections: of what was expected of it, the part that it did. A block
 //!   counts for it; a failure costs as many blocks as it cost us ([`Record`]). It begins at 50, since nothing is known, and
@@ -15,6 +16,8 @@
 
 use std::time::Duration;
 
+/// A less reliable peer is unreliable: of what it was asked for more than two thirds did not come.
+pub const UNRELIABLE: u8 = 30;
 /// What nobody knows anything of is worth, and how many blocks that opinion weighs.
 const PRIOR_BLOCKS: u64 = 8;
 /// Blocks that one failure of each kind costs.

@@ -23,6 +23,8 @@ mod mse;
 mod pex;
 #[path = "../fuzz/entry/proxy.rs"]
 mod proxy;
+#[path = "../fuzz/entry/scatter.rs"]
+mod scatter;
 #[path = "../fuzz/entry/torrent.rs"]
 mod torrent;
 #[path = "../fuzz/entry/tracker_http.rs"]
@@ -181,4 +183,9 @@ fn random_inputs() {
             run(&bytes);
         }
     }
+}
+
+#[test]
+fn scatter_corpus() {
+    run_corpus("scatter", scatter::run);
 }

@@ -13,6 +13,7 @@ use crate::checkpoints::CheckpointSettings;
 use crate::choosing::Choice;
 use crate::daemon::DaemonSettings;
 use crate::ipfilter::FilterSettings;
+use crate::sandbox::SandboxSettings;
 use crate::session::{AddOptions, Settings};
 
 /// Connections of all torrents together when nobody says how many.
@@ -66,6 +67,8 @@ pub struct Effect {
     pub proxy: ProxySettings,
     /// What [`crate::ipfilter::load`] gives belongs into [`Settings::ip_filter`].
     pub ip_filter: FilterSettings,
+    /// For [`crate::sandbox`].
+    pub sandbox: SandboxSettings,
     /// For [`crate::daemon`].
     pub daemon: DaemonSettings,
 }
@@ -88,6 +91,7 @@ impl Default for Effect {
             tracker_ca_file: None,
             proxy: ProxySettings::default(),
             ip_filter: FilterSettings::default(),
+            sandbox: SandboxSettings::default(),
             daemon: DaemonSettings::default(),
         }
     }

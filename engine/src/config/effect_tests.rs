@@ -101,6 +101,8 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("security.tracker_ca_file", "/etc/ca.pem", "tracker_ca_file: Some(\"/etc/ca.pem\")"),
     ("security.ip_filter", "/etc/list", "ip_filter: FilterSettings { path: Some(\"/etc/list\")"),
     ("security.ip_filter_trackers", "true", "path: None, trackers: true }"),
+    ("security.sandbox", "strict", "sandbox: SandboxSettings { mode: Strict"),
+    ("security.sandbox_paths", "[\"/srv/a\", \"/srv/b c\"]", "paths: [\"/srv/a\", \"/srv/b c\"]"),
     ("daemon.socket", "/run/x", "socket: Some(\"/run/x\")"),
     ("daemon.listen", "[::1]:7", "listen: Some([::1]:7)"),
     ("daemon.token_file", "/etc/token", "token_file: Some(\"/etc/token\")"),

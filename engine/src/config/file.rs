@@ -175,7 +175,12 @@ impl Reader {
         }
         let text = match key.kind {
             Kind::Cpus => item.text(),
-            Kind::Command | Kind::Files | Kind::Hosts | Kind::Places | Kind::FilePriorities
+            Kind::Command
+            | Kind::Folders
+            | Kind::Files
+            | Kind::Hosts
+            | Kind::Places
+            | Kind::FilePriorities
                 if item.is_list() =>
             {
                 item.strings()

@@ -65,6 +65,8 @@ pub enum Kind {
     Loopback,
     /// A program and its arguments: an array, or the program alone.
     Command,
+    /// Absolute paths of folders: an array, or one of them.
+    Folders,
     /// Files of a torrent by numbers or names: an array, or one of them.
     Files,
     /// How much such files are wanted: an array, or one of them.
@@ -106,6 +108,8 @@ pub enum Value {
     Loopback(SocketAddr),
     /// See [`Kind::Command`].
     Command(Vec<String>),
+    /// See [`Kind::Folders`].
+    Folders(Vec<String>),
     /// See [`Kind::Files`].
     Files(Vec<String>),
     /// See [`Kind::FilePriorities`].
@@ -147,6 +151,10 @@ impl Kind {
                 Value::Loopback(text.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())?)
             }
             Self::Command => Value::Command(command(text)?),
+            Self::Folders => {
+                let is_good = |path: &String| expand_home(path).is_absolute() && !path.contains('\0');
+                Value::Folders(texts(text).filter(|paths| paths.iter().all(is_good))?)
+            }
             Self::Files => Value::Files(texts(text)?),
             Self::FilePriorities => {
                 let priorities =
@@ -195,6 +203,7 @@ impl Kind {
             Self::Command => {
                 "a program and its arguments, such as [\"/usr/local/bin/done\", \"-v\"], or a program".to_owned()
             }
+            Self::Folders => "absolute paths of folders, such as [\"/srv/a\", \"/srv/b\"], or one of them".to_owned(),
             Self::Files => {
                 "files by numbers or names, such as [\"0,2-5\", \"*.mkv\"], or one of them".to_owned()
             }
@@ -225,6 +234,7 @@ impl Kind {
             Self::Cpus => "CPUS",
             Self::Loopback => "ADDR:PORT",
             Self::Command => "PROGRAM",
+            Self::Folders => "PATH",
             Self::Files => "LIST|GLOB",
             Self::FilePriorities => "FILES=PRIORITY",
             Self::Hosts => "HOST:PORT",
@@ -243,7 +253,9 @@ impl Value {
             Self::Rate(0) => "0".to_owned(),
             Self::Ratio(ratio) => format!("{ratio:?}"),
             Self::Cpus(cpus) => format!("[{}]", units::show_cpus(cpus).replace(',', ", ")),
-            Self::Command(words) | Self::Files(words) | Self::Hosts(words) => toml_array(words),
+            Self::Command(words) | Self::Folders(words) | Self::Files(words) | Self::Hosts(words) => {
+                toml_array(words)
+            }
             Self::FilePriorities(priorities) => toml_array(&shown_priorities(priorities)),
             other => toml::Value::String(other.to_text()).to_string(),
         }
@@ -265,7 +277,9 @@ impl Value {
             Self::Address(address) => address.to_string(),
             Self::Cpus(cpus) => units::show_cpus(cpus),
             Self::Loopback(address) => address.to_string(),
-            Self::Command(words) | Self::Files(words) | Self::Hosts(words) => json(words),
+            Self::Command(words) | Self::Folders(words) | Self::Files(words) | Self::Hosts(words) => {
+                json(words)
+            }
             Self::FilePriorities(priorities) => json(&shown_priorities(priorities)),
             Self::LogFilter(filter) => filter.clone(),
             Self::Peer(peer) => peer.to_string(),
@@ -308,6 +322,15 @@ impl Value {
     /// A program and its arguments; `None` for a word.
     pub(super) fn command(&self) -> Option<Vec<String>> {
         if let Self::Command(words) = self { Some(words.clone()) } else { None }
+    }
+
+    /// Paths; none for a word.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        if let Self::Folders(paths) = self {
+            paths.iter().map(|path| expand_home(path)).collect()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Files; none for a word.

@@ -35,8 +35,25 @@ pub(super) struct Prepared {
     pub rules: Rules,
 }
 
+/// Web seeds that come with one torrent, and bytes of a URL.
+const WEB_SEEDS_MAX: usize = 64;
+const WEB_SEED_LEN_MAX: usize = 2048;
+
 fn refused(code: &str, message: impl Into<String>) -> ApiError {
     ApiError::new(400, code, message)
+}
+
+/// Refuses web seeds that are none, and more than [`WEB_SEEDS_MAX`].
+pub(super) fn check_web_seeds(urls: &[String]) -> Result<(), ApiError> {
+    let is_good = |url: &String| {
+        let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+        has_scheme && url.len() <= WEB_SEED_LEN_MAX && !url.contains(char::is_control)
+    };
+    if urls.len() > WEB_SEEDS_MAX || !urls.iter().all(is_good) {
+        let what = format!("web_seeds: at most {WEB_SEEDS_MAX} URLs of http or https");
+        return Err(refused("bad_value", what));
+    }
+    Ok(())
 }
 
 fn unwritable(error: &io::Error) -> ApiError {
@@ -84,12 +101,14 @@ impl Core {
             };
             return Err(ApiError::new(409, code, format!("the torrent {hash} {what}")));
         }
+        check_web_seeds(&how.web_seeds)?;
         let effect = self.config.effect(Some((&hash, &metainfo.name)));
         let output = match &how.output {
             Some(dir) => absolute(dir, "output").map(|()| dir.clone())?,
             None => std::path::absolute(&effect.torrent.output)
                 .map_err(|error| refused("bad_folder", error.to_string()))?,
         };
+        self.within_sandbox(&output)?;
         let checkpoint = self.checkpoint(&metainfo);
         fs::create_dir_all(&output).map_err(|error| {
             refused("bad_folder", format!("the folder {} cannot be made: {error}", output.display()))
@@ -98,7 +117,7 @@ impl Core {
         record.paused = how.paused;
         apply(&mut record, &how.change)?;
         (record.files, record.file_priorities) = (how.files.clone(), how.file_priorities.clone());
-        record.bind_to = how.bind_to.clone();
+        (record.bind_to, record.web_seeds) = (how.bind_to.clone(), how.web_seeds.clone());
         let file_priorities = wanted_files(&record, &metainfo, &effect)?;
         record.completion_handled = checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.is_complete());
         self.state.add(hash, &record, bytes).map_err(|error| unwritable(&error))?;
@@ -112,6 +131,7 @@ impl Core {
         options.peers.extend(&how.peers);
         options.file_priorities = file_priorities;
         bind(&mut options.bind_to, record.bind_to.as_ref());
+        options.web_seeds.extend(record.web_seeds.iter().cloned());
         if let Some(link) = link {
             options.magnet = Some(link.to_string());
             if how.files.is_empty() && how.file_priorities.is_empty() {
@@ -129,6 +149,12 @@ impl Core {
         // A link was told as added when it came.
         self.subscribers.tell(&if was_link { Event::Status(row) } else { Event::Added(row) });
         Ok(hash)
+    }
+
+    /// Refuses a folder that could not be used.
+    pub fn within_sandbox(&self, folder: &Path) -> Result<(), ApiError> {
+        let Some(sandbox) = &self.sandbox else { return Ok(()) };
+        sandbox.check(folder).map_err(|message| refused("outside_sandbox", message))
     }
 
     /// The checkpoint of a torrent, if there is one that fits.
@@ -263,6 +289,7 @@ impl Core {
     pub fn move_files(&mut self, id: &str, how: api::Move) -> Result<Answer, ApiError> {
         let hash = self.find_staying(id)?;
         absolute(&how.to, "to")?;
+        self.within_sandbox(&how.to)?;
         if self.torrents[&hash].record.move_to.is_some() {
             return Err(ApiError::new(409, "moving", "its files are being moved already"));
         }

@@ -120,6 +120,9 @@ pub struct Add {
     /// Peers to connect to.
     #[serde(default)]
     pub peers: Vec<SocketAddr>,
+    /// Folders or files on HTTP servers to fetch from as well (BEP 19), also at local addresses.
+    #[serde(default)]
+    pub web_seeds: Vec<String>,
     /// Fetch only these files: numbers (`0,2-5`), or names with `*` and `?`. Empty: as configured, else all.
     #[serde(default)]
     pub files: Vec<String>,

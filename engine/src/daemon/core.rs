@@ -27,6 +27,7 @@ use super::tracing_peers::Traces;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
 use crate::config::Config;
+use crate::sandbox::Sandbox;
 use crate::session::{Session, SessionEvent};
 use crate::{Scraped, Snapshot};
 
@@ -122,6 +123,7 @@ pub(super) struct Core {
     pub reloader: Reloader,
     pub state: StateDir,
     pub store: Option<Store>,
+    pub sandbox: Option<Sandbox>,
     pub torrents: HashMap<InfoHash, Torrent>,
     /// Those whose metadata is looked for.
     pub magnets: HashMap<InfoHash, Pending>,

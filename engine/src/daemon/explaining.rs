@@ -10,11 +10,11 @@ use crate::session::Looking;
 /// An answer that shards still have to complete.
 #[derive(Debug)]
 pub(super) struct Explaining {
-    info_hash: String,
-    name: String,
-    looking: Looking,
-    rest: Option<Rest>,
-    error: Option<(String, bool)>,
+    pub info_hash: String,
+    pub name: String,
+    pub looking: Looking,
+    pub rest: Option<Rest>,
+    pub error: Option<(String, bool)>,
 }
 
 impl Explaining {
@@ -29,6 +29,11 @@ impl Explaining {
 
 impl Core {
     pub fn explain(&self, id: &str) -> Result<Answer, ApiError> {
+        if let Some(hash) = self.find_magnet(id) {
+            let pending = &self.magnets[&hash];
+            let looking = self.session.look_at_magnet(pending.handle());
+            return Ok(Answer::Explain(Box::new(pending.explain(hash, looking))));
+        }
         let hash = self.find_staying(id)?;
         let torrent = &self.torrents[&hash];
         let (position, runs) = self.place(hash);

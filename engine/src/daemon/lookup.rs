@@ -40,11 +40,24 @@ impl Core {
 
     fn missing(&self, id: &str) -> ApiError {
         if self.magnets.keys().any(|hash| hash.to_string().starts_with(id)) {
-            let message = format!("the metadata of {id} is not there yet; until then it can only be removed");
+            let message = format!(
+                "the metadata of {id} is not there yet; until then it can only be explained, traced and removed"
+            );
             return ApiError::new(409, "no_metadata", message);
         }
         let message = format!("no torrent here has an info-hash that begins with {id}");
         ApiError::new(404, "no_such_torrent", message)
+    }
+
+    /// The magnet link that `id` names, if it names no torrent: its metadata is not there yet.
+    pub fn find_magnet(&self, id: &str) -> Option<InfoHash> {
+        let id = id.to_ascii_lowercase();
+        let fits = |hash: &&InfoHash| !id.is_empty() && hash.to_string().starts_with(&id);
+        let mut fitting = self.magnets.keys().filter(fits);
+        match (fitting.next(), fitting.next(), self.torrents.keys().find(fits)) {
+            (Some(hash), None, None) => Some(*hash),
+            _ => None,
+        }
     }
 
     /// As [`Self::find`], for what is to be changed.

@@ -1,7 +1,8 @@
 //! Magnet links of the daemon, until their metadata is there and they become torrents.
 //!
 //! A link is kept as `torrents/HASH.magnet` before its adding is answered, and looked for again after a restart. It is not
-//! in the queue: metadata is small. All that can be done with it meanwhile is to remove it.
+//! in the queue: metadata is small. All that can be done with it meanwhile is to ask why, to look at
+//! its peers, and to remove it.
 
 use std::io;
 use std::time::Instant;
@@ -11,8 +12,10 @@ use tokio::sync::oneshot;
 
 use super::api::{Activity, Add, ApiError, Event, Removed, Torrent as Row};
 use super::core::{Answer, Core};
+use super::explaining::Explaining;
 use crate::checkpoints::now;
-use crate::session::{MagnetHandle, MagnetOptions};
+use crate::explain::Rest;
+use crate::session::{Looking, MagnetHandle, MagnetOptions};
 use crate::{Magnet, TorrentEvent};
 
 type Reply = oneshot::Sender<Result<Answer, ApiError>>;
@@ -31,6 +34,23 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Its handle in the session.
+    pub fn handle(&self) -> &MagnetHandle {
+        &self.handle
+    }
+
+    /// Begins to find out why its metadata is not there yet.
+    pub fn explain(&self, hash: InfoHash, looking: Looking) -> Explaining {
+        let magnet = self.handle.magnet();
+        Explaining {
+            info_hash: hash.to_string(),
+            name: magnet.name.clone().unwrap_or_else(|| hash.to_string()),
+            looking,
+            rest: self.how.paused.then_some(Rest::Paused),
+            error: self.trouble.clone().map(|trouble| (trouble, false)),
+        }
+    }
+
     fn row(&self) -> Row {
         let magnet = self.handle.magnet();
         let status = self.handle.status();
@@ -80,7 +100,9 @@ impl Core {
         }
         if let Some(dir) = &how.output {
             super::actions::absolute(dir, "output")?;
+            self.within_sandbox(dir)?;
         }
+        super::actions::check_web_seeds(&how.web_seeds)?;
         self.state.add_magnet(hash, &how).map_err(|error| {
             let text = format!("the daemon's state cannot be written: {error}; nothing was done");
             ApiError::new(500, "state", text)
@@ -177,13 +199,7 @@ impl Core {
 
     /// Stops looking for the magnet that `id` names; gives `reply` back when it names none.
     pub fn remove_magnet(&mut self, id: &str, reply: Reply) -> Option<Reply> {
-        let id = id.to_ascii_lowercase();
-        let fits = |hash: &InfoHash| !id.is_empty() && hash.to_string().starts_with(&id);
-        let mut fitting = self.magnets.keys().copied().filter(fits);
-        let (Some(hash), None) = (fitting.next(), fitting.next()) else { return Some(reply) };
-        if self.torrents.keys().any(fits) {
-            return Some(reply);
-        }
+        let Some(hash) = self.find_magnet(id) else { return Some(reply) };
         if let Err(error) = self.state.remove_magnet(hash) {
             let _ = reply.send(Err(ApiError::new(500, "state", error.to_string())));
             return None;

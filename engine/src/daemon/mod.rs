@@ -43,4 +43,4 @@ pub use reload::Notice;
 pub use settings::{DaemonSettings, SeedAction};
 pub use socket::ControlError;
 pub use start::{Daemon, DaemonError, Setup};
-pub use state::StateError;
+pub use state::{StateError, folders_in_use};

@@ -31,6 +31,7 @@ use super::torrent::Rules;
 use super::watch::WatchFolder;
 use crate::checkpoints::Store;
 use crate::config::{Config, Limits, Reload, Sources, Watcher};
+use crate::sandbox::Sandbox;
 use crate::session::{AddOptions, Events, Session, Settings, StartError, TorrentSource};
 use crate::{MoveOptions, ShutdownError};
 
@@ -45,6 +46,8 @@ pub struct Setup {
     pub watcher: io::Result<Watcher>,
     /// What was read.
     pub config: Config,
+    /// What this process is kept to, if anything.
+    pub sandbox: Option<Sandbox>,
     /// Made of it. Checkpoints without a folder get one in the folder of the state.
     pub settings: Settings,
 }
@@ -76,7 +79,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it with all torrents of its folder.
     pub fn start(setup: Setup) -> Result<Self, DaemonError> {
-        let Setup { sources, watcher, config, mut settings } = setup;
+        let Setup { sources, watcher, config, sandbox, mut settings } = setup;
         let effect = config.effect(None);
         let is_ours = effect.leaves_checkpoint_folder();
         let is_default = settings.checkpoints.dir == effect.settings.checkpoints.dir;
@@ -112,6 +115,7 @@ impl Daemon {
             reloader: Reloader::new(Reload::new(sources, watcher), daemon, limits),
             state,
             store,
+            sandbox,
             torrents: HashMap::new(),
             magnets: HashMap::new(),
             keys: HashMap::new(),
@@ -286,6 +290,7 @@ impl Core {
         });
         let mut options = AddOptions { file_priorities, ..effect.torrent };
         bind(&mut options.bind_to, record.bind_to.as_ref());
+        options.web_seeds.extend(record.web_seeds.iter().cloned());
         Some(Prepared { metainfo, record, counters, checkpoint, options, rules })
     }
 }

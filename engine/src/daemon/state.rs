@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ccbt_protocol::ids::InfoHash;
@@ -70,9 +70,11 @@ pub(super) struct Record {
     pub files: Vec<String>,
     #[serde(default)]
     pub file_priorities: Vec<String>,
-    /// As [`super::api::Add`] has it.
+    /// As [`super::api::Add`] has them.
     #[serde(default)]
     pub bind_to: Option<Places>,
+    #[serde(default)]
+    pub web_seeds: Vec<String>,
     /// Goals of seeding where they differ from the configuration's; an inner `None`: no goal.
     pub seed_ratio: Option<Own<f64>>,
     pub seed_seconds: Option<Own<u64>>,
@@ -120,6 +122,7 @@ impl Record {
             files: Vec::new(),
             file_priorities: Vec::new(),
             bind_to: None,
+            web_seeds: Vec::new(),
             seed_ratio: None,
             seed_seconds: None,
             seed_action: None,
@@ -169,6 +172,26 @@ pub(super) struct StateDir {
     _lock: File,
 }
 
+/// Folders of the torrents and links that the folder of the state has; of files that cannot be read none.
+pub fn folders_in_use(state: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(state.join("daemon/torrents")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("json") => {
+                let record = read_json::<Record>(&path).ok();
+                folders.extend(record.into_iter().flat_map(|record| [Some(record.output), record.move_to]));
+            }
+            Some("magnet") => folders.extend(read_json::<Add>(&path).ok().map(|how| how.output)),
+            _ => {}
+        }
+    }
+    let mut folders: Vec<PathBuf> = folders.into_iter().flatten().collect();
+    folders.sort();
+    folders.dedup();
+    folders
+}
+
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -209,7 +232,7 @@ impl StateDir {
             .create(dir.join("torrents"))
             .map_err(|error| at(&dir, error))?;
         let path = dir.join("lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(|error| at(&path, error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir, _lock: lock }),
@@ -386,5 +409,51 @@ mod tests {
         assert_eq!((found.len(), problems.len()), (0, 2), "{problems:?}");
         assert!(state.board().1.is_some());
         assert!(torrents.join(format!("{one}.json")).exists());
+    }
+
+    /// What daemons of earlier releases left behind. When one of these fails, read the old form, too, and add a file of
+    /// the new one: the files here stay as they are.
+    #[test]
+    fn the_folder_of_every_release_is_read() {
+        let files = [
+            (
+                "torrents/0101010101010101010101010101010101010101.json",
+                include_str!("golden/record-v1-first.json"),
+            ),
+            ("torrents/0202020202020202020202020202020202020202.json", include_str!("golden/record-v1.json")),
+            (
+                "torrents/0303030303030303030303030303030303030303.magnet",
+                include_str!("golden/magnet-v1.json"),
+            ),
+            ("daemon.json", include_str!("golden/board-v1.json")),
+        ];
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(dir.path()).expect("nobody has it");
+        for (name, text) in files {
+            fs::write(dir.path().join("daemon").join(name), text).expect("written");
+        }
+        for hash in [InfoHash([1; 20]), InfoHash([2; 20])] {
+            fs::write(state.torrent_path(hash), b"torrent").expect("written");
+        }
+        let (found, problems) = state.torrents().expect("listed");
+        assert!(problems.is_empty(), "{problems:?}");
+        let [first, full] = [&found[0].record, &found[1].record];
+        assert_eq!(
+            (first.name.as_str(), first.paused, first.goal_reached),
+            ("of the first daemon", true, true)
+        );
+        assert_eq!((first.seed_ratio, first.seed_seconds), (Some(Own::Off), Some(Own::Value(3600))));
+        assert_eq!((first.limits.down, first.limits.peer_up), (Some(1000), Some(0)));
+        assert_eq!((full.move_to.as_deref(), full.forced), (Some(Path::new("/srv/c")), true));
+        assert_eq!((full.files.len(), full.file_priorities.len(), full.bind_to.is_some()), (2, 1, true));
+        let (board, problem) = state.board();
+        assert_eq!((board.order.len(), board.up_limit, problem), (2, Some(500_000), None));
+        assert_eq!(board.counters.values().next().map(|sums| sums.seeded_seconds), Some(33));
+        let magnets = state.magnets().expect("listed");
+        assert_eq!((magnets.len(), magnets[0].top, magnets[0].peers.len()), (1, true, 1));
+        // What is written now is of the newest form that is kept here.
+        assert_eq!(serde_json::to_string(full).expect("JSON"), files[1].1.trim());
+        assert_eq!(serde_json::to_string(&board).expect("JSON"), files[3].1.trim());
+        assert_eq!(serde_json::to_string_pretty(&magnets[0]).expect("JSON"), files[2].1.trim());
     }
 }

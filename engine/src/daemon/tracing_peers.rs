@@ -60,7 +60,8 @@ impl WireTap for TraceReader {
 impl Core {
     /// Shows what is said with a peer of a torrent.
     pub fn trace(&mut self, id: &str, peer: &str, streaming: Streaming) -> Result<Answer, ApiError> {
-        let hash = self.find_staying(id)?;
+        let magnet = self.find_magnet(id);
+        let hash = magnet.map_or_else(|| self.find_staying(id), Ok)?;
         let peer: PeerAddress = peer.parse().map_err(|_| {
             let message = "peer must be an IP address, or one with a port, such as 10.0.0.2:6881";
             ApiError::new(400, "bad_peer", message)
@@ -72,7 +73,10 @@ impl Core {
         }
         let (tap, lines) = TraceReader::new(streaming);
         self.traces.push(Arc::downgrade(&tap));
-        self.session.tap(Some(&self.torrents[&hash].handle), peer, tap);
+        match magnet {
+            Some(_) => self.session.tap_magnet(self.magnets[&hash].handle(), peer, tap),
+            None => self.session.tap(Some(&self.torrents[&hash].handle), peer, tap),
+        }
         Ok(Answer::Events(lines))
     }
 }

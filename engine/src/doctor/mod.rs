@@ -1,7 +1,8 @@
 //! What this machine lacks to run the engine well, and what to type about it.
 //!
 //! Role: [`examine`] looks at the kernel, limits, CPUs, a folder and a port, and judges each. Owner: whoever asks
-//! (`ccbt-fast doctor`). Invariants: nothing is changed and nothing leaves the machine; every finding that is not
+//! (`ccbt-fast doctor`). Invariants: nothing is changed, and nothing leaves the machine unless
+//! [`Subjects::router`] says that the router may be asked; every finding that is not
 //! [`Verdict::Ok`] says what to do. [`Facts`] are read by one function and judged by another, which is pure.
 
 mod cpu;
@@ -9,6 +10,7 @@ mod facts;
 mod folder;
 mod judge;
 mod port;
+mod router;
 
 use std::path::PathBuf;
 
@@ -66,10 +68,12 @@ pub struct Subjects {
     pub folders: Vec<PathBuf>,
     /// Port that peers connect to; 0: none is chosen yet, and the one the system gives is tried.
     pub port: u16,
+    /// The router is asked whether it maps ports.
+    pub router: bool,
 }
 
 /// Examines everything, in the order in which it is worth reading. Takes a second at most, of which most is spent on
-/// hashing and on writing one block into each folder.
+/// hashing and on writing one block into each folder; five more where a router is asked that does not answer.
 pub fn examine(subjects: &Subjects) -> Vec<Finding> {
     let mut findings = judge(&Facts::read(&subjects.root));
     findings.push(judge::ring(ccbt_storage::ring::probe()));
@@ -78,5 +82,6 @@ pub fn examine(subjects: &Subjects) -> Vec<Finding> {
         findings.extend(folder::examine(folder, &subjects.root));
     }
     findings.extend(port::examine(subjects.port));
+    findings.extend(router::examine(subjects.router, subjects.port));
     findings
 }

@@ -84,6 +84,12 @@ pub enum Cause {
     PortUnreachable,
     /// Nobody can connect to us: we do not listen.
     NotListening,
+    /// No peer has the metadata of a magnet link.
+    NoMetadata,
+    /// Peers have the metadata, and give none of it.
+    MetadataRefused,
+    /// What peers gave is not the metadata.
+    MetadataCorrupt,
     /// What serves us sends no more.
     PeersSlow,
     /// It moves and nothing holds it back.

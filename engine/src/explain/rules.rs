@@ -1,6 +1,7 @@
 //! The rules: each looks at the snapshot and finds one cause or none.
 
 mod limits;
+mod metadata;
 
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ const RUNNING: [Rule; 16] = [
 
 pub(super) fn apply(snapshot: &Snapshot) -> Vec<Finding> {
     let mut findings: Vec<Finding> = error(snapshot).into_iter().collect();
+    if let Some(look) = &snapshot.metadata {
+        findings.extend(metadata::apply(snapshot, look));
+        return findings;
+    }
     findings.extend(RESTING.iter().find_map(|rule| rule(snapshot)));
     if !findings.is_empty() && (snapshot.rest.is_some() || !runs(snapshot)) {
         return findings;
@@ -61,7 +66,7 @@ fn runs(snapshot: &Snapshot) -> bool {
 }
 
 fn downloads(snapshot: &Snapshot) -> bool {
-    snapshot.state == State::Downloading
+    snapshot.state == State::Downloading || snapshot.metadata.is_some()
 }
 
 fn finding(

@@ -9,7 +9,7 @@ use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::candidates::Source;
 use ccbt_protocol::peer::PeerStatus;
 use ccbt_protocol::rate::TorrentLimits;
-use ccbt_shards::diagnosis::{Endings, PartLook, ShardLook, TrackerLook};
+use ccbt_shards::diagnosis::{Endings, MetadataLook, PartLook, ShardLook, TrackerLook};
 
 use crate::{State, TorrentStatus};
 
@@ -68,8 +68,10 @@ impl From<&PeerStatus> for PeerFacts {
 /// See the module. Rates are payload bytes per second; limits of 0 mean none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What it does.
+    /// What it does; of a magnet link without meaning.
     pub state: State,
+    /// It is a magnet link, and this is how its metadata is fetched.
+    pub metadata: Option<MetadataLook>,
     /// Why it rests, if it does.
     pub rest: Option<Rest>,
     /// Why it cannot go on, and whether it tries again by itself.
@@ -162,6 +164,7 @@ impl Snapshot {
         let parts: Vec<&PartLook> = looks.iter().filter_map(|look| look.part.as_ref()).collect();
         let home = parts.iter().find_map(|part| part.home.as_ref())?;
         let status = around.status.as_deref();
+        let metadata = parts.iter().find_map(|part| part.metadata);
         let has = |piece| {
             let has = |field: &Bitfield| field.has(piece);
             parts.iter().filter_map(|part| part.available.as_ref()).any(has)
@@ -170,6 +173,7 @@ impl Snapshot {
         parts.iter().for_each(|part| endings += part.endings);
         Some(Self {
             state: status.map_or(State::Opening, |status| status.state),
+            metadata,
             rest: home.paused.then_some(Rest::Paused),
             error: None,
             bytes_left: status.map_or(0, |status| status.bytes_left),
@@ -179,7 +183,7 @@ impl Snapshot {
             limits: home.limits,
             global_limits: home.global_limits,
             peers: status.map_or_else(Vec::new, |status| status.peers.iter().map(PeerFacts::from).collect()),
-            peer_count: status.map_or(0, |status| status.peer_count),
+            peer_count: status.map_or(metadata.map_or(0, |look| look.connected), |status| status.peer_count),
             connections: home.connections,
             half_open: parts.iter().map(|part| part.half_open).sum(),
             max_peers: home.max_peers,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ccbt_protocol::candidates::Source;
-use ccbt_shards::diagnosis::TrackerLook;
+use ccbt_protocol::metadata::{FetchProgress, FetchTrouble};
+use ccbt_shards::diagnosis::{MetadataLook, TrackerLook};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,6 +15,7 @@ fn well() -> Snapshot {
     let serving = PeerFacts { down_rate: 500_000, am_interested: true, seed: true, ..PeerFacts::default() };
     Snapshot {
         state: State::Downloading,
+        metadata: None,
         rest: None,
         error: None,
         bytes_left: 1 << 30,
@@ -241,5 +243,74 @@ proptest! {
         prop_assert!(!findings.is_empty());
         prop_assert!(findings.is_sorted_by_key(|finding| finding.severity));
         prop_assert!(findings.iter().all(|finding| !finding.evidence.is_empty() && !finding.advice.is_empty()));
+    }
+}
+
+/// The first finding of a magnet link that does well, after `change`.
+fn of_magnet(change: impl FnOnce(&mut Snapshot, &mut MetadataLook)) -> Finding {
+    let progress = FetchProgress { received: 16384, total: 40_000, peers: 2 };
+    let mut look = MetadataLook { connected: 3, progress, ..MetadataLook::default() };
+    let mut snapshot = Snapshot { state: State::Opening, peers: Vec::new(), peer_count: 3, ..well() };
+    change(&mut snapshot, &mut look);
+    snapshot.peer_count = look.connected;
+    snapshot.metadata = Some(look);
+    explain(&snapshot).remove(0)
+}
+
+#[test]
+fn each_reason_why_metadata_is_not_there_is_found() {
+    let nowhere = |snapshot: &mut Snapshot, look: &mut MetadataLook| {
+        (look.connected, look.progress) = (0, FetchProgress::default());
+        snapshot.sources = Vec::new();
+    };
+    let without = |trouble: FetchTrouble, without: u64| {
+        move |_: &mut Snapshot, look: &mut MetadataLook| {
+            (look.progress, look.trouble, look.without) = (FetchProgress::default(), trouble, without);
+        }
+    };
+    let rejects = FetchTrouble { rejects: 3, ..FetchTrouble::default() };
+    let timeouts = FetchTrouble { timeouts: 2, ..FetchTrouble::default() };
+    let corrupt = FetchTrouble { mismatches: 1, liars: 1, rejects: 9, ..FetchTrouble::default() };
+    let cases = [
+        (of_magnet(|_, _| {}), Cause::Nothing, Severity::Fine, "16384 of 40000 bytes, from 2 peers"),
+        (of_magnet(nowhere), Cause::NoAddresses, Severity::Stops, "the DHT (200 nodes)"),
+        (
+            of_magnet(|snapshot, look| {
+                nowhere(snapshot, look);
+                snapshot.sources = vec![(Source::Dht, 4)];
+                snapshot.endings.unreachable = 4;
+            }),
+            Cause::NoPeers,
+            Severity::Stops,
+            "4 attempts found nobody",
+        ),
+        (of_magnet(without(FetchTrouble::default(), 0)), Cause::NoMetadata, Severity::Stops, "(3)"),
+        (of_magnet(without(FetchTrouble::default(), 7)), Cause::NoMetadata, Severity::Stops, "7 connections"),
+        (of_magnet(without(rejects, 1)), Cause::MetadataRefused, Severity::Stops, "3 requests were rejected"),
+        (of_magnet(without(timeouts, 1)), Cause::MetadataRefused, Severity::Stops, "2 not answered"),
+        (of_magnet(without(corrupt, 1)), Cause::MetadataCorrupt, Severity::Stops, "1 addresses that lied"),
+        (
+            of_magnet(|_, look| look.trouble = corrupt),
+            Cause::MetadataCorrupt,
+            Severity::Slows,
+            "SHA-1 is not the info-hash",
+        ),
+        (
+            of_magnet(|snapshot, _| snapshot.rest = Some(Rest::Paused)),
+            Cause::Paused,
+            Severity::Stops,
+            "paused",
+        ),
+        (
+            of_magnet(|snapshot, _| snapshot.error = Some(("it is no torrent".into(), false))),
+            Cause::Error,
+            Severity::Stops,
+            "it is no torrent",
+        ),
+    ];
+    for (found, cause, severity, words) in cases {
+        assert_eq!((found.cause, found.severity), (cause, severity), "{found:?}");
+        assert!(found.text.contains(words) && !found.advice.is_empty(), "{found:?}");
+        assert!(!found.evidence.is_empty(), "{found:?}");
     }
 }

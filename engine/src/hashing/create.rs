@@ -43,6 +43,9 @@ pub struct CreateOptions {
     pub source: Option<String>,
     /// Mark files executable (BEP 47) that their owner may execute. Changes the info-hash. Folders only.
     pub keep_executable: bool,
+    /// Put symbolic links that stay inside the folder into the torrent as such (BEP 47). Others are special, like devices.
+    /// Changes the info-hash. Folders only.
+    pub keep_symlinks: bool,
     /// Leave symbolic links, devices, sockets and pipes out with a note, instead of refusing them.
     pub skip_special: bool,
     /// Threads and way of reading.
@@ -67,6 +70,7 @@ impl CreateOptions {
             creation_date: None,
             source: None,
             keep_executable: false,
+            keep_symlinks: false,
             skip_special: false,
             hash: HashOptions::default(),
             progress: Arc::default(),
@@ -167,6 +171,9 @@ pub fn create_torrent(options: CreateOptions) -> Result<Created, CreateError> {
         }
         if options.keep_executable {
             return Err(CreateError::FolderOnly("keeping the executable mark"));
+        }
+        if options.keep_symlinks {
+            return Err(CreateError::FolderOnly("keeping symbolic links"));
         }
         vec![Input::new(options.path.clone(), Vec::new(), &root, false)]
     } else {
@@ -273,7 +280,9 @@ fn walk(options: &CreateOptions, notes: &mut Vec<String>) -> Result<Vec<Input>, 
             // Of the item itself, never of what a link leads to.
             let metadata = path.symlink_metadata().map_err(read_error(&path))?;
             let kind = metadata.file_type();
-            if !kind.is_dir() && !kind.is_file() {
+            let target =
+                if kind.is_symlink() && options.keep_symlinks { link_target(&path, &below) } else { None };
+            if !kind.is_dir() && !kind.is_file() && target.is_none() {
                 special(options, &path, kind, notes)?;
                 continue;
             }
@@ -288,8 +297,12 @@ fn walk(options: &CreateOptions, notes: &mut Vec<String>) -> Result<Vec<Input>, 
             if inputs.len() >= MAX_FILES {
                 return Err(BuildError::from(ccbt_protocol::metainfo::MetainfoError::TooManyFiles).into());
             }
-            let executable = options.keep_executable && metadata.mode() & 0o100 != 0;
-            inputs.push(Input::new(path, below, &metadata, executable));
+            let executable = options.keep_executable && target.is_none() && metadata.mode() & 0o100 != 0;
+            let mut input = Input::new(path, below, &metadata, executable);
+            if target.is_some() {
+                (input.entry.len, input.entry.symlink) = (0, target);
+            }
+            inputs.push(input);
         }
         if is_empty && folder != options.path {
             notes.push(format!("{}: empty folder left out, torrents hold files only", shown(&folder)));
@@ -301,6 +314,25 @@ fn walk(options: &CreateOptions, notes: &mut Vec<String>) -> Result<Vec<Input>, 
     inputs.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
     notes.sort_unstable();
     Ok(inputs)
+}
+
+/// Where the link `path`, which lies in the folder `below`, leads, from the torrent's folder on. `None`: out of that, to
+/// that itself, or by a way that depends on other links.
+fn link_target(path: &Path, below: &[String]) -> Option<Vec<String>> {
+    let text = std::fs::read_link(path).ok()?;
+    let (mut target, mut has_name) = (below.to_vec(), false);
+    for part in text.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if !has_name => drop(target.pop()?),
+            Component::Normal(name) => {
+                has_name = true;
+                target.push(name.to_str()?.to_owned());
+            }
+            _ => return None,
+        }
+    }
+    (!target.is_empty()).then_some(target)
 }
 
 /// Notes or refuses what is neither file nor folder.

@@ -275,6 +275,28 @@ fn links_pipes_and_empty_folders_are_never_left_out_silently() {
     assert!(notes.contains("li\\nnk: symbolic link left out"), "{notes}");
     assert!(notes.contains("pipe: pipe left out"), "{notes}");
 
+    fs::create_dir_all(root.join("deep")).unwrap();
+    for (text, name) in
+        [("../big", "deep/up"), ("/etc/passwd", "abs"), ("../../out", "deep/out"), ("deep/../big", "odd")]
+    {
+        std::os::unix::fs::symlink(text, root.join(name)).unwrap();
+    }
+    fs::remove_file(root.join("li\nnk")).unwrap();
+    let kept = CreateOptions { skip_special: true, keep_symlinks: true, ..options(&dir) };
+    let created = create_torrent(kept).unwrap();
+    let links = created
+        .metainfo
+        .files
+        .iter()
+        .filter_map(|file| Some((file.path.join("/"), file.symlink.as_ref()?.join("/"))));
+    assert_eq!(links.collect::<Vec<_>>(), [("t/deep/up".to_owned(), "t/big".to_owned())]);
+    let notes = created.notes.join("|");
+    assert!(
+        ["abs", "out", "odd"].iter().all(|name| notes.contains(&format!("{name}: symbolic link left out"))),
+        "{notes}"
+    );
+    assert_right(&created, &dir);
+
     let linked = dir.path().join("linked");
     std::os::unix::fs::symlink(&root, &linked).unwrap();
     let by_link = CreateOptions { skip_special: true, path: linked, ..options(&dir) };

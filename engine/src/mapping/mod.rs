@@ -7,6 +7,7 @@
 //! one, and nothing where the session is bound to loopback; a lifetime that the router tells is brought into [`RENEW`];
 //! every request has a time limit, and the session's end waits for [`FAREWELL`] at most.
 
+pub(crate) mod asking;
 mod gateway;
 mod methods;
 

@@ -1,12 +1,15 @@
-//! Asking a session why a torrent does what it does.
+//! Asking a session why a torrent, or a magnet link, does what it does.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ccbt_protocol::ids::TorrentKey;
 use ccbt_shards::diagnosis::ShardLook;
 use crossbeam_channel::Receiver;
 
 use super::error::GoneError;
-use super::{Session, TorrentHandle};
+use super::{MagnetHandle, Session, TorrentHandle};
+use crate::TorrentStatus;
 use crate::explain::{Around, Finding, Snapshot, explain};
 
 /// So long shards are waited for: each answers within a turn.
@@ -43,11 +46,24 @@ impl Session {
         Ok(snapshot)
     }
 
+    /// Why the metadata of `magnet` is not there yet, the most important first. As [`Self::explain`].
+    pub fn explain_magnet(&self, magnet: &MagnetHandle) -> Result<Vec<Finding>, GoneError> {
+        Ok(explain(&self.look_at_magnet(magnet).wait()?))
+    }
+
+    pub(crate) fn look_at_magnet(&self, magnet: &MagnetHandle) -> Looking {
+        self.look_for(magnet.key(), None)
+    }
+
     pub(crate) fn look(&self, torrent: &TorrentHandle) -> Looking {
+        self.look_for(torrent.key(), torrent.status())
+    }
+
+    fn look_for(&self, key: TorrentKey, status: Option<Arc<TorrentStatus>>) -> Looking {
         let storage = self.storage_stats();
-        let sum = |of: fn(&crate::TorrentStatus) -> u64| self.status().iter().map(|status| of(status)).sum();
+        let sum = |of: fn(&TorrentStatus) -> u64| self.status().iter().map(|status| of(status)).sum();
         let around = Around {
-            status: torrent.status(),
+            status,
             total_rates: (sum(|status| status.down_rate), sum(|status| status.up_rate)),
             hash_queue: storage.hash.jobs_waiting,
             disk_queue: (
@@ -58,6 +74,6 @@ impl Session {
             filtered: self.caches().shards().iter().map(|shard| shard.filtered).sum(),
             uptime: self.started.elapsed(),
         };
-        Looking { looks: self.service().diagnose(torrent.key()), around }
+        Looking { looks: self.service().diagnose(key), around }
     }
 }

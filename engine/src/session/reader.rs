@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ccbt_shards::messages::{Play, Playable, ToShard};
+use ccbt_storage::files::{self, Access};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::TorrentHandle;
@@ -125,8 +126,11 @@ impl FileReader {
         let path = playable.spec.file_path(self.index);
         // It may have been moved.
         if self.open.as_ref().is_none_or(|(known, _)| *known != path) {
-            let file = File::open(&path)?;
-            self.open = Some((path, file));
+            // No link that somebody has put there is followed.
+            let spec = &playable.spec;
+            let access = Access { write: false, direct: false };
+            let file = files::open(spec.root(), &spec.files()[self.index as usize].path, access);
+            self.open = Some((path, file.map_err(io::Error::other)?.into()));
         }
         Ok(())
     }

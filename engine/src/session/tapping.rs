@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ccbt_protocol::wire::trace::Direction;
 use ccbt_shards::tapping::{PeerAddress, TapLine, TapRequest, WireTap};
 
-use super::{Session, TorrentHandle};
+use super::{MagnetHandle, Session, TorrentHandle};
 use crate::config::log::WIRE;
 
 /// Writes what is said into the log, for as long as the session lives.
@@ -32,6 +32,11 @@ impl Session {
     /// on the engine's own threads and must not wait.
     pub fn tap(&self, torrent: Option<&TorrentHandle>, peer: PeerAddress, tap: Arc<dyn WireTap>) {
         self.service().tap(&TapRequest { torrent: torrent.map(TorrentHandle::key), peer, tap });
+    }
+
+    /// As [`Self::tap`], while the metadata of `magnet` is fetched, and on when its torrent runs.
+    pub fn tap_magnet(&self, magnet: &MagnetHandle, peer: PeerAddress, tap: Arc<dyn WireTap>) {
+        self.service().tap(&TapRequest { torrent: Some(magnet.key()), peer, tap });
     }
 
     pub(super) fn log_peer(&self, peer: PeerAddress) {

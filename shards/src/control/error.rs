@@ -138,9 +138,12 @@ pub enum TrackerError {
         /// What went wrong.
         reason: String,
     },
-    /// A UDP tracker while trackers are asked through a proxy.
-    #[error("UDP trackers are not asked while proxy.trackers is on: nothing may go past the proxy")]
-    NotThroughProxy,
+    /// A UDP tracker while trackers are asked through a proxy that passes no datagrams on.
+    #[error("UDP trackers are not asked, as nothing may go past the proxy (proxy.trackers): {reason}")]
+    NotThroughProxy {
+        /// Why it does not.
+        reason: String,
+    },
     /// It was not sent: too many wait, or there is no time left.
     #[error("not sent: too many requests wait for trackers")]
     NotSent,

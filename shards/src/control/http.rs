@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ccbt_protocol::tracker::http::{ReplyError, announce_url, parse_response};
+use ccbt_protocol::tracker::udp::AddressFamily;
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, INTERVAL_MAX, RetryIn};
 use glommio::net::TcpStream;
 use http_body_util::{BodyExt, Empty};
@@ -36,20 +37,21 @@ impl TrackerClient {
     pub(super) async fn announce_http(
         &self,
         url: &str,
+        family: Option<AddressFamily>,
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, TrackerError> {
-        let answer = self.get(&announce_url(url, request)).await?;
+        let answer = self.get(&announce_url(url, request), family).await?;
         read_announce(&answer)
     }
 
-    /// Fetches `url`, following redirects.
-    pub(super) async fn get(&self, url: &str) -> Result<Answer, TrackerError> {
-        let mut target = Target::parse(url)?;
+    /// Fetches `url` from addresses of `family`, following redirects.
+    pub(super) async fn get(&self, url: &str, family: Option<AddressFamily>) -> Result<Answer, TrackerError> {
+        let mut target = Target::parse(url)?.by(family);
         let mut origin = None;
         for _ in 0..=REDIRECTS_MAX {
             match self.fetch(&target, &mut origin).await? {
                 Fetched::Answer(answer) => return Ok(answer),
-                Fetched::Redirect(location) => target = redirected(&target, &location)?,
+                Fetched::Redirect(location) => target = redirected(&target, &location)?.by(family),
             }
         }
         Err(TrackerError::Redirect { to: shown(target.url.as_str()), why: "there are too many in a row" })
@@ -69,11 +71,15 @@ impl TrackerClient {
         let addresses = self.resolver.addresses(&target.url, target.port, bind).await?;
         let allowed: Vec<_> = addresses
             .into_iter()
+            .filter(|address| target.admits(&address.ip()))
             .filter(|address| origin.is_none_or(|origin| may_redirect(origin, address.ip())))
             .collect();
-        let mut failure = TrackerError::Redirect {
-            to: shown(&target.url[..Position::AfterPort]),
-            why: "it leads from the Internet into a private network",
+        let mut failure = match origin {
+            None => TrackerError::WrongFamily { host: shown(target.host()) },
+            Some(_) => TrackerError::Redirect {
+                to: shown(&target.url[..Position::AfterPort]),
+                why: "it leads from the Internet into a private network, or to another family of addresses",
+            },
         };
         for (index, address) in allowed.iter().enumerate() {
             let attempt = connect_tcp(*address, bind);
@@ -93,7 +99,7 @@ impl TrackerClient {
 
     /// One request and its answer, over a connection that is kept if there is one.
     async fn fetch(&self, target: &Target, origin: &mut Option<IpAddr>) -> Result<Fetched, TrackerError> {
-        if let Some(kept) = self.pool.take(&target.url)
+        if let Some(kept) = self.pool.take(&target.url, target.family)
             && kept.address.zip(*origin).is_none_or(|(to, origin)| may_redirect(origin, to))
             && kept.address.is_none_or(|to| !self.resolver.is_filtered(to))
         {
@@ -127,7 +133,7 @@ impl TrackerClient {
         };
         let fetched = read(response).await?;
         if matches!(fetched, Fetched::Answer(_)) {
-            self.pool.put(&target.url, connection);
+            self.pool.put(&target.url, target.family, connection);
         }
         Ok(Ok(fetched))
     }

@@ -8,6 +8,7 @@
 
 mod address;
 mod error;
+mod families;
 mod helper;
 mod http;
 mod pool;
@@ -23,11 +24,12 @@ pub use error::{TrackerError, shown};
 pub(crate) use resolve::look_up;
 pub(crate) use tls::load_certificates;
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ccbt_protocol::ipfilter;
-use ccbt_protocol::tracker::udp::RetryPlan;
+use ccbt_protocol::tracker::udp::{AddressFamily, RetryPlan};
 use ccbt_protocol::tracker::{AnnounceRequest, AnnounceResponse, Event};
 use url::Url;
 
@@ -53,7 +55,7 @@ pub struct TrackerClientConfig {
     /// Certificate authorities trusted besides the system's, each a PEM file's content with one certificate
     /// or more.
     pub extra_roots_pem: Vec<Vec<u8>>,
-    /// HTTP trackers are asked through it, others not at all.
+    /// Trackers are asked through it; UDP trackers only if it is SOCKS5.
     pub proxy: Option<Proxy>,
 }
 
@@ -80,6 +82,7 @@ pub struct TrackerClient {
     tls: tls::Tls,
     udp: udp::Channels,
     pool: Rc<pool::Pool>,
+    silent: families::Silent,
 }
 
 impl TrackerClient {
@@ -92,6 +95,7 @@ impl TrackerClient {
             tls: tls::Tls::new(config.extra_roots_pem.clone()),
             udp: udp::Channels::default(),
             pool: Rc::default(),
+            silent: families::Silent::default(),
             config,
         }
     }
@@ -107,8 +111,8 @@ impl TrackerClient {
         self.resolver.set_filter(filter);
     }
 
-    /// Announces `request` to the tracker `url` (http, https or udp) and waits for the answer. Call on a
-    /// glommio executor; dropping the future gives the announce up.
+    /// Announces `request` to the tracker `url` (http, https or udp), by IPv4 and IPv6 if it has both, and waits for
+    /// the answer. Call on a glommio executor; dropping the future gives the announce up.
     ///
     /// # Errors
     /// See [`TrackerError`]: the text tells a user what is wrong, [`TrackerError::retry_in`] when to try
@@ -120,21 +124,29 @@ impl TrackerClient {
     ) -> Result<AnnounceResponse, TrackerError> {
         let url = url.trim();
         let target = Target::parse(url)?;
-        let exchange = async {
-            if target.is_udp {
-                return self.announce_udp(url, &target, request).await;
-            }
-            let limit = self.config.http_timeout;
-            socket::within(limit, self.announce_http(url, request))
-                .await
-                .unwrap_or(Err(TrackerError::TimedOut { after: limit }))
-        };
+        let exchange = self.announce_by_families(url, &target, request);
         if request.event == Event::Stopped {
             let limit = self.config.stop_timeout;
             socket::within(limit, exchange).await.unwrap_or(Err(TrackerError::TimedOut { after: limit }))
         } else {
             exchange.await
         }
+    }
+
+    /// An announce to the addresses of one family, or of any.
+    async fn announce_once(
+        &self,
+        url: &str,
+        target: &Target,
+        request: &AnnounceRequest,
+    ) -> Result<AnnounceResponse, TrackerError> {
+        if target.is_udp {
+            return self.announce_udp(url, target, request).await;
+        }
+        let limit = self.config.http_timeout;
+        socket::within(limit, self.announce_http(url, target.family, request))
+            .await
+            .unwrap_or(Err(TrackerError::TimedOut { after: limit }))
     }
 
     /// Connections to HTTP trackers that wait for the next request, and sockets of UDP trackers.
@@ -154,6 +166,8 @@ struct Target {
     is_udp: bool,
     url: Url,
     port: u16,
+    /// Only addresses of this family.
+    family: Option<AddressFamily>,
 }
 
 impl Target {
@@ -169,7 +183,17 @@ impl Target {
             return Err(bad("only http, https and udp trackers can be asked"));
         }
         let port = parsed.port_or_known_default().filter(|port| *port != 0).ok_or_else(|| bad("port 0"))?;
-        Ok(Self { is_udp, url: parsed, port })
+        Ok(Self { is_udp, url: parsed, port, family: None })
+    }
+
+    /// The same at addresses of one family.
+    fn by(&self, family: impl Into<Option<AddressFamily>>) -> Self {
+        Self { is_udp: self.is_udp, url: self.url.clone(), port: self.port, family: family.into() }
+    }
+
+    /// Whether `ip` is of its family.
+    fn admits(&self, ip: &IpAddr) -> bool {
+        self.family.is_none_or(|family| family == AddressFamily::of(ip))
     }
 
     /// The host as in the URL, IPv6 addresses in brackets.

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ccbt_protocol::tracker::udp::AddressFamily;
 use glommio::Task;
 use http_body_util::Empty;
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -54,18 +55,21 @@ impl Connection {
     }
 }
 
-/// Idle connections by scheme, host and port.
+/// A server: scheme, host and port, and the family that its address had to be of.
+type Server = (String, Option<AddressFamily>);
+
+/// Idle connections.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<String, Vec<(Instant, Connection)>>>,
+    idle: RefCell<HashMap<Server, Vec<(Instant, Connection)>>>,
     sweeping: Cell<bool>,
 }
 
 impl Pool {
     /// A connection to the server of `url` that idles.
-    pub fn take(&self, url: &Url) -> Option<Connection> {
+    pub fn take(&self, url: &Url, family: Option<AddressFamily>) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(server(url))?;
+        let kept = idle.get_mut(&server(url, family))?;
         while let Some((since, connection)) = kept.pop() {
             if since.elapsed() < LIFE && connection.sender.is_ready() {
                 connection.read.set(0);
@@ -76,12 +80,12 @@ impl Pool {
     }
 
     /// Keeps a connection to the server of `url`, whose answer has been read.
-    pub fn put(self: &Rc<Self>, url: &Url, connection: Connection) {
+    pub fn put(self: &Rc<Self>, url: &Url, family: Option<AddressFamily>, connection: Connection) {
         let mut idle = self.idle.borrow_mut();
         if connection.sender.is_closed() || idle.values().map(Vec::len).sum::<usize>() >= IDLE_MAX {
             return;
         }
-        idle.entry(server(url).to_owned()).or_default().push((Instant::now(), connection));
+        idle.entry(server(url, family)).or_default().push((Instant::now(), connection));
         if !self.sweeping.replace(true) {
             let pool = Rc::downgrade(self);
             glommio::spawn_local(async move {
@@ -113,6 +117,6 @@ impl Pool {
     }
 }
 
-fn server(url: &Url) -> &str {
-    &url[..Position::AfterPort]
+fn server(url: &Url, family: Option<AddressFamily>) -> Server {
+    (url[..Position::AfterPort].to_owned(), family)
 }

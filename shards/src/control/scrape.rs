@@ -38,8 +38,9 @@ impl TrackerClient {
         for part in hashes.chunks(HASHES_MAX) {
             let from = scrape_url(url, part).ok_or_else(|| TrackerError::NoScrape { url: shown(url) })?;
             let after = self.config.http_timeout;
-            let answer =
-                within(after, self.get(&from)).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
+            let answer = within(after, self.get(&from, None))
+                .await
+                .unwrap_or(Err(TrackerError::TimedOut { after }))?;
             entries.extend(parse_scrape(answer.success()?, part)?);
         }
         Ok(entries)

@@ -2,17 +2,22 @@
 //!
 //! Called by [`TrackerClient::announce`] and [`TrackerClient::scrape`]. Each tracker address has one connected socket (so
 //! the kernel drops packets of any other source) and one connection id, which all exchanges use for its minute; a task
-//! gives each packet to the exchange with its transaction id, and the rest is [`Exchange`]'s decision. Invariants: one
-//! exchange at a time asks for a connection id; at most [`CHANNELS_MAX`] sockets are kept.
+//! gives each packet to the exchange with its transaction id, and the rest is [`Exchange`]'s decision. Through a SOCKS5
+//! proxy all share the association's socket ([`relayed`]). Invariants: one exchange at a time asks for a connection id; at
+//! most [`CHANNELS_MAX`] sockets are kept; with a proxy nothing is sent but through it.
+
+mod relayed;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ccbt_protocol::proxy::Target as To;
 use ccbt_protocol::tracker::udp::{
     AddressFamily, CONNECTION_LIFE, Connection, Exchange, Outcome, Query, RetryPlan, ScrapeEntry,
     transaction_of, url_data,
@@ -23,10 +28,13 @@ use glommio::Task;
 use glommio::channels::local_channel::{LocalReceiver, LocalSender, new_bounded};
 use glommio::net::TcpStream;
 use glommio::sync::Semaphore;
+use url::Host;
 
 use super::error::TrackerError;
 use super::socket::{connect_udp, within};
 use super::{Target, TrackerClient};
+use crate::association::Relay;
+use relayed::{Expected, Relayed};
 
 /// Sockets kept; each is of use for a minute.
 const CHANNELS_MAX: usize = 256;
@@ -39,30 +47,58 @@ const JUNK_PAUSE: Duration = Duration::from_millis(1);
 /// Addresses asked: the first of each family, since silence costs a whole schedule.
 const ADDRESSES_MAX: usize = 2;
 
-/// Sockets of UDP trackers by address.
+/// Sockets of UDP trackers by where they are.
 #[derive(Default)]
 pub(super) struct Channels {
-    open: RefCell<HashMap<SocketAddr, Rc<Channel>>>,
+    open: RefCell<HashMap<To, Rc<Channel>>>,
+    /// The proxy's association, once it was needed.
+    relayed: Relayed,
 }
 
-/// Exchanges by transaction id: where their packets go, or the socket's error.
-type Waiting = Rc<RefCell<HashMap<u32, LocalSender<io::Result<Vec<u8>>>>>>;
+/// A packet of a tracker, and the family of its address, where that tells something new.
+type Packet = (Option<AddressFamily>, Vec<u8>);
+
+/// Exchanges by transaction id: where their packets go, or the socket's error; and who may send them, where the socket
+/// takes those of others, too.
+type Waiting = Rc<RefCell<HashMap<u32, (Expected, LocalSender<io::Result<Packet>>)>>>;
+
+/// How packets get to a tracker.
+enum Way {
+    Direct(UdpSocket),
+    Proxy(Arc<Relay>),
+}
 
 /// One tracker address.
 struct Channel {
-    socket: UdpSocket,
+    to: To,
+    way: Way,
     waiting: Waiting,
     connection: Cell<Option<Connection>>,
     /// Held by the exchange that asks for a connection id.
     connecting: Semaphore,
     used: Cell<Instant>,
-    /// Reads the socket; ends with this.
-    _reader: Task<()>,
+    /// Reads the socket, if it is this one's own; ends with this.
+    _reader: Option<Task<()>>,
 }
 
 impl Channel {
     fn fresh(&self) -> Option<Connection> {
         self.connection.get().filter(|connection| connection.is_fresh(Instant::now()))
+    }
+
+    fn send(&self, packet: &[u8]) -> io::Result<()> {
+        match &self.way {
+            Way::Direct(socket) => socket.send(packet).map(drop),
+            Way::Proxy(relay) => relay.send(&self.to, packet),
+        }
+    }
+
+    /// Of the packets; of a name it is not known before the first.
+    fn family(&self) -> AddressFamily {
+        match &self.to {
+            To::Addr(addr) => AddressFamily::of(&addr.ip()),
+            To::Name(..) => AddressFamily::V4,
+        }
     }
 }
 
@@ -70,7 +106,7 @@ impl Channel {
 struct Place<'a> {
     channel: &'a Channel,
     transaction: u32,
-    packets: LocalReceiver<io::Result<Vec<u8>>>,
+    packets: LocalReceiver<io::Result<Packet>>,
 }
 
 impl<'a> Place<'a> {
@@ -81,7 +117,12 @@ impl<'a> Place<'a> {
         while waiting.contains_key(&transaction) {
             transaction = rand::random();
         }
-        waiting.insert(transaction, sender);
+        let expected = match (&channel.way, &channel.to) {
+            (Way::Proxy(_), To::Addr(addr)) => Expected::From(*addr),
+            // The kernel has seen to it, or only the proxy knows.
+            _ => Expected::Any,
+        };
+        waiting.insert(transaction, (expected, sender));
         Self { channel, transaction, packets }
     }
 }
@@ -93,32 +134,40 @@ impl Drop for Place<'_> {
 }
 
 impl Channels {
-    fn get(&self, client: &TrackerClient, tracker: SocketAddr) -> io::Result<Rc<Channel>> {
+    fn get(&self, client: &TrackerClient, tracker: &To) -> io::Result<Rc<Channel>> {
         let mut open = self.open.borrow_mut();
-        if let Some(channel) = open.get(&tracker) {
+        if let Some(channel) = open.get(tracker) {
             channel.used.set(Instant::now());
             return Ok(channel.clone());
         }
         if open.len() >= CHANNELS_MAX {
             open.retain(|_, channel| Rc::strong_count(channel) > 1);
         }
-        let (socket, stream) = connect_udp(tracker, client.config.bind.as_ref())?;
-        let waiting = Waiting::default();
-        let reader = glommio::spawn_local(read(stream, waiting.clone()));
+        let (way, waiting, reader) = match (tracker, self.relayed.link()) {
+            (_, Some(link)) => (Way::Proxy(link.relay.clone()), link.waiting.clone(), None),
+            (To::Addr(addr), None) if client.config.proxy.is_none() => {
+                let (socket, stream) = connect_udp(*addr, client.config.bind.as_ref())?;
+                let waiting = Waiting::default();
+                let reader = glommio::spawn_local(read(stream, waiting.clone()));
+                (Way::Direct(socket), waiting, Some(reader))
+            }
+            _ => return Err(io::ErrorKind::NotConnected.into()),
+        };
         let channel = Rc::new(Channel {
-            socket,
+            to: tracker.clone(),
+            way,
             waiting,
             connection: Cell::new(None),
             connecting: Semaphore::new(1),
             used: Cell::new(Instant::now()),
             _reader: reader,
         });
-        open.insert(tracker, channel.clone());
+        open.insert(tracker.clone(), channel.clone());
         Ok(channel)
     }
 
-    fn is_fresh(&self, tracker: SocketAddr) -> bool {
-        self.open.borrow().get(&tracker).is_some_and(|channel| channel.fresh().is_some())
+    fn is_fresh(&self, tracker: &To) -> bool {
+        self.open.borrow().get(tracker).is_some_and(|channel| channel.fresh().is_some())
     }
 
     /// Closes what nobody has used for as long as a connection id lives.
@@ -129,8 +178,13 @@ impl Channels {
     }
 
     /// A socket that failed is of no more use.
-    fn close(&self, tracker: SocketAddr) {
-        self.open.borrow_mut().remove(&tracker);
+    fn close(&self, tracker: &To) {
+        self.open.borrow_mut().remove(tracker);
+    }
+
+    /// Forgets all: they were of an association that has ended.
+    fn clear(&self) {
+        self.open.borrow_mut().clear();
     }
 
     /// Number of sockets.
@@ -149,11 +203,11 @@ async fn read(mut stream: TcpStream, waiting: Waiting) {
                 let transaction = transaction_of(&packet[..len]);
                 let waiting = waiting.borrow();
                 let sender = transaction.and_then(|transaction| waiting.get(&transaction));
-                sender.is_some_and(|sender| sender.try_send(Ok(packet[..len].to_vec())).is_ok())
+                sender.is_some_and(|(_, sender)| sender.try_send(Ok((None, packet[..len].to_vec()))).is_ok())
             }
             Err(error) => {
                 // What an earlier packet met with (nobody listens there): all hear of it.
-                for sender in waiting.borrow().values() {
+                for (_, sender) in waiting.borrow().values() {
                     let _ = sender.try_send(Err(error.kind().into()));
                 }
                 false
@@ -194,28 +248,32 @@ impl TrackerClient {
 
     /// Asks the tracker's addresses in turn. `Ok` is what was asked for.
     async fn ask_udp(&self, target: &Target, query: Query, is_brief: bool) -> Result<Outcome, TrackerError> {
-        if self.config.proxy.is_some() {
-            return Err(TrackerError::NotThroughProxy);
-        }
         self.udp.sweep();
-        // Packets have their schedule; the look-up before them has HTTP's limit.
+        // Packets have their schedule; what comes before them has HTTP's limit.
         let after = self.config.http_timeout;
-        let look_up = self.resolver.addresses(&target.url, target.port, self.config.bind.as_ref());
-        let mut addresses = within(after, look_up).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
+        let prepare = async {
+            self.udp.relayed.prepare(self).await?;
+            self.places(target).await
+        };
+        let mut addresses = within(after, prepare).await.unwrap_or(Err(TrackerError::TimedOut { after }))?;
         addresses.truncate(ADDRESSES_MAX);
         // One that answered a moment ago is likely to do so again.
-        addresses.sort_by_key(|address| !self.udp.is_fresh(*address));
+        addresses.sort_by_key(|address| !self.udp.is_fresh(address));
         let started = Instant::now();
-        let mut failure = None;
+        // Where a family has no address any more.
+        let mut failure = addresses
+            .is_empty()
+            .then(|| TrackerError::WrongFamily { host: super::error::shown(target.host()) });
         for (index, address) in addresses.iter().enumerate() {
             let plan = self.plan(is_brief, index + 1 == addresses.len());
-            match self.exchange_udp(*address, plan, query.clone()).await {
+            match self.exchange_udp(address, plan, query.clone()).await {
                 Ok(Outcome::Refused(refusal)) => return Err(TrackerError::Refused(refusal)),
                 Ok(Outcome::TimedOut) => {
                     let after = Duration::from_millis(started.elapsed().as_millis() as u64);
                     failure = Some(TrackerError::TimedOut { after });
                 }
                 Ok(answer) => return Ok(answer),
+                Err(error) if self.config.proxy.is_some() => failure = Some(TrackerError::proxy(&error)),
                 Err(error) => failure = Some(TrackerError::connect(target.host(), &error)),
             }
         }
@@ -233,10 +291,30 @@ impl TrackerClient {
         plan
     }
 
-    async fn exchange_udp(&self, tracker: SocketAddr, plan: RetryPlan, query: Query) -> io::Result<Outcome> {
+    /// Where the tracker is; a name only for a proxy that looks it up.
+    async fn places(&self, target: &Target) -> Result<Vec<To>, TrackerError> {
+        let proxy = self.config.proxy.as_ref();
+        if let (Some(Host::Domain(name)), true) =
+            (target.url.host(), proxy.is_some_and(|proxy| proxy.hostnames))
+        {
+            return Ok(vec![To::Name(name.to_owned(), target.port)]);
+        }
+        // Where a proxy leads from, it knows best.
+        let bind = self.config.bind.as_ref().filter(|_| proxy.is_none());
+        let addresses = self.resolver.addresses(&target.url, target.port, bind).await?;
+        let mut places: Vec<To> =
+            addresses.into_iter().filter(|addr| target.admits(&addr.ip())).map(To::Addr).collect();
+        if target.family.is_some() {
+            // The other family has the same time.
+            places.truncate(1);
+        }
+        Ok(places)
+    }
+
+    async fn exchange_udp(&self, tracker: &To, plan: RetryPlan, query: Query) -> io::Result<Outcome> {
         let channel = self.udp.get(self, tracker)?;
         let place = Place::new(&channel);
-        let result = drive(&channel, &place, plan, AddressFamily::of(&tracker.ip()), query).await;
+        let result = drive(&channel, &place, plan, query).await;
         if result.is_err() {
             self.udp.close(tracker);
         }
@@ -245,13 +323,7 @@ impl TrackerClient {
 }
 
 /// One exchange over `channel`.
-async fn drive(
-    channel: &Channel,
-    place: &Place<'_>,
-    plan: RetryPlan,
-    family: AddressFamily,
-    query: Query,
-) -> io::Result<Outcome> {
+async fn drive(channel: &Channel, place: &Place<'_>, plan: RetryPlan, query: Query) -> io::Result<Outcome> {
     // Whoever finds no id waits here for the one who asks for it, but not for a tracker that does not answer.
     let mut gate = match channel.fresh() {
         Some(_) => None,
@@ -261,10 +333,11 @@ async fn drive(
     if cached.is_some() {
         gate = None;
     }
-    let mut exchange = Exchange::new(plan, family, place.transaction, query, cached, Instant::now());
+    let mut exchange =
+        Exchange::new(plan, channel.family(), place.transaction, query, cached, Instant::now());
     loop {
         if let Some(request) = exchange.poll_transmit(Instant::now()) {
-            match channel.socket.send(&request) {
+            match channel.send(&request) {
                 // The kernel has no room: the packet is as good as lost, and repeated.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => drop(sent?),
@@ -277,7 +350,11 @@ async fn drive(
         }
         let Some(packet) = within(wait, place.packets.recv()).await else { continue };
         let Some(packet) = packet else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        if !exchange.handle_packet(Instant::now(), &packet?) {
+        let (family, packet) = packet?;
+        if let Some(family) = family {
+            exchange.set_family(family);
+        }
+        if !exchange.handle_packet(Instant::now(), &packet) {
             glommio::timer::sleep(JUNK_PAUSE).await;
         }
         if let Some(connection) = exchange.connection() {

@@ -1,6 +1,8 @@
 //! The nodes that are kept between runs: one small file, replaced as a whole.
 
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use ccbt_protocol::dht::Saved;
@@ -29,13 +31,13 @@ pub(super) fn load(path: &Path) -> Saved {
 /// Writes a file beside it and puts it in its place: a crash leaves the old one or the new one.
 pub(super) fn save(path: &Path, saved: &Saved) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     // Several processes may share the folder.
     let new = path.with_extension(format!("new{}", std::process::id()));
     let written = (|| {
         let _ = std::fs::remove_file(&new);
-        let mut file = std::fs::File::options().write(true).create_new(true).open(&new)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(&saved.encode())?;
         file.sync_all()?;
         std::fs::rename(&new, path)

@@ -8,6 +8,7 @@
 mod files;
 mod lsd;
 mod names;
+mod proxied;
 mod sockets;
 mod swarms;
 mod thread;
@@ -27,6 +28,8 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::binding::{Binding, Door};
 use crate::inbox::Inbox;
+use crate::proxying::Proxy;
+use proxied::Proxied;
 
 /// Commands that wait at most. A shard that finds no room comes again a second later.
 const COMMANDS_MAX: usize = 8192;
@@ -42,6 +45,8 @@ pub struct DiscoveryConfig {
     pub listen: Vec<Door>,
     /// Packets leave from here. Loopback addresses: nothing leaves this machine, and no name is looked up.
     pub bind: Option<Binding>,
+    /// The DHT speaks through this SOCKS5 proxy, and has no socket of its own.
+    pub proxy: Option<Proxy>,
 }
 
 /// How the DHT is used.
@@ -220,7 +225,10 @@ impl DiscoveryThread {
         let (commands, receiver) = bounded(COMMANDS_MAX);
         let bell = Doorbell::new()?;
         let stats = Arc::<Mutex<DiscoveryStats>>::default();
-        let udp = sockets::open(&config);
+        let udp = if config.proxy.is_some() { Vec::new() } else { sockets::open(&config) };
+        let proxy = config.proxy.clone().filter(|_| config.dht.is_some());
+        let through = |proxy| Proxied::start(proxy, config.bind.clone(), bell.clone());
+        let proxied = proxy.map(through).transpose()?;
         let is_silent = config.dht.as_ref().is_none_or(|dht| dht.read_only);
         let waits = config.bind.as_ref().is_some_and(|bind| bind.interfaces().next().is_some());
         let waited_for = || {
@@ -232,8 +240,15 @@ impl DiscoveryThread {
         };
         let own = udp.first().map(|socket| socket.door.addr.port());
         let dht_port = own.or_else(|| waited_for().filter(|_| waits)).filter(|_| !is_silent).unwrap_or(0);
-        let worker =
-            thread::Worker::new(config, udp, receiver, Arc::clone(&bell), Arc::clone(&stats), strays);
+        let worker = thread::Worker::new(
+            config,
+            udp,
+            proxied,
+            receiver,
+            Arc::clone(&bell),
+            Arc::clone(&stats),
+            strays,
+        );
         let thread =
             std::thread::Builder::new().name("ccbt-discovery".to_owned()).spawn(move || worker.run())?;
         Ok(Self { handle: Discovery { commands, bell, dht_port, stats }, thread })

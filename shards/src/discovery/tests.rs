@@ -19,7 +19,13 @@ fn start(tcp: u16, change: impl FnOnce(&mut DhtSettings)) -> DiscoveryThread {
     change(&mut dht);
     let listen = vec![SocketAddr::from(([127, 0, 0, 1], tcp)).into()];
     let bind = Some(IpAddr::from([127, 0, 0, 1]).into());
-    let config = DiscoveryConfig { dht: Some(DhtSettings { port: Some(0), ..dht }), lsd: true, listen, bind };
+    let config = DiscoveryConfig {
+        dht: Some(DhtSettings { port: Some(0), ..dht }),
+        lsd: true,
+        listen,
+        bind,
+        proxy: None,
+    };
     DiscoveryThread::start(config, None).expect("a thread")
 }
 
@@ -134,7 +140,7 @@ fn what_is_not_of_the_dht_goes_to_whoever_wants_it_and_the_port_is_shared() {
     let bind = Some(IpAddr::from([127, 0, 0, 1]).into());
     let dht = DhtSettings { bootstrap: Vec::new(), port: Some(0), ..DhtSettings::default() };
     let listen = vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()];
-    let config = DiscoveryConfig { dht: Some(dht), lsd: false, listen, bind };
+    let config = DiscoveryConfig { dht: Some(dht), lsd: false, listen, bind, proxy: None };
     let thread = DiscoveryThread::start(config, Some(Box::new(Taker(told)))).expect("a thread");
     let ours = addr(&thread);
     let peer = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");

@@ -22,9 +22,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::lsd::Lsd;
 use super::names::{Names, parse_host};
+use super::proxied::Proxied;
 use super::sockets::Udp;
 use super::swarms::{Swarms, unique};
 use super::{Command, DhtSettings, DiscoveryConfig, DiscoveryStats, Stray, Strays, files, sockets};
+use crate::association::Relay;
 use crate::binding::Binding;
 use crate::inbox::Inbox;
 use crate::messages::ToShard;
@@ -49,6 +51,8 @@ const TELL: Duration = Duration::from_millis(250);
 pub(super) struct Worker {
     config: DiscoveryConfig,
     udp: Vec<Udp>,
+    /// In place of `udp`.
+    proxied: Option<Proxied>,
     commands: Receiver<Command>,
     bell: Arc<Doorbell>,
     shared: Arc<Mutex<DiscoveryStats>>,
@@ -72,6 +76,7 @@ impl Worker {
     pub fn new(
         config: DiscoveryConfig,
         udp: Vec<Udp>,
+        proxied: Option<Proxied>,
         commands: Receiver<Command>,
         bell: Arc<Doorbell>,
         shared: Arc<Mutex<DiscoveryStats>>,
@@ -83,16 +88,15 @@ impl Worker {
         let waits = config.bind.as_ref().is_some_and(|bind| bind.interfaces().next().is_some());
         let has = |v6: bool| waits || udp.iter().any(|udp| udp.door.addr.is_ipv6() == v6);
         let families = [has(false), has(true)];
-        let dht = config.dht.as_ref().filter(|_| families != [false; 2]).map(|settings| {
-            let saved = saved(settings, &mut rng);
-            Dht::new(now, &DhtConfig { families, read_only: settings.read_only, saved }, &mut rng)
-        });
+        let settings = config.dht.as_ref().filter(|_| families != [false; 2] && proxied.is_none());
+        let dht = settings.map(|settings| node(now, settings, families, &mut rng));
         // Only this machine is there.
         let lsd = config.lsd && !config.bind.as_ref().is_some_and(Binding::is_loopback);
         let lsd = lsd.then(|| Lsd::new(now, config.bind.clone(), rng.random()));
         Self {
             config,
             udp,
+            proxied,
             commands,
             bell,
             shared,
@@ -119,6 +123,7 @@ impl Worker {
             if !self.obey(now) {
                 break;
             }
+            self.renew_relay(now);
             let more = self.receive(now);
             self.bring_up(now);
             self.advance(now);
@@ -165,7 +170,9 @@ impl Worker {
                     self.config.listen = doors;
                     // The old ones first: they may have the port.
                     self.udp.clear();
-                    self.udp = sockets::open(&self.config);
+                    if self.proxied.is_none() {
+                        self.udp = sockets::open(&self.config);
+                    }
                     self.bootstrap = now;
                     if let Some(lsd) = &mut self.lsd {
                         lsd.renew();
@@ -183,6 +190,16 @@ impl Worker {
         true
     }
 
+    /// A new way through the proxy: the node begins, or begins anew. IPv4 only, as no proxy says that it has IPv6.
+    fn renew_relay(&mut self, now: Instant) {
+        let (Some(proxied), Some(settings)) = (&mut self.proxied, &self.config.dht) else { return };
+        if proxied.renew() {
+            self.dht.get_or_insert_with(|| node(now, settings, [true, false], &mut self.rng));
+            self.bootstrap = now;
+            self.pace(now);
+        }
+    }
+
     /// Asks as much as that many torrents need.
     fn pace(&mut self, now: Instant) {
         if let Some(dht) = &mut self.dht {
@@ -198,7 +215,10 @@ impl Worker {
 
     fn look_up(&mut self, now: Instant, hosts: Vec<(String, u16)>) {
         let is_loopback = self.config.bind.as_ref().is_some_and(Binding::is_loopback);
-        let known = self.names.look_up(hosts, is_loopback);
+        let known = match self.proxied.as_mut().filter(|proxied| proxied.hostnames) {
+            Some(proxied) => proxied.look_up(hosts, &mut self.rng),
+            None => self.names.look_up(hosts, is_loopback),
+        };
         self.enter_by(now, known);
     }
 
@@ -239,6 +259,7 @@ impl Worker {
             }
             more |= count == BURST;
         }
+        more |= self.receive_proxied(now);
         for (peer, hashes) in self.lsd.as_mut().map(|lsd| lsd.receive(now)).unwrap_or_default() {
             self.stats.lsd_in += 1;
             for hash in hashes {
@@ -250,10 +271,28 @@ impl Worker {
         more
     }
 
+    /// As [`Self::receive`], through the proxy.
+    fn receive_proxied(&mut self, now: Instant) -> bool {
+        let (Some(proxied), Some(dht)) = (&mut self.proxied, &mut self.dht) else { return false };
+        for _ in 0..BURST {
+            match proxied.receive() {
+                Ok(Some((from, Some(bytes)))) => dht.handle(now, from, bytes, &mut self.rng),
+                Ok(Some((node, None))) => dht.enter_by(now, [node]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                // What an earlier datagram met with, or nobody's.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        true
+    }
+
     /// Looks for nodes to begin with while there are few.
     fn bring_up(&mut self, now: Instant) {
         let found = self.names.take();
         self.enter_by(now, found);
+        if let (Some(proxied), Some(dht)) = (&mut self.proxied, &self.dht) {
+            proxied.ask(now, dht.id(0).expect("it has IPv4"));
+        }
         let (Some(dht), Some(settings)) = (&self.dht, &self.config.dht) else { return };
         if now < self.bootstrap {
             return;
@@ -326,6 +365,12 @@ impl Worker {
         let Some(dht) = &mut self.dht else { return };
         while let Some(transmit) = dht.poll_transmit() {
             let to = transmit.to;
+            if let Some(proxied) = &self.proxied {
+                if let Err(error) = proxied.send(to, &transmit.bytes) {
+                    tracing::trace!(%to, %error, "a datagram is not sent");
+                }
+                continue;
+            }
             let socket = self.udp.iter().find(|udp| udp.door.addr.is_ipv6() == to.is_ipv6());
             // Bound to loopback, nothing else can be reached. What is lost is lost, as in the network.
             if let Some(udp) = socket.filter(|_| may_contact(&self.config, to))
@@ -378,7 +423,8 @@ impl Worker {
         if self.commands.is_empty() {
             let groups = self.lsd.as_ref().map(Lsd::sockets).unwrap_or_default();
             let mut fds = vec![PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN)];
-            let sockets = self.udp.iter().map(|udp| &udp.socket).chain(groups);
+            let relay = self.proxied.as_ref().and_then(Proxied::relay).map(Relay::socket);
+            let sockets = self.udp.iter().map(|udp| &udp.socket).chain(groups).chain(relay);
             fds.extend(sockets.map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
             let wait = wait
                 .map(|wait| Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() });
@@ -394,6 +440,11 @@ impl Worker {
         let now = DiscoveryStats { torrents: self.swarms.len(), dht, ..self.stats };
         *self.shared.lock().expect("no holder panics") != now
     }
+}
+
+fn node(now: Instant, settings: &DhtSettings, families: [bool; 2], rng: &mut StdRng) -> Dht {
+    let saved = saved(settings, rng);
+    Dht::new(now, &DhtConfig { families, read_only: settings.read_only, saved }, rng)
 }
 
 /// What the last run left. Names are drawn anew but for what binds them to an address (BEP 42): processes that share a

@@ -101,10 +101,16 @@ impl Shard {
         conn.peer = Some(peer);
         conn.stage = Stage::Open(peer);
         self.stats.peers += 1;
-        if !self.taps.is_empty() {
+        // What it said while its metadata was fetched was shown then.
+        let trace = conn.trace.take();
+        if trace.is_none() && !self.taps.is_empty() {
             self.tap_new(key, None);
         }
         let result = self.hear(key, Input::Said(&said));
+        if let (Some(mut trace), Some(conn)) = (trace, self.conn(key)) {
+            trace.note("the metadata is there and the torrent runs");
+            conn.trace = Some(trace);
+        }
         if let Some((_, Err(fault))) = result {
             self.end(key, End::Fault(fault));
         }

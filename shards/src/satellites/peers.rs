@@ -37,6 +37,21 @@ impl Part {
         let Self::Home { satellites, .. } = self else { return Vec::new() };
         satellites.iter().filter(|(_, satellite)| !satellite.stopping).map(|(shard, _)| *shard).collect()
     }
+
+    /// The home has given us this peer, and knows this of it.
+    pub(crate) fn remember(&mut self, addr: SocketAddr, record: Record) {
+        if let Self::Satellite { records, .. } = self
+            && record != Record::default()
+        {
+            records.insert(addr, record);
+        }
+    }
+
+    /// What the home knew of this peer.
+    pub(crate) fn remembered(&self, addr: SocketAddr) -> Option<Record> {
+        let Self::Satellite { records, .. } = self else { return None };
+        records.get(&addr).copied()
+    }
 }
 
 impl Shard {
@@ -95,11 +110,15 @@ impl Shard {
     // ---- on a satellite
 
     /// Addresses from home.
-    pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr, home: usize) {
+    pub(crate) fn on_dial(&mut self, key: TorrentKey, addr: SocketAddr, home: usize, record: Record) {
         let room = self.has_room();
         let index = self.by_key.get(&key).copied().filter(|index| room && !self.is_ending(*index));
         // Also from a satellite that has ended meanwhile: until it hears, the home takes the address for connected.
-        if !index.is_some_and(|index| self.connect(For::Torrent(index), addr)) {
+        if let Some(index) = index
+            && self.connect(For::Torrent(index), addr)
+        {
+            self.homes[index].part.remember(addr, record);
+        } else {
             let back =
                 GivenBack { addr, incoming: false, id: None, useful: false, record: Record::default() };
             self.post(home, ToShard::SatellitePeer { key, shard: self.config.index, back });
@@ -108,9 +127,11 @@ impl Shard {
 
     /// Tells the home that a connection which it gave us is over.
     pub(crate) fn give_peer_back(&mut self, index: usize, back: GivenBack) {
-        let home = &self.homes[index];
-        let (Part::Satellite { home: shard, .. }, key) = (&home.part, home.key) else { return };
-        self.post(*shard, ToShard::SatellitePeer { key, shard: self.config.index, back });
+        let home = &mut self.homes[index];
+        let (Part::Satellite { home: shard, records, .. }, key) = (&mut home.part, home.key) else { return };
+        records.remove(&back.addr);
+        let shard = *shard;
+        self.post(shard, ToShard::SatellitePeer { key, shard: self.config.index, back });
     }
 
     /// Tells the home who is connected here.

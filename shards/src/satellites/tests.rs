@@ -414,8 +414,34 @@ fn an_address_given_to_a_satellite_that_has_ended_is_free_again() {
     assert_eq!(home.homes[0].candidates.next_ready(now), None, "it counts as connected");
     team.shards[1].on_message(ToShard::StopSatellite(KEY));
     team.until("its end", |team| team.shards[1].homes.is_empty());
-    team.shards[1].on_message(ToShard::Dial { key: KEY, addr, home: HOME });
+    team.shards[1].on_message(ToShard::Dial { key: KEY, addr, home: HOME, record: Default::default() });
     team.until("the answer", |team| team.shards[HOME].homes[0].candidates.next_ready(now).is_some());
+}
+
+#[test]
+fn what_is_known_of_a_peer_goes_where_it_goes() {
+    let mut team = Team::begun();
+    let bad = Record { connect_failures: 2, ..Record::default() };
+    for nth in 0..SHARDS as u8 {
+        let addr = team.seed(SLOW, 100 + nth);
+        let candidates = &mut team.shards[HOME].homes[0].candidates;
+        candidates.add(addr, Source::User);
+        candidates.learn(addr, bad);
+        team.dial(addr);
+    }
+    team.until("a peer at each part", |team| team.peers() == [1; SHARDS]);
+    for at in 0..SHARDS {
+        let part = team.part(at).unwrap();
+        let (torrent, key) = (part.torrent.as_ref().unwrap(), *part.sockets.keys().next().unwrap());
+        let (blocks, past) = (torrent.peer(key).record(), bad.and(torrent.peer(key).record()));
+        assert_eq!(torrent.peer(key).reliability(), past.reliability(), "part {at}, {blocks:?}");
+        assert_ne!(past.reliability(), blocks.reliability());
+    }
+    // Nothing is kept of who is gone.
+    team.seeds.clear();
+    team.until("their end", |team| team.peers() == [0; SHARDS]);
+    let kept = |part: &Part| matches!(part, Part::Satellite { records, .. } if !records.is_empty());
+    assert!((0..SHARDS).filter_map(|at| team.part(at)).all(|home| !kept(&home.part)));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod barrier;
 mod changed;
 mod device;
 mod handles;
+mod locking;
 mod making;
 mod opening;
 mod ports;
@@ -21,7 +22,7 @@ mod transfer;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -75,6 +76,10 @@ pub(crate) struct Core {
     ports: Ports,
     torrents: HashMap<TorrentKey, Torrent>,
     /// Torrents with files to open now.
+    /// By device and inode, as long as a torrent holds them.
+    locks: HashMap<(u64, u64), Weak<OwnedFd>>,
+    /// Each is a descriptor beside those of [`Handles`].
+    locks_max: usize,
     opening: VecDeque<TorrentKey>,
     requests: Slab<Request>,
     running: Slab<Running>,
@@ -116,6 +121,8 @@ impl Core {
             ports: Ports::new(newcomers),
             torrents: HashMap::new(),
             opening: VecDeque::new(),
+            locks: HashMap::new(),
+            locks_max: config.max_open_files / 2,
             requests: Slab::new(),
             running: Slab::new(),
             devices: Vec::new(),

@@ -13,6 +13,7 @@ use super::{Core, Task, may_write};
 use crate::error::{Op, StorageError};
 use crate::files::{self, Access, DirectIo, Facts};
 use crate::layout::LayoutSpec;
+use crate::links;
 use crate::messages::{Hole, OpenReport, OpenedFile, Preallocate, StorageDone};
 use crate::rotation;
 
@@ -47,6 +48,8 @@ pub(super) struct Opening {
     root: Option<Option<OwnedFd>>,
     /// The folder of the last file; `None` inside when it is not there.
     folder: Option<(PathBuf, Option<OwnedFd>)>,
+    /// Links that cannot be made.
+    links: usize,
     longer: usize,
     noted: Noted,
     /// Files to be made later, rising.
@@ -76,6 +79,7 @@ impl Opening {
             root: None,
             folder: None,
             longer: 0,
+            links: 0,
             noted: Noted::default(),
             later,
             now_ns: SystemTime::now()
@@ -104,7 +108,19 @@ impl Opening {
         }
     }
 
+    fn note_link(&mut self, problem: Option<String>) {
+        let Some(problem) = problem else { return };
+        self.links += 1;
+        if self.links <= LONGER_NAMED_MAX {
+            self.report.notes.push(problem);
+        }
+    }
+
     fn finish_notes(&mut self) {
+        if self.links > LONGER_NAMED_MAX {
+            let more = self.links - LONGER_NAMED_MAX;
+            self.report.notes.push(format!("{more} more symbolic links are not made"));
+        }
         if self.longer > LONGER_NAMED_MAX {
             let more = self.longer - LONGER_NAMED_MAX;
             self.report.notes.push(format!("{more} more files are longer than the torrent says"));
@@ -202,6 +218,13 @@ impl Core {
         let index = opening.next;
         let file = &torrent.spec.files()[index];
         let (state, found) = if file.pad {
+            if may_write(torrent.mode) {
+                let mut made = Vec::new();
+                let problem = links::make(&torrent.spec, file, &mut made);
+                opening.note_link(problem);
+                self.torrents.get_mut(&key).expect("being opened").new_folders.extend(made);
+            }
+            let (torrent, file) = (&self.torrents[&key], &self.torrents[&key].spec.files()[index]);
             (
                 FileState { device: torrent.home, ..FileState::default() },
                 OpenedFile { existed: true, len: file.len, ..OpenedFile::default() },
@@ -310,6 +333,9 @@ impl Core {
             }
             Some(facts) => (facts, None),
         };
+        if target.makes() {
+            self.lock(key, folder, target, facts)?;
+        }
         let inode = facts.inode;
         // A time in the future says nothing: such a file counts as recent too.
         let recent = opening.now_ns.saturating_sub(facts.mtime_ns) < RECENT_NS;

@@ -4,7 +4,9 @@
 //! began in, and the sync at the front starts when the first epoch has none left.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ccbt_protocol::bitfield::Bitfield;
@@ -57,6 +59,8 @@ pub(super) struct Torrent {
     pub(super) full_len: bool,
     /// Some files may be made later.
     pub(super) has_bare: bool,
+    /// Keeps other processes from writing to its files.
+    pub(super) lock: Option<Rc<OwnedFd>>,
     /// While it is being opened.
     pub(super) opening: Option<Box<Opening>>,
     /// The client that asked to close it.
@@ -87,6 +91,7 @@ impl Torrent {
             home: 0,
             full_len: opening.gives_length(),
             has_bare: opening.makes_later(),
+            lock: None,
             opening: Some(Box::new(opening)),
             closing: None,
             waiting: VecDeque::new(),

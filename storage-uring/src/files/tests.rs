@@ -80,3 +80,62 @@ fn what_lives_in_memory_is_known() {
     }
     assert!(!in_memory(fs::File::open("/proc").unwrap().as_fd()));
 }
+
+/// Where `openat2` is forbidden, the same is opened and the same refused.
+#[test]
+fn step_by_step_is_as_strict_as_openat2() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::create_dir_all(temp.path().join("real/deep")).unwrap();
+    fs::write(temp.path().join("real/x"), b"1").unwrap();
+    fs::write(temp.path().join("outside"), b"1").unwrap();
+    symlink("real", temp.path().join("link")).unwrap();
+    symlink("real/x", temp.path().join("real/filelink")).unwrap();
+    symlink("nowhere", temp.path().join("real/dangling")).unwrap();
+    let root = openat(CWD, temp.path().join("real"), OFlags::PATH, Mode::empty()).unwrap();
+    let top = openat(CWD, temp.path(), OFlags::PATH, Mode::empty()).unwrap();
+    let looks = [
+        OFlags::PATH,
+        OFlags::PATH | OFlags::DIRECTORY,
+        OFlags::RDONLY | OFlags::NONBLOCK,
+        OFlags::RDWR | OFlags::NONBLOCK,
+        OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+    ];
+    let paths = [
+        ".",
+        "x",
+        "./x",
+        "deep",
+        "deep/none",
+        "none/x",
+        "x/below",
+        "filelink",
+        "dangling",
+        "dangling/x",
+        "filelink/x",
+        "../outside",
+        "/etc/passwd",
+        "link",
+        "link/x",
+        "link/deep",
+        "real/x",
+    ];
+    type Opener = fn(BorrowedFd<'_>, &Path, OFlags, Mode) -> rustix::io::Result<OwnedFd>;
+    for folder in [&root, &top] {
+        for (path, flags) in paths.iter().flat_map(|path| looks.map(|flags| (Path::new(path), flags))) {
+            // Which file it is; a made one is removed again.
+            let inode = |open: Opener| {
+                let makes = flags.contains(OFlags::CREATE);
+                let mode = if makes { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
+                let found = open(folder.as_fd(), path, flags, mode)?;
+                if makes {
+                    rustix::fs::unlinkat(folder, path, AtFlags::empty()).unwrap();
+                    return Ok(0);
+                }
+                fstat(found).map(|stat| stat.st_ino)
+            };
+            assert_eq!(inode(step_by_step), inode(beneath), "{path:?} {flags:?}");
+        }
+    }
+    let back = step_by_step(root.as_fd(), Path::new("deep/../x"), OFlags::PATH, Mode::empty());
+    assert_eq!(back.unwrap_err(), Errno::XDEV, "no path of ours leads back");
+}

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn file(len: u64, pad: bool) -> FileSpec {
-    FileSpec { path: "f".into(), len, pad, executable: false }
+    FileSpec { path: "f".into(), len, pad, executable: false, link: None }
 }
 
 /// Piece length, file lengths and which of them are padding.
@@ -57,6 +57,12 @@ fn keeps_the_indices_of_the_torrent_file() {
     assert_eq!(seen, [(100, false, true), (28, true, false), (0, true, false), (50, false, false)]);
     assert_eq!(spec.file_path(3), Path::new("/out/t/data"));
     assert_eq!(spec.total_len(), 178);
+    let links = |spec: &LayoutSpec| spec.files().iter().map(|file| file.link.clone()).collect::<Vec<_>>();
+    assert_eq!(links(&spec), [None, None, Some("t/run".into()), None]);
+    let renamed = spec.with_renames(&[(0, "t/walk".into())]).unwrap();
+    assert_eq!(links(&renamed)[2], Some("t/walk".into()), "the link goes with its file");
+    let taken = spec.with_renames(&[(0, "t/link".into())]);
+    assert_eq!(taken, Err(LayoutError::Taken("t/link".into())));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::places::Root;
 use super::{Left, RelocateError};
 use crate::layout::LayoutSpec;
+use crate::links;
 
 /// What a removal did.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -42,6 +43,9 @@ pub fn delete(spec: &LayoutSpec) -> Result<DeleteReport, RelocateError> {
             }
         }
     }
-    root.remove_empty_folders(stored());
+    links::remove(spec);
+    root.remove_empty_folders(
+        spec.files().iter().filter(|file| !file.pad || file.link.is_some()).map(|file| file.path.as_path()),
+    );
     Ok(report)
 }

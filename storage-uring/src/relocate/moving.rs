@@ -22,6 +22,7 @@ use super::places::{Identity, Place, Root, remove_folder, sync_folder};
 use super::{Left, MoveProgress, RelocateError};
 use crate::error::{ErrorKind, Op, StorageError};
 use crate::layout::LayoutSpec;
+use crate::links;
 
 /// `f_type` of btrfs, whose subvolumes share blocks although their device numbers differ.
 const BTRFS: i64 = 0x9123_683e;
@@ -360,7 +361,9 @@ impl Mover<'_> {
             }
         }
         self.progress.step();
-        let stored = self.from.files().iter().filter(|file| !file.pad);
+        // Those at the new place are made when the torrent is opened there.
+        links::remove(self.from);
+        let stored = self.from.files().iter().filter(|file| !file.pad || file.link.is_some());
         self.source.remove_empty_folders(stored.map(|file| file.path.as_path()));
         self.report
     }

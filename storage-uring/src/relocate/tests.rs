@@ -23,7 +23,7 @@ pub(super) fn spec(root: &Path) -> LayoutSpec {
         path: path.unwrap_or_default().into(),
         len,
         pad: path.is_none(),
-        executable: false,
+        ..FileSpec::default()
     };
     LayoutSpec::new(root.to_owned(), FILES.map(file).into(), 16384).unwrap()
 }

@@ -11,6 +11,9 @@
 //! * [`Outcome::Hold`]: the operation hangs until its [`Gate`] opens, and is carried out then. That is how a
 //!   slow device is tested without a clock: as long as the gate is shut, its operations are in flight.
 //!
+//! A [`Journal`] is told of every write and sync when it begins and when it ends, so that a test can work out what a power
+//! cut at any moment may leave: what was synced, and any part of what was not.
+//!
 //! The first fault that matches an operation and strikes decides; every fault that was looked at counts it.
 //! Attempts that would have blocked ([`crate::schedule::Mode::Try`]) count as operations of their own. Not
 //! covered: opening files, and reservations that are so small that they are made at once.
@@ -18,6 +21,7 @@
 //! Owner: the ring, which asks [`Faults`] about each operation it starts. Compiled only for tests and with the
 //! feature `testing`; give the plan to `StorageConfig::faults`.
 
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -91,6 +95,56 @@ pub struct Fault {
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
     faults: Vec<(Fault, Arc<Counts>)>,
+    journal: Option<Journal>,
+}
+
+/// What was asked of disks, in order. Clones are the same journal.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Arc<Mutex<Vec<Recorded>>>);
+
+/// An entry of a [`Journal`].
+#[derive(Clone, Debug)]
+pub enum Recorded {
+    /// These bytes are being written.
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Where to, in bytes.
+        offset: u64,
+        /// All of them.
+        bytes: Vec<u8>,
+    },
+    /// This file or folder is being synced.
+    Sync(PathBuf),
+    /// The entry with this index has ended well.
+    Done(usize),
+}
+
+impl Journal {
+    /// Entries so far.
+    pub fn len(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A copy of all.
+    pub fn all(&self) -> Vec<Recorded> {
+        self.entries().clone()
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Recorded>> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    fn push(&self, entry: Recorded) -> usize {
+        let mut entries = self.entries();
+        entries.push(entry);
+        entries.len() - 1
+    }
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +160,12 @@ impl FaultPlan {
         self
     }
 
+    /// Records writes and syncs.
+    pub fn recorded_by(mut self, journal: &Journal) -> Self {
+        self.journal = Some(journal.clone());
+        self
+    }
+
     /// Operations that fault number `index` looked at so far.
     pub fn seen(&self, index: usize) -> u64 {
         self.faults[index].1.seen.load(Ordering::Acquire)
@@ -116,9 +176,10 @@ impl FaultPlan {
         self.faults[index].1.struck.load(Ordering::Acquire)
     }
 
-    /// Whether operations may hang: then none is carried out on the storage thread itself.
+    /// Whether operations may hang, or are recorded: then none is carried out on the storage thread itself.
     pub(crate) fn holds(&self) -> bool {
-        self.faults.iter().any(|(fault, _)| matches!(fault.outcome, Outcome::Hold(_)))
+        self.journal.is_some()
+            || self.faults.iter().any(|(fault, _)| matches!(fault.outcome, Outcome::Hold(_)))
     }
 
     fn strike(&self, fd: &OwnedFd, kind: Kind) -> Option<Outcome> {
@@ -208,6 +269,8 @@ impl Gate {
 pub(super) struct Faults {
     plan: FaultPlan,
     held: Vec<(Gate, squeue::Entry)>,
+    /// Entries of the journal by operation in flight.
+    recorded: HashMap<usize, usize>,
 }
 
 impl Faults {
@@ -236,6 +299,7 @@ impl DiskRing {
 
     /// Lets the plan decide about an operation that starts; `None` when it is not for the kernel (yet).
     pub(super) fn meddle(&mut self, index: usize, entry: squeue::Entry, kind: Kind) -> Option<squeue::Entry> {
+        self.record(index, kind);
         match self.faults.plan.strike(&self.ops[index].fd, kind) {
             None => Some(entry),
             Some(Outcome::Errno(errno)) => {
@@ -258,6 +322,36 @@ impl DiskRing {
                 self.faults.held.push((gate, entry));
                 None
             }
+        }
+    }
+
+    fn record(&mut self, index: usize, kind: Kind) {
+        let Some(journal) = &self.faults.plan.journal else { return };
+        let op = &self.ops[index];
+        let path = || std::fs::read_link(link_of(&op.fd)).expect("an open descriptor");
+        let entry = match kind {
+            Kind::Sync => Recorded::Sync(path()),
+            Kind::Transfer(Direction::Write, offset) => {
+                let mut bytes = Vec::new();
+                for iovec in &op.iovecs {
+                    // SAFETY: the range lies in a buffer that the ring holds for this operation (`point_at`), and
+                    // nobody writes to it before the operation ends.
+                    bytes.extend_from_slice(unsafe {
+                        std::slice::from_raw_parts(iovec.iov_base.cast::<u8>(), iovec.iov_len)
+                    });
+                }
+                Recorded::Write { path: path(), offset, bytes }
+            }
+            _ => return,
+        };
+        let number = journal.push(entry);
+        self.faults.recorded.insert(index, number);
+    }
+
+    pub(super) fn record_end(&mut self, index: usize, result: i32) {
+        let Some(number) = self.faults.recorded.remove(&index) else { return };
+        if let Some(journal) = self.faults.plan.journal.as_ref().filter(|_| result >= 0) {
+            journal.push(Recorded::Done(number));
         }
     }
 

@@ -183,7 +183,7 @@ pub fn file(path: &str, len: u64) -> FileSpec {
 }
 
 pub fn pad(len: u64) -> FileSpec {
-    FileSpec { path: ".pad/x".into(), len, pad: true, executable: false }
+    FileSpec { path: ".pad/x".into(), len, pad: true, executable: false, link: None }
 }
 
 pub fn layout(root: &Path, files: Vec<FileSpec>, piece_len: u32) -> Arc<LayoutSpec> {

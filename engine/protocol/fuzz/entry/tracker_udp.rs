@@ -84,5 +84,6 @@ fn request() -> AnnounceRequest {
         key: 4,
         tracker_id: None,
         ip: None,
+        other_ip: None,
     }
 }

@@ -87,6 +87,19 @@ pub struct FetchProgress {
     pub peers: usize,
 }
 
+/// What went wrong with a fetch (counts).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchTrouble {
+    /// Requests that were rejected.
+    pub rejects: u64,
+    /// Requests that were given up because nothing came.
+    pub timeouts: u64,
+    /// Wholes that are not the metadata: their SHA-1 is another.
+    pub mismatches: u64,
+    /// Addresses that gave false bytes.
+    pub liars: usize,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     piece: u32,
@@ -137,6 +150,7 @@ pub struct Fetch {
     /// How long an attempt may take while others wait.
     slice: Duration,
     done: bool,
+    trouble: FetchTrouble,
 }
 
 impl Fetch {
@@ -150,6 +164,7 @@ impl Fetch {
             events: VecDeque::new(),
             slice: SLICE,
             done: false,
+            trouble: FetchTrouble::default(),
         }
     }
 
@@ -236,6 +251,7 @@ impl Fetch {
         if take(&mut source.asked, |asked| asked.piece == piece).is_none() {
             return;
         }
+        self.trouble.rejects += 1;
         source.bad += 1;
         source.rests_until = Some(now + REST);
         let (size, is_useless) = (source.size, source.bad >= MAX_BAD);
@@ -257,6 +273,7 @@ impl Fetch {
             // One that is slow is slow with all it was asked for.
             source.bad += 1;
             for asked in source.asked.extract_if(.., |asked| late(asked)) {
+                self.trouble.timeouts += 1;
                 attempt.given_up(asked.piece);
                 source.late.push(asked.piece);
             }
@@ -314,6 +331,11 @@ impl Fetch {
             total: farthest.map_or(0, |attempt| attempt.size),
             peers: self.peers.len(),
         }
+    }
+
+    /// What went wrong so far.
+    pub fn trouble(&self) -> FetchTrouble {
+        FetchTrouble { liars: self.liars.len(), ..self.trouble }
     }
 
     /// Bytes held.
@@ -377,13 +399,14 @@ impl Fetch {
                 self.events.push_back(FetchEvent::Complete(bytes));
             }
             Err(givers) if givers.len() == 1 => {
+                self.trouble.mismatches += 1;
                 let ip = givers[0];
                 self.blame(ip);
                 let theirs: Vec<PeerKey> =
                     self.peers.iter().filter(|(_, source)| source.ip == ip).map(|(key, _)| *key).collect();
                 theirs.into_iter().for_each(|key| self.remove_peer(now, key));
             }
-            Err(_) => {}
+            Err(_) => self.trouble.mismatches += 1,
         }
     }
 

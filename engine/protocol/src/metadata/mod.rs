@@ -9,7 +9,7 @@
 mod fetch;
 mod serve;
 
-pub use fetch::{Fetch, FetchEvent, FetchFault, FetchProgress, MAX_SIZES};
+pub use fetch::{Fetch, FetchEvent, FetchFault, FetchProgress, FetchTrouble, MAX_SIZES};
 pub use serve::Served;
 
 use crate::bencode::{Encoder, Limits, decode_prefix};

@@ -97,10 +97,33 @@ impl Active {
         Some(nth)
     }
 
-    /// Counts `peer` as asked for `nth` too, if it is requested of others and of fewer than `limit` in all.
-    pub fn request_again(&mut self, nth: u32, peer: PeerKey, limit: usize) -> bool {
+    /// Counts `peer` as asked for `nth` too, if it is requested of others and a place is left.
+    ///
+    /// There are `limit` places, and the unreliable take none from others: one of them is asked as long as nobody else is,
+    /// and whoever else comes finds the places that they hold free.
+    pub fn request_again(
+        &mut self,
+        nth: u32,
+        peer: PeerKey,
+        limit: usize,
+        unreliable: &BTreeSet<PeerKey>,
+    ) -> bool {
         let BlockState::Requested(first) = self.blocks[nth as usize] else { return false };
-        first != peer && self.requesters(nth) < limit && self.extra.insert((nth, peer))
+        if first == peer {
+            return false;
+        }
+        let asked = self.requesters(nth);
+        let has_place = if unreliable.is_empty() {
+            asked < limit
+        } else {
+            let others = self.extra.range(extras(nth)).map(|(_, peer)| peer).chain([&first]);
+            let reliable = others.filter(|other| !unreliable.contains(*other)).count();
+            match unreliable.contains(&peer) {
+                true => reliable == 0 && asked < limit,
+                false => reliable < limit && asked < 2 * limit,
+            }
+        };
+        has_place && self.extra.insert((nth, peer))
     }
 
     /// Peers counted as asked for `nth`.

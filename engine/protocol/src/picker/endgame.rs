@@ -3,13 +3,13 @@
 //! It begins when every block that can be had is here or asked for: no begun piece has a block left to ask
 //! for, and none is left to begin that a connected peer has. Lack of memory is no endgame: blocks asked for
 //! twice would be paid for with blocks not asked for at all. Nor is a shard that may still be lent
-//! pieces. Called by [`super::choose`].
+//! pieces. Who is unreliable ([`Picker::set_unreliable`]) takes nobody's place. Called by [`super::choose`].
 
 use rand::{Rng, RngExt};
 
 use super::begun::Mode;
 use super::choose::Turn;
-use super::{Picker, State};
+use super::{PeerKey, Picker, State};
 
 /// Blocks a peer may be owing and still get duplicates: a slow peer must not take the second place at every
 /// block, for then no fast peer could help.
@@ -18,6 +18,15 @@ const QUEUE: usize = 32;
 const PROBES: usize = 1024;
 
 impl Picker {
+    /// Whether most of what this peer is asked for does not come ([`crate::score`]). Costs nothing while nobody is.
+    pub fn set_unreliable(&mut self, peer: PeerKey, unreliable: bool) {
+        if unreliable {
+            self.unreliable.insert(peer);
+        } else {
+            self.unreliable.remove(&peer);
+        }
+    }
+
     /// Whether every block that can be had is here or asked for.
     pub(super) fn is_endgame(&self) -> bool {
         !self.more_elsewhere
@@ -53,7 +62,8 @@ impl Picker {
                 }
                 probes -= 1;
                 self.steps.add(1);
-                if self.begun.get_mut(slot as u32).request_again(nth, key, self.config.endgame_duplicates) {
+                let limit = self.config.endgame_duplicates;
+                if self.begun.get_mut(slot as u32).request_again(nth, key, limit, &self.unreliable) {
                     turn.out.push(self.geometry.block(piece, nth));
                     turn.room -= 1;
                     self.peers.asked(key, piece, 1);

@@ -111,6 +111,8 @@ pub struct Picker {
     /// Another shard may still lend us pieces.
     more_elsewhere: bool,
     urgent: urgent::Urgent,
+    /// Peers that take nobody's place at a block.
+    unreliable: BTreeSet<PeerKey>,
     steps: Steps,
 }
 
@@ -134,6 +136,7 @@ impl Picker {
             run_end: 0,
             more_elsewhere: false,
             urgent: urgent::Urgent::default(),
+            unreliable: BTreeSet::new(),
             steps: Steps::default(),
             have,
         };
@@ -274,6 +277,7 @@ impl Picker {
             slot += 1;
         }
         self.peers.forget(peer);
+        self.unreliable.remove(&peer);
         while let Some(piece) = self.reserved.next(peer, None) {
             self.lift(piece);
         }

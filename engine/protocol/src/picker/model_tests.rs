@@ -33,6 +33,7 @@ struct ModelPeer {
     /// `None`: a seed.
     field: Option<Bitfield>,
     asked: Vec<Block>,
+    unreliable: bool,
 }
 
 impl ModelPeer {
@@ -102,6 +103,16 @@ impl Model {
 
     fn requesters(&self, block: Block) -> usize {
         self.peers.values().filter(|peer| peer.asked.contains(&block)).count()
+    }
+
+    /// Of those that are asked for `block`, those that may be relied on.
+    fn reliable(&self, block: Block) -> usize {
+        self.peers.values().filter(|peer| !peer.unreliable && peer.asked.contains(&block)).count()
+    }
+
+    fn judge(&mut self, key: PeerKey, unreliable: bool) {
+        self.picker.set_unreliable(key, unreliable);
+        self.peers.get_mut(&key).unwrap().unreliable = unreliable;
     }
 
     fn lacks(&self, piece: PieceIndex) -> impl Iterator<Item = Block> + '_ {
@@ -224,8 +235,13 @@ impl Model {
             assert!(waited >= PATIENCE, "asked for what is reserved for another");
             self.reserved.remove(&piece);
         }
-        let others = self.requesters(block);
-        assert!(others < self.limit, "too many are asked for one block");
+        let (others, reliable) = (self.requesters(block), self.reliable(block));
+        if self.peers[&key].unreliable {
+            assert!(reliable == 0, "an unreliable peer takes the place of another");
+            assert!(others < self.limit, "too many are asked for one block");
+        } else {
+            assert!(reliable < self.limit && others < 2 * self.limit, "too many are asked for one block");
+        }
         assert!(others == 0 || !self.something_left(), "endgame too early");
     }
 
@@ -433,6 +449,7 @@ impl Model {
             (23 | 24, _) => self.end_elsewhere(a, b & 1 == 0),
             (25, _) if b.is_multiple_of(4) => self.lost_elsewhere(self.piece(a)),
             (26, _) => self.picker.set_more_elsewhere(a & 1 == 0),
+            (27, Some(peer)) => self.judge(peer, b & 1 == 0),
             _ => {}
         }
     }
@@ -505,6 +522,28 @@ fn config() -> impl proptest::strategy::Strategy<Value = PickerConfig> {
     })
 }
 
+#[test]
+fn the_unreliable_take_nobodys_place_in_the_endgame() {
+    let mut model = Model::new(1, 2, 4, PickerConfig::default(), 1);
+    (0..6).for_each(|_| model.connect(true, 0));
+    let mut asked = |key: u32, unreliable: &[u32]| {
+        unreliable.iter().for_each(|key| model.judge(PeerKey(*key), true));
+        model.pick(PeerKey(key), 2, None, &[]);
+        model.check();
+        model.peers[&PeerKey(key)].asked.len()
+    };
+    assert_eq!(asked(0, &[1]), 2);
+    assert_eq!(asked(1, &[]), 0, "who has them does what it is asked for");
+    // Now the holder is no better, so both places are open: to one like it, and to two others all the same.
+    assert_eq!(asked(1, &[0, 2]), 2);
+    assert_eq!(asked(2, &[]), 0, "two of them are enough");
+    assert_eq!([asked(3, &[]), asked(4, &[]), asked(5, &[])], [2, 2, 0]);
+    // Whoever is gone is forgotten: the next one with its key begins anew.
+    model.disconnect(PeerKey(1), false);
+    assert!(!model.picker.unreliable.contains(&PeerKey(1)));
+    model.complete();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -515,7 +554,7 @@ proptest! {
         memory in 1usize..5,
         config in config(),
         seed in any::<u64>(),
-        ops in prop::collection::vec((0u8..27, any::<u32>(), any::<u32>()), 0..600),
+        ops in prop::collection::vec((0u8..28, any::<u32>(), any::<u32>()), 0..600),
     ) {
         let mut model = Model::new(pieces, blocks, memory, config, seed);
         model.connect(false, u32::MAX >> 1);

@@ -90,7 +90,7 @@ impl Picker {
             };
             if self.mode(block.piece) == Mode::Open
                 && turn.view.offers(block.piece)
-                && self.begun.get_mut(slot).request_again(nth, key, LATE_COPIES)
+                && self.begun.get_mut(slot).request_again(nth, key, LATE_COPIES, &self.unreliable)
             {
                 turn.out.push(block);
                 turn.room -= 1;

@@ -52,6 +52,36 @@ fn http_connect() {
 }
 
 #[test]
+fn datagrams_are_asked_for_and_go_where_the_proxy_says() {
+    let near: IpAddr = "10.0.0.1".parse().unwrap();
+    let open = |reply: &[u8]| {
+        let mut hello = Vec::new();
+        let mut tunnel = Tunnel::associate(None, &mut hello);
+        let mut out = Vec::new();
+        assert_eq!(tunnel.push(&[5, 0], &mut out), Ok(None));
+        assert_eq!(out, [5, 3, 0, 1, 0, 0, 0, 0, 0, 0], "from any address of ours");
+        assert_eq!(tunnel.relay(near), Err(ProxyError::Relay), "not open yet");
+        tunnel.push(reply, &mut out).map(|rest| (rest, tunnel.relay(near)))
+    };
+    let relay = |ip: [u8; 4], port: u8| {
+        let [a, b, c, d] = ip;
+        let (rest, relay) = open(&[5, 0, 0, 1, a, b, c, d, 0, port]).unwrap();
+        assert_eq!(rest, Some(vec![]));
+        relay.map(|relay| relay.to_string())
+    };
+    assert_eq!(relay([9, 8, 7, 6], 5).as_deref(), Ok("9.8.7.6:5"));
+    assert_eq!(relay([0; 4], 5).as_deref(), Ok("10.0.0.1:5"), "at the proxy's own address");
+    assert_eq!(relay([127, 0, 0, 1], 5).as_deref(), Ok("10.0.0.1:5"), "its loopback is not ours");
+    assert_eq!(relay([9, 8, 7, 6], 0), Err(ProxyError::Relay));
+    assert_eq!(relay([255; 4], 5), Err(ProxyError::Relay));
+    assert_eq!(relay([224, 0, 0, 1], 5), Err(ProxyError::Relay));
+    let named = open(b"\x05\0\0\x03\x01x\0\x01").unwrap();
+    assert_eq!(named.1, Err(ProxyError::Relay), "a name is not looked up");
+    assert_eq!(open(&[5, 7, 0, 1, 0, 0, 0, 0, 0, 0]), Err(ProxyError::Socks(7)));
+    assert!(ProxyError::Socks(7).is_lasting() && !ProxyError::Socks(1).is_lasting());
+}
+
+#[test]
 fn refusals_say_what_to_check() {
     let socks = |reply: &[u8], credentials: Option<Credentials>| {
         tunnel(ProxyKind::Socks5, credentials, addr()).0.push(reply, &mut Vec::new()).unwrap_err()

@@ -26,12 +26,13 @@ impl Torrent {
     /// Asks `key` for more blocks if its window has room. New pieces start as far as `slots` gives memory for them.
     pub fn fill_requests(&mut self, now: Instant, key: PeerKey, slots: &mut dyn Slots, rng: &mut impl Rng) {
         let peer = peer_of(&mut self.slots, key);
-        let room = peer.window.size().saturating_sub(peer.outstanding.len());
+        let depth = peer.depth();
+        let room = depth.saturating_sub(peer.outstanding.len());
         // In batches: picking for one block at a time would cost more than the block.
         if peer.rests(now) {
             return;
         }
-        if !peer.am_interested || room == 0 || room < peer.window.size() / 8 && !peer.outstanding.is_empty() {
+        if !peer.am_interested || room == 0 || room < depth / 8 && !peer.outstanding.is_empty() {
             return;
         }
         if peer.peer_choking && (!peer.fast() || peer.allowed_in.is_empty()) {

@@ -269,6 +269,7 @@ impl Torrent {
         // Served to the choked no longer: do not ask again and again.
         peer.allowed_in.retain(|piece| *piece != block.piece);
         self.picker.request_failed(key, block);
+        self.judge_peer(key);
         self.wake_idle();
         Ok(())
     }

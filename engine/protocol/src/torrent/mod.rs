@@ -424,9 +424,12 @@ impl Torrent {
 
     /// Requests became free: peers with room in their window may take them.
     fn wake_idle(&mut self) {
-        let idle = |peer: &Peer| peer.am_interested && peer.outstanding.len() < peer.window.size();
-        let keys: Vec<PeerKey> = self.peer_keys().filter(|key| idle(self.peer(*key))).collect();
-        keys.into_iter().for_each(|key| self.mark(key));
+        self.idle_keys().into_iter().for_each(|key| self.mark(key));
+    }
+
+    fn idle_keys(&self) -> Vec<PeerKey> {
+        let idle = |peer: &Peer| peer.am_interested && peer.outstanding.len() < peer.depth();
+        self.peer_keys().filter(|key| idle(self.peer(*key))).collect()
     }
 
     fn ip_of(&self, key: PeerKey) -> Option<IpAddr> {

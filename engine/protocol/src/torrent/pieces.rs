@@ -67,6 +67,7 @@ impl Torrent {
             if self.get(key).is_some() {
                 let failures = &mut peer_of(&mut self.slots, key).failures;
                 failures.suspicions = failures.suspicions.saturating_add(1);
+                self.judge_peer(key);
             }
         }
     }

@@ -127,7 +127,7 @@ impl Torrent {
 
     /// Whether some peer may be asked for more now.
     pub fn could_ask(&self, now: Instant) -> bool {
-        let room = |peer: &Peer| peer.outstanding.len() < peer.window.size() && !peer.rests(now);
+        let room = |peer: &Peer| peer.outstanding.len() < peer.depth() && !peer.rests(now);
         self.live_peers().any(|peer| peer.am_interested && !peer.peer_choking && room(peer))
     }
 

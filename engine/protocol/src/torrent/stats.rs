@@ -54,7 +54,7 @@ impl Torrent {
                 down_rate: peer.down.rate(now),
                 up_rate: peer.up.rate(now),
                 outstanding: peer.outstanding.len(),
-                window: peer.window.size(),
+                window: peer.depth(),
                 seed: peer.is_seed(),
                 incoming: peer.info.incoming,
                 snubbed: peer.snubbed,

@@ -143,6 +143,7 @@ impl Torrent {
             self.mark(key);
         }
         self.time_out_requests(now, key);
+        self.judge_peer(key);
         let peer = peer_of(&mut self.slots, key);
         if peer.am_interested && peer.outstanding.is_empty() && !peer.peer_choking {
             // Perhaps there was no memory for another piece the last time it asked.
@@ -163,6 +164,7 @@ impl Torrent {
         let given_up = u32::try_from(peer.outstanding.len()).unwrap_or(u32::MAX);
         peer.failures.timeouts = peer.failures.timeouts.saturating_add(given_up);
         peer.window.on_snub();
+        self.judge_peer(key);
         self.give_up_requests(now, key);
     }
 

@@ -13,8 +13,6 @@ use crate::picker::PeerKey;
 const PRESSING: usize = 4;
 /// A peer with less than one part in so many of the fastest one's rate is slow.
 const SLOW_PART: u64 = 4;
-/// A less reliable peer counts as slow, whatever its rate: most of what it was asked for did not come.
-const UNRELIABLE: u8 = 30;
 /// A block that is needed next and was asked for so long ago is late.
 const LATE: Duration = Duration::from_millis(1500);
 
@@ -26,7 +24,7 @@ impl Torrent {
         }
         self.picker.set_urgent(order);
         self.judge_urgency(now);
-        self.wake_idle();
+        self.wake_best_first(now);
     }
 
     /// Finds out who is slow and what is late.
@@ -40,9 +38,7 @@ impl Torrent {
         for (key, rate) in keys.iter().zip(&rates) {
             let peer = peer_of(&mut self.slots, *key);
             // One that was never asked may be the fastest.
-            peer.slow = peer.snubbed
-                || peer.reliability() < UNRELIABLE
-                || peer.downloaded > 0 && rate * SLOW_PART < fastest;
+            peer.slow = peer.snubbed || peer.unreliable || peer.downloaded > 0 && rate * SLOW_PART < fastest;
         }
         let pressing: Vec<PieceIndex> = self.picker.urgent().iter().take(PRESSING).copied().collect();
         let has_fast = |piece: &PieceIndex| {
@@ -64,7 +60,18 @@ impl Torrent {
         late.dedup();
         self.picker.set_pressing(closed, late);
         if self.picker.has_late() {
-            self.wake_idle();
+            self.wake_best_first(now);
         }
+    }
+
+    /// As [`Torrent::wake_idle`], in the order of their quality ([`crate::score`]): what is needed first is asked of the
+    /// best.
+    fn wake_best_first(&mut self, now: Instant) {
+        let mut keys = self.idle_keys();
+        keys.sort_by_cached_key(|key| {
+            let peer = peer_of(&mut self.slots, *key);
+            (peer.slow, std::cmp::Reverse(peer.score(now).quality))
+        });
+        keys.into_iter().for_each(|key| self.mark(key));
     }
 }

@@ -4,12 +4,22 @@ use std::time::{Duration, Instant};
 
 use super::{Torrent, peer_of};
 use crate::picker::PeerKey;
-use crate::score::Record;
+use crate::score::{Record, UNRELIABLE};
 
 impl Torrent {
     /// What was known of a peer before it connected.
     pub fn recall(&mut self, key: PeerKey, past: Record) {
         self.peer_mut(key).past = past;
+        self.judge_peer(key);
+    }
+
+    /// Looks anew at how reliable a peer is. After what speaks against it, and at ticks: blocks are not judged one by one.
+    pub(super) fn judge_peer(&mut self, key: PeerKey) {
+        let peer = peer_of(&mut self.slots, key);
+        let unreliable = peer.reliability() < UNRELIABLE;
+        if std::mem::replace(&mut peer.unreliable, unreliable) != unreliable {
+            self.picker.set_unreliable(key, unreliable);
+        }
     }
 
     /// Bytes of payload that go over a connection now, both ways, per second.
@@ -70,6 +80,30 @@ mod tests {
         assert_eq!(torrent.idlest(now, PATIENCE, 9), keys, "the one that owes blocks goes first");
         assert_eq!(torrent.idlest(now, PATIENCE, 1), [keys[0]]);
         assert_eq!(torrent.idlest(now, Duration::ZERO, 9), keys, "the one that gives stays");
+    }
+
+    #[test]
+    fn the_unreliable_hold_little_until_they_deliver() {
+        let mut swarm = Swarm::new(7, 40);
+        let from = swarm.seed(Manner::Honest);
+        let to = swarm.leech();
+        let conn = swarm.connect(to, from, FAST);
+        let key = swarm.keys(conn)[0];
+        let torrent = &mut swarm.nodes[to].torrent;
+        let usual = torrent.peer(key).depth();
+        torrent.recall(key, Record { snubs: 2, ..Record::default() });
+        let little = torrent.peer(key).depth();
+        assert!(little >= 1 && little == usual / 4, "{little} of {usual}");
+        let most = |swarm: &Swarm| swarm.nodes[to].torrent.peer(key).outstanding.len();
+        let serves = |swarm: &Swarm| {
+            let peer = swarm.nodes[to].torrent.peer(key);
+            assert!(!peer.unreliable || most(swarm) <= little, "{} requests", most(swarm));
+            peer.record().blocks >= 40
+        };
+        assert!(swarm.run(5 * MS, 2000, serves), "it serves nevertheless");
+        swarm.run(100 * MS, 11, |_| false);
+        let peer = swarm.nodes[to].torrent.peer(key);
+        assert!(!peer.unreliable && peer.depth() >= usual, "what it does counts: {}", peer.depth());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub enum ReplyError {
 }
 
 /// The URL of an announce: `base`, which may have a query of its own, without its fragment, followed by the parameters
-/// of BEP 3, `compact` and `no_peer_id` (BEP 23) and the customary `key` and `numwant`.
+/// of BEP 3 and 7, `compact` and `no_peer_id` (BEP 23) and the customary `key` and `numwant`.
 pub fn announce_url(base: &str, request: &AnnounceRequest) -> String {
     let mut url = base.split('#').next().unwrap_or(base).to_owned();
     if !url.contains('?') {
@@ -59,6 +59,10 @@ pub fn announce_url(base: &str, request: &AnnounceRequest) -> String {
     }
     if let Some(ip) = request.ip {
         url.push_str("&ip=");
+        percent_encode(ip.to_string().as_bytes(), &mut url);
+    }
+    if let Some(ip) = request.other_ip {
+        url.push_str(if ip.is_ipv4() { "&ipv4=" } else { "&ipv6=" });
         percent_encode(ip.to_string().as_bytes(), &mut url);
     }
     if let Some(id) = &request.tracker_id {

@@ -66,6 +66,8 @@ pub struct AnnounceRequest {
     pub tracker_id: Option<Vec<u8>>,
     /// The address others shall reach us at, where it is not the one the request comes from. UDP carries only IPv4.
     pub ip: Option<IpAddr>,
+    /// Our address of the other family than the one that the request goes by (BEP 7). HTTP only.
+    pub other_ip: Option<IpAddr>,
 }
 
 impl AnnounceRequest {
@@ -94,6 +96,24 @@ pub struct AnnounceResponse {
     pub tracker_id: Option<Vec<u8>>,
     /// Our address as the tracker sees it (BEP 24).
     pub external_ip: Option<IpAddr>,
+}
+
+impl AnnounceResponse {
+    /// Adds what the same tracker has answered by another address family: peers of both, and the longer times.
+    pub fn merge(&mut self, other: Self) {
+        for peer in other.peers {
+            if self.peers.len() < PEERS_MAX && !self.peers.contains(&peer) {
+                self.peers.push(peer);
+            }
+        }
+        self.interval = self.interval.max(other.interval);
+        self.min_interval = self.min_interval.max(other.min_interval);
+        self.seeders = self.seeders.max(other.seeders);
+        self.leechers = self.leechers.max(other.leechers);
+        self.warning = self.warning.take().or(other.warning);
+        self.tracker_id = self.tracker_id.take().or(other.tracker_id);
+        self.external_ip = self.external_ip.or(other.external_ip);
+    }
 }
 
 impl Default for AnnounceResponse {

@@ -284,6 +284,11 @@ impl Exchange {
         }
     }
 
+    /// The family of the packets, where it was not known before the first of them came.
+    pub fn set_family(&mut self, family: AddressFamily) {
+        self.family = family;
+    }
+
     /// When [`Exchange::poll_transmit`] wants to be called next; `None` once there is an outcome.
     pub fn deadline(&self) -> Option<Instant> {
         self.outcome.is_none().then_some(self.deadline)

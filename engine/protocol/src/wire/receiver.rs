@@ -103,6 +103,11 @@ impl Receiver {
         &self.scratch[..len]
     }
 
+    /// Puts bytes where the kernel would: for receives that are played, in simulations and tests.
+    pub fn write_scratch(&mut self, start: usize, bytes: &[u8]) {
+        self.scratch[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// Bytes of scratch.
     pub fn scratch_len(&self) -> usize {
         self.scratch.len()

@@ -235,6 +235,9 @@ pub struct CreateArgs {
     /// Mark executable files of a folder as such
     #[arg(long)]
     pub keep_executable: bool,
+    /// Put symbolic links that stay inside the folder in as links (BEP 47)
+    #[arg(long)]
+    pub keep_symlinks: bool,
     /// Leave out symbolic links, devices, sockets and pipes instead of refusing them
     #[arg(long)]
     pub skip_special: bool,

@@ -53,7 +53,9 @@ fn value_as_json(value: &Value) -> Json {
         Value::Ratio(ratio) => json!(ratio),
         Value::Time(time) => json!(time.as_secs_f64()),
         Value::Cpus(cpus) => json!(cpus),
-        Value::Command(words) | Value::Files(words) | Value::Hosts(words) => json!(words),
+        Value::Command(words) | Value::Folders(words) | Value::Files(words) | Value::Hosts(words) => {
+            json!(words)
+        }
         Value::FilePriorities(_) => serde_json::from_str(&value.to_text()).expect("its text is a JSON array"),
         Value::Word(_)
         | Value::Path(_)

@@ -102,6 +102,7 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
             paused: args.paused,
             top: args.top,
             peers: args.peers.clone(),
+            web_seeds: args.web_seeds.clone(),
             files: args.files.only.clone(),
             file_priorities: priorities.clone(),
             bind_to: args.bind_to.clone().map(api::Places),

@@ -91,6 +91,7 @@ fn options(args: &CreateArgs) -> Result<CreateOptions, Failure> {
         creation_date,
         source: args.source.clone(),
         keep_executable: args.keep_executable,
+        keep_symlinks: args.keep_symlinks,
         skip_special: args.skip_special,
         hash: args.hash.options(),
         ..CreateOptions::new(&args.path)

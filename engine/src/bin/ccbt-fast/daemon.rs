@@ -13,7 +13,7 @@ use crate::lines::Line;
 use crate::logging::{self, Log};
 use crate::manager::Manager;
 use crate::signals::Signals;
-use crate::{limits, transfer};
+use crate::{limits, sandbox, transfer};
 
 /// How often signals and configuration files are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -27,10 +27,11 @@ pub fn run(args: &DaemonArgs) -> Result<(), Failure> {
     let watcher = Watcher::new(sources.files());
     let config = sources.load()?;
     let effect = config.effect(None);
+    let sandbox = sandbox::of_daemon(&effect, &sources, &mut console)?;
     let log = logging::start(&effect.log, console.bar())?;
     let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
     let settings = transfer::settings(&effect, &config, limits::raise())?;
-    let mut daemon = Daemon::start(Setup { sources, watcher, config, settings })?;
+    let mut daemon = Daemon::start(Setup { sources, watcher, config, sandbox, settings })?;
     for path in &args.add {
         match daemon.add_file(path) {
             Ok(_) => {}

@@ -22,7 +22,12 @@ struct Report<'a> {
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     // What counts is what a command of ours gives itself.
     limits::raise();
-    let subjects = Subjects { root: PathBuf::from("/"), folders: args.folders.clone(), port: args.port };
+    let subjects = Subjects {
+        root: PathBuf::from("/"),
+        folders: args.folders.clone(),
+        port: args.port,
+        router: args.router,
+    };
     let findings = examine(&subjects);
     let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
     let (warned, failed) = (count(Verdict::Warn), count(Verdict::Fail));

@@ -30,6 +30,9 @@ pub enum Failure {
         #[from]
         source: StartError,
     },
+    /// The sandbox is not to be had.
+    #[error(transparent)]
+    Sandbox(#[from] ccbt_fast::sandbox::SandboxError),
     /// The torrent is not taken.
     #[error(transparent)]
     Add(#[from] AddError),
@@ -135,7 +138,7 @@ impl Failure {
             | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. } | VerifyError::Layout(_)) => {
                 2
             }
-            Self::Unfit(_) => 3,
+            Self::Unfit(_) | Self::Sandbox(_) => 3,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,
         }

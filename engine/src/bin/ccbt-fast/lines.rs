@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use ccbt_fast::{CacheStats, DeviceStats, ShardStats, State, TorrentEvent, TorrentStatus};
+use ccbt_fast::{CacheStats, DeviceStats, DiscoveryStats, ShardStats, State, TorrentEvent, TorrentStatus};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,9 @@ pub enum Line<'a> {
     PeerFault { addr: SocketAddr, fault: &'a str },
     /// A tracker failed.
     Tracker { url: &'a str, reason: &'a str },
+    /// The DHT and local discovery have come further: once a second at most, while something changes, and before
+    /// `stopped`.
+    Discovery(Discovered),
     /// A web seed failed, or is not asked any more.
     WebSeed { url: &'a str, reason: &'a str },
     /// How far the metadata of a magnet link is: bytes, connections and addresses known.
@@ -69,6 +72,31 @@ pub enum Line<'a> {
     Missed { events: u64 },
     /// The engine has stopped; the last event.
     Stopped { cache: Cache, disks: Vec<Disk>, shards: Vec<Shard> },
+}
+
+/// Since the start, but for `dht_nodes`: nodes that are known now. `dht_lookups` have ended, `dht_announced` of them with a
+/// node that keeps our address, `dht_peers` addresses were found; `lsd_sent` and `lsd_received` count announces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Discovered {
+    pub dht_nodes: usize,
+    pub dht_lookups: u64,
+    pub dht_announced: u64,
+    pub dht_peers: u64,
+    pub lsd_sent: u64,
+    pub lsd_received: u64,
+}
+
+impl From<DiscoveryStats> for Discovered {
+    fn from(stats: DiscoveryStats) -> Self {
+        Self {
+            dht_nodes: stats.dht.nodes.iter().sum(),
+            dht_lookups: stats.lookups,
+            dht_announced: stats.announced,
+            dht_peers: stats.dht_peers,
+            lsd_sent: stats.lsd_out,
+            lsd_received: stats.lsd_in,
+        }
+    }
 }
 
 /// What was done on one device before the engine was told to stop. `punts`: operations that a thread of the kernel had to
@@ -379,6 +407,7 @@ impl<'a> Line<'a> {
             | Self::Progress(_)
             | Self::MoveProgress { .. }
             | Self::Link { .. }
+            | Self::Discovery(_)
             | Self::Stopped { .. } => return None,
         };
         Some(escape_for_terminal(&text).into_owned())

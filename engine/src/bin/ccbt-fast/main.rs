@@ -16,6 +16,7 @@ mod doctor;
 mod download;
 mod explain;
 mod failure;
+mod finding;
 mod gauge;
 mod info;
 mod json;
@@ -29,6 +30,7 @@ mod manual;
 mod reload;
 mod relocate;
 mod resume;
+mod sandbox;
 mod seed;
 mod signals;
 mod stream;
@@ -48,7 +50,18 @@ use args::{Cli, Command};
 use ccbt_protocol::metainfo::escape_for_terminal;
 use failure::Failure;
 
+/// The program ends with any of its threads, and says why: others would wait for it. Optimised builds do so by
+/// themselves (`panic = "abort"`).
+fn end_with_any_thread() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_any_thread();
     let cli = Cli::parse_from(args::with_default_command(std::env::args_os().collect()));
     let outcome = match &cli.command {
         Command::Download(args) => download::run(args),

@@ -21,12 +21,13 @@ use ccbt_protocol::metainfo::escape_for_terminal;
 use crate::args::TransferArgs;
 use crate::console::Console;
 use crate::failure::Failure;
+use crate::finding::Finding;
 use crate::lines::{Disk, Line, Progress};
 use crate::logging::Log;
 use crate::reload::Reloader;
 use crate::signals::Signals;
 use crate::units;
-use crate::{limits, link, logging, relocate};
+use crate::{limits, link, logging, relocate, sandbox};
 use ccbt_fast::Goal;
 
 /// How often signals and the seeding goal are looked at.
@@ -85,7 +86,8 @@ pub struct Stage {
 impl Stage {
     /// Begins to log and to take signals.
     pub fn new(args: &TransferArgs, effect: &Effect, configuration: &Configuration) -> Result<Self, Failure> {
-        let console = Console::new(args.json);
+        let mut console = Console::new(args.json);
+        sandbox::of_transfer(args, effect, &configuration.sources, &mut console)?;
         let log = logging::start(&effect.log, console.bar())?;
         let signals = Signals::install_with_reload().map_err(Failure::system("handle signals"))?;
         let settings = settings(effect, &configuration.config, limits::raise())?;
@@ -255,7 +257,7 @@ fn run_in(
     if let Some(server) = &server {
         console.line(&Line::Streaming { url: server.url() });
     }
-    let reload = Reload::new(sources, watcher);
+    let (reload, mut finding) = (Reload::new(sources, watcher), Finding::default());
     let mut reloader = Reloader::new(reload, config, (torrent.clone(), limits), ip_filter, log);
     let end = loop {
         if let Some(dir) = course.begin_move() {
@@ -266,6 +268,7 @@ fn run_in(
             break course.interrupted(signal);
         }
         let now = Instant::now();
+        finding.turn(now, &session, console);
         let new_goal = reloader.turn(now, signals.is_reload_wanted(), &session, console);
         course.goal = new_goal.unwrap_or(course.goal);
         let outcome = match events.recv_timeout(TICK) {
@@ -284,6 +287,7 @@ fn run_in(
         console.line(&Line::Error { message: &failure.to_string(), retry: false });
     }
     drop(server);
+    finding.end(&session, console);
     let (caches, storage) = (session.caches(), session.storage_stats());
     let stopped = session.shutdown(SHUTDOWN_TIMEOUT);
     if let Some(status) = torrent.status() {

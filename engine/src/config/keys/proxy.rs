@@ -46,7 +46,7 @@ pub(super) const KEYS: &[Key] = &[
         "peers",
         Kind::Bool,
         "true",
-        "Connect to peers through it; incoming connections, uTP, DHT and local discovery are off then.",
+        "Connect to peers through it, with socks5 ask the DHT, too; incoming connections, uTP and local discovery are off then.",
         |effect, value| effect.proxy.peers = *value == Value::Bool(true),
     )
     .trusted_only(),
@@ -55,7 +55,7 @@ pub(super) const KEYS: &[Key] = &[
         "trackers",
         Kind::Bool,
         "true",
-        "Ask HTTP trackers through it; UDP trackers are not asked then.",
+        "Ask trackers through it; UDP trackers only with socks5.",
         |effect, value| effect.proxy.trackers = *value == Value::Bool(true),
     )
     .trusted_only(),

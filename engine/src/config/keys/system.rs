@@ -3,6 +3,7 @@
 use super::{MIB, TIB};
 use crate::config::key::{Key, key};
 use crate::config::kind::{Kind, Value};
+use crate::sandbox::SandboxMode;
 
 pub(super) const KEYS: &[Key] = &[
     key(
@@ -126,4 +127,31 @@ pub(super) const KEYS: &[Key] = &[
         |effect, value| effect.ip_filter.trackers = *value == Value::Bool(true),
     )
     .at_once(),
+    key(
+        "security",
+        "sandbox",
+        Kind::Choice(&["off", "auto", "strict"]),
+        "off",
+        "Keep this process to its folders (Landlock) and from system calls it does not need (seccomp); auto: as far as the \
+         kernel goes, strict: end if it lacks something. No program but on_complete can be run then, and that one is kept \
+         to the same folders.",
+        |effect, value| {
+            effect.sandbox.mode = match value.word() {
+                "auto" => SandboxMode::Auto,
+                "strict" => SandboxMode::Strict,
+                _ => SandboxMode::Off,
+            };
+        },
+    )
+    .trusted_only(),
+    key(
+        "security",
+        "sandbox_paths",
+        Kind::Folders,
+        "none",
+        "Folders that torrents may be in with the sandbox, besides those that other keys name.",
+        |effect, value| effect.sandbox.paths = value.folders(),
+    )
+    .or("none")
+    .trusted_only(),
 ];

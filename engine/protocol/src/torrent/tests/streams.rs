@@ -23,6 +23,31 @@ fn what_is_urgent_comes_before_the_rest() {
     swarm.assert_complete(to);
 }
 
+/// The order in which connections are filled decides who is asked for what is needed first.
+#[test]
+fn the_best_peers_are_asked_first_for_what_is_urgent() {
+    let mut swarm = Swarm::new(9, 40);
+    let seeds = [(); 3].map(|()| swarm.seed(Manner::Honest));
+    let to = swarm.leech();
+    let keys = seeds.map(|seed| {
+        let conn = swarm.connect(to, seed, FAST);
+        swarm.keys(conn)[0]
+    });
+    let wants = |swarm: &Swarm| keys.iter().all(|key| swarm.nodes[to].torrent.peer(*key).am_interested);
+    assert!(swarm.run(MS, 1000, wants));
+    let now = swarm.now;
+    let torrent = &mut swarm.nodes[to].torrent;
+    for (key, blocks, connect_failures) in [(keys[0], 0, 1), (keys[1], 9, 0), (keys[2], 900, 0)] {
+        torrent.recall(key, crate::score::Record { blocks, connect_failures, ..Default::default() });
+    }
+    let mut order = Vec::new();
+    torrent.take_dirty(&mut order);
+    order.clear();
+    torrent.set_urgent(now, vec![PieceIndex(7)]);
+    torrent.take_dirty(&mut order);
+    assert_eq!(order, [keys[2], keys[1], keys[0]]);
+}
+
 /// A peer takes requests for what is needed next and never answers: others are asked for the same long before its
 /// requests time out.
 #[test]

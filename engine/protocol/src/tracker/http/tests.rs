@@ -17,6 +17,7 @@ fn request() -> AnnounceRequest {
         key: 0xbeef,
         tracker_id: None,
         ip: None,
+        other_ip: None,
     }
 }
 
@@ -43,6 +44,10 @@ fn optional_parameters_are_sent_when_set() {
     };
     let tail = "&numwant=80&event=started&ip=2001%3Adb8%3A%3A1&trackerid=a%20b";
     assert_eq!(announce_url("http://t/", &full), format!("http://t/?{PLAIN}{tail}"));
+    let both =
+        |ip: &str| announce_url("http://t/", &AnnounceRequest { other_ip: ip.parse().ok(), ..request() });
+    assert!(both("2001:db8::1").ends_with("&ipv6=2001%3Adb8%3A%3A1"));
+    assert!(both("1.2.3.4").ends_with("&ipv4=1.2.3.4"));
     let bye = AnnounceRequest { event: Event::Stopped, numwant: Some(80), ..request() };
     assert!(announce_url("http://t/", &bye).ends_with("&numwant=0&event=stopped"));
 }

@@ -17,6 +17,7 @@ fn request() -> AnnounceRequest {
         key: 6,
         tracker_id: None,
         ip: None,
+        other_ip: None,
     }
 }
 

@@ -8,7 +8,7 @@ use ccbt_fast::daemon::{SeedAction, Step};
 use ccbt_fast::{Binding, PeerAddress};
 use clap::{Args, ValueEnum};
 
-use super::{FilesArgs, HashPrefix, SettingArgs, SourceArgs, peer_address};
+use super::{FilesArgs, HashPrefix, SettingArgs, SourceArgs, peer_address, web_seed};
 
 /// Options of `daemon`.
 #[derive(Args, Clone, Debug)]
@@ -153,6 +153,9 @@ pub struct AddArgs {
     /// Peer to connect to; can be repeated
     #[arg(long = "peer", value_name = "IP:PORT", value_parser = peer_address)]
     pub peers: Vec<SocketAddr>,
+    /// Folder or file on an HTTP server to fetch from as well (BEP 19); can be repeated
+    #[arg(long = "web-seed", value_name = "URL", value_parser = web_seed)]
+    pub web_seeds: Vec<String>,
     /// Addresses and network interfaces that they are bound to, of those of the daemon's network.bind_address
     #[arg(long, value_name = "ADDR|IFACE", value_parser = places)]
     pub bind_to: Option<Binding>,

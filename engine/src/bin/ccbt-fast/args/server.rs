@@ -14,6 +14,9 @@ pub struct DoctorArgs {
     /// Port that peers connect to; 0: any free one is tried
     #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
     pub port: u16,
+    /// Ask the router, too, whether it forwards ports (PCP, NAT-PMP, UPnP); nothing is mapped
+    #[arg(long)]
+    pub router: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

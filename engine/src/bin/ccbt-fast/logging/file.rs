@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// See the module.
@@ -60,7 +61,8 @@ impl LogFile {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).open(path)
+    // Names of torrents and addresses of peers are in it.
+    File::options().append(true).create(true).mode(0o640).open(path)
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@
 //! at its queues after [`Doorbell::announce_sleep`], or the eventfd becomes readable. Called by shards, the storage
 //! thread and the hash pool.
 
+mod announcement;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering, fence};
 
+use announcement::{Announcement, Bed};
 use rustix::event::{EventfdFlags, eventfd};
 
 /// A wake-up for one sleeping thread. Any number of threads may ring it.
@@ -25,47 +27,34 @@ pub struct Doorbell {
     eventfd: OwnedFd,
     /// In blocking mode, for owners that sleep in a read.
     park: OwnedFd,
-    sleeping: AtomicU8,
+    announcement: Announcement,
 }
-
-/// Where the owner sleeps, and so what a ring writes.
-const AWAKE: u8 = 0;
-const IN_POLL: u8 = 1;
-const IN_READ: u8 = 2;
 
 impl Doorbell {
     /// A new bell whose owner is awake. Fails when the process has no descriptor left (`EMFILE`, `ENFILE`).
     pub fn new() -> io::Result<Arc<Self>> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let park = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
-        Ok(Arc::new(Self { eventfd, park, sleeping: AtomicU8::new(AWAKE) }))
+        Ok(Arc::new(Self { eventfd, park, announcement: Announcement::awake() }))
     }
 
     /// Wakes the owner if it has announced that it sleeps; otherwise costs one fence. Call it after the push.
     pub fn ring(&self) {
-        // Pairs with the fence of `announce_sleep`: of the two threads at least one sees what the other wrote before
-        // its fence (the pushed message or the announcement), so no wake-up is lost.
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) == AWAKE {
-            return;
-        }
-        match self.sleeping.swap(AWAKE, Ordering::AcqRel) {
-            IN_POLL => write(&self.eventfd),
-            IN_READ => write(&self.park),
-            _ => {}
+        match self.announcement.claim() {
+            Some(Bed::Poll) => write(&self.eventfd),
+            Some(Bed::Read) => write(&self.park),
+            None => {}
         }
     }
 
     /// The owner is about to block. It must look at its queues once more after this call, and only then block.
     pub fn announce_sleep(&self) {
-        self.sleeping.store(IN_POLL, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        self.announcement.announce(Bed::Poll);
     }
 
     /// As [`Self::announce_sleep`], for an owner that will block in a read of [`Self::park_fd`].
     pub fn announce_park(&self) {
-        self.sleeping.store(IN_READ, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        self.announcement.announce(Bed::Read);
     }
 
     /// The eventfd in blocking mode, written when the owner has announced that it parks. A read empties it.
@@ -75,7 +64,7 @@ impl Doorbell {
 
     /// The owner withdraws its announcement: later rings cost it nothing.
     pub fn awake(&self) {
-        self.sleeping.store(AWAKE, Ordering::SeqCst);
+        self.announcement.withdraw();
     }
 
     /// Takes all rings so far off the eventfd, without blocking.
