@@ -156,6 +156,9 @@ impl Flooder {
     }
 }
 
+/// How many; the reserved bytes of their handshake; what they say once; what they repeat; bytes of it at most, and times.
+type Kind = (usize, [u8; 8], Vec<u8>, Vec<u8>, usize, usize);
+
 /// Sends all of `bytes`, however long that takes; `false`: it cannot any more.
 fn write(socket: &mut TcpStream, mut bytes: &[u8], over: &AtomicBool) -> bool {
     while !bytes.is_empty() && !over.load(Ordering::Acquire) {
@@ -187,7 +190,7 @@ fn flooders(pieces: usize) -> Vec<Flooder> {
         let len_field = u32::try_from(len).expect("short").to_be_bytes();
         [&len_field[..], &[id::EXTENDED, 0], &vec![b'd'; len - 3]].concat()
     };
-    let kinds: Vec<(usize, [u8; 8], Vec<u8>, Vec<u8>, usize, usize)> = vec![
+    let kinds: [Kind; 9] = [
         (120, EXTENDED, Vec::new(), unfinished(32 << 10), 1, 1),
         (120, EXTENDED, Vec::new(), unfinished((1 << 20) - 9), 1, 2),
         (4, PLAIN, all.clone(), flap.repeat(100), 128 << 10, 2),
@@ -388,12 +391,12 @@ fn add_and_remove(cycles: usize) {
         let body = json!({
             "torrent": base64(made.torrent.bytes()),
             "output": output,
-            "paused": nth % 5 == 0,
+            "paused": nth.is_multiple_of(5),
             "peers": ["127.0.0.1:1"],
         });
         let (status, answer) = daemon.http("POST", "/v1/torrents", &body.to_string());
         assert!((200..300).contains(&status), "{status}: {answer}");
-        if nth % 3 == 0 {
+        if nth.is_multiple_of(3) {
             thread::sleep(Duration::from_millis(3));
         }
         let deletes = if output == made.data { "false" } else { "true" };

@@ -110,7 +110,7 @@ pub(super) fn restrict(runs_programs: bool) -> Result<(), Failed> {
     });
     denied.insert(libc::SYS_clone, new_ones.collect::<Result<_, _>>()?);
     // Typing into the terminal that the program was started from.
-    let types = argument(1, SeccompCmpOp::Eq, libc::TIOCSTI as u64)?;
+    let types = argument(1, SeccompCmpOp::Eq, libc::TIOCSTI)?;
     denied.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![types])?]);
     deny(denied, libc::EPERM)?;
     // Its flags lie in memory, where a filter cannot look; the C library then uses `clone`.

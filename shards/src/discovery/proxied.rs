@@ -34,6 +34,9 @@ struct Host {
     asked: Option<Instant>,
 }
 
+/// Who sent a datagram, and its bytes if they are for the node.
+type Received<'a> = (SocketAddr, Option<&'a [u8]>);
+
 /// See the module.
 pub(super) struct Proxied {
     association: Association,
@@ -106,7 +109,7 @@ impl Proxied {
 
     /// The next datagram and who sent it; of hosts' answers only the latter. Errors: there is none, or what an earlier one
     /// met with.
-    pub fn receive(&mut self) -> io::Result<Option<(SocketAddr, Option<&[u8]>)>> {
+    pub fn receive(&mut self) -> io::Result<Option<Received<'_>>> {
         let Some(relay) = &self.relay else { return Err(io::ErrorKind::WouldBlock.into()) };
         if relay.is_over() {
             return Err(io::ErrorKind::WouldBlock.into());
