@@ -36,7 +36,10 @@ struct Peer {
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let Some(first) = input.byte() else { return };
-    if let Ok(packet) = Packet::decode(input.0) {
+    // Others' selective acks have any length, ours are words.
+    if let Ok(packet) = Packet::decode(input.0)
+        && packet.selective_ack.is_none_or(|bits| bits.len().is_multiple_of(4))
+    {
         let mut again = Vec::new();
         packet.encode_head(&mut again);
         again.extend_from_slice(packet.payload);
