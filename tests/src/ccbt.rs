@@ -135,6 +135,12 @@ impl CcbtCommand {
         self
     }
 
+    /// A variable of its environment.
+    pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// An option without a value.
     pub fn flag(mut self, name: &str) -> Self {
         self.command.arg(name);

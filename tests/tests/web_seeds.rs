@@ -1,12 +1,15 @@
 //! Web seeds (BEP 19) end to end: torrents that only HTTP servers have, good ones and bad ones, local ones, limits.
 
+use std::path::Path;
+use std::process::Command;
+
 use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand, ccbt};
 use ccbt_tests::daemon::DaemonCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::python;
 use ccbt_tests::payload::Payload;
-use ccbt_tests::process::wait_until;
+use ccbt_tests::process::{Process, wait_until};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::web_server::{Answer, WebServer};
 
@@ -128,7 +131,7 @@ fn what_torrents_and_redirects_name_may_not_be_local() {
     let (code, _, errors) = ccbt(["create", input, "--output", out, "--web-seed", &good.url()]);
     assert_eq!(code, 0, "{errors}");
     let read = "import sys, libtorrent as lt; print([s['url'] for s in lt.torrent_info(sys.argv[1]).web_seeds()][0])";
-    let seen = std::process::Command::new(python()).args(["-c", read, out]).output().expect("python runs");
+    let seen = Command::new(python()).args(["-c", read, out]).output().expect("python runs");
     assert_eq!(String::from_utf8_lossy(&seen.stdout).trim(), good.url(), "libtorrent reads it");
     let named = CcbtCommand::download(&torrent, &lab.dir("named"));
     let redirected = download(&made, &lab, "redirected", &[leads_here.url()]);
@@ -147,6 +150,35 @@ fn what_torrents_and_redirects_name_may_not_be_local() {
         download(&made, &lab, "followed", &[leads_here.url()]).flag("--web-seed-local").start();
     redirected.wait_done();
     made.payload.assert_equal_in(&lab.dir("followed"));
+}
+
+/// The server's certificate is checked against the system's authorities, here those of a file.
+#[test]
+fn certificates_of_web_seeds_are_checked() {
+    let lab = Lab::open();
+    let made = publish(&lab);
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let [trusted, key] = ["trusted.pem", "key.pem"].map(|name| lab.path().join(name));
+    std::fs::write(&trusted, certified.cert.pem()).expect("written");
+    std::fs::write(&key, certified.signing_key.serialize_pem()).expect("written");
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let untrusting = lab.path().join("other.pem");
+    std::fs::write(&untrusting, other.cert.pem()).expect("written");
+    let mut server = Command::new(python());
+    server.args(["-c", include_str!("../src/https_server.py")]).args([&trusted, &key, &made.data]);
+    let mut server = Process::start("HTTPS server", &mut server);
+    let port: u16 = server.wait_line(PATIENCE, "its port", |line| line.parse().ok());
+    let url = format!("https://localhost:{port}/");
+    let trusting = |name: &str, roots: &Path| {
+        download(&made, &lab, name, std::slice::from_ref(&url)).variable("SSL_CERT_FILE", roots)
+    };
+    let mut ours = trusting("wary", &untrusting).start();
+    let told = ours.wait_event("web_seed")["reason"].to_string();
+    assert!(told.contains("certificate"), "{told}");
+    ours.stop();
+    let mut ours = trusting("copy", &trusted).start();
+    ours.wait_done();
+    made.payload.assert_equal_in(&lab.dir("copy"));
 }
 
 #[test]
