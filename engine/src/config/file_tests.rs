@@ -133,7 +133,7 @@ fn a_file_of_the_current_folder_cannot_set_what_could_harm() {
         let value = match key.kind {
             _ if key.name == "listen" => "127.0.0.1:1",
             _ if key.path() == "proxy.type" => "socks5",
-            _ if key.name == "port_mapping" => "auto",
+            _ if matches!(key.name, "port_mapping" | "sandbox") => "auto",
             _ if key.path() == "proxy.address" => "127.0.0.1:1",
             Kind::Address | Kind::Places => "127.0.0.1",
             Kind::Hosts => "a.example:1",

@@ -416,44 +416,49 @@ mod tests {
     #[test]
     fn the_folder_of_every_release_is_read() {
         let files = [
-            (
-                "torrents/0101010101010101010101010101010101010101.json",
-                include_str!("golden/record-v1-first.json"),
-            ),
-            ("torrents/0202020202020202020202020202020202020202.json", include_str!("golden/record-v1.json")),
-            (
-                "torrents/0303030303030303030303030303030303030303.magnet",
-                include_str!("golden/magnet-v1.json"),
-            ),
-            ("daemon.json", include_str!("golden/board-v1.json")),
+            ('1', ".json", include_str!("golden/record-v1-first.json")),
+            ('2', ".json", include_str!("golden/record-v1-second.json")),
+            ('4', ".json", include_str!("golden/record-v1.json")),
+            ('3', ".magnet", include_str!("golden/magnet-v1-first.json")),
+            ('5', ".magnet", include_str!("golden/magnet-v1.json")),
         ];
+        let board = include_str!("golden/board-v1.json");
         let dir = tempfile::tempdir().expect("a folder");
         let state = StateDir::open(dir.path()).expect("nobody has it");
-        for (name, text) in files {
-            fs::write(dir.path().join("daemon").join(name), text).expect("written");
+        for (digit, ending, text) in files {
+            let name = format!("daemon/torrents/{}{ending}", format!("0{digit}").repeat(20));
+            fs::write(dir.path().join(name), text).expect("written");
         }
-        for hash in [InfoHash([1; 20]), InfoHash([2; 20])] {
+        fs::write(dir.path().join("daemon/daemon.json"), board).expect("written");
+        for hash in [InfoHash([1; 20]), InfoHash([2; 20]), InfoHash([4; 20])] {
             fs::write(state.torrent_path(hash), b"torrent").expect("written");
         }
         let (found, problems) = state.torrents().expect("listed");
         assert!(problems.is_empty(), "{problems:?}");
-        let [first, full] = [&found[0].record, &found[1].record];
+        let [first, second, full] = [0, 1, 2].map(|nth: usize| &found[nth].record);
         assert_eq!(
             (first.name.as_str(), first.paused, first.goal_reached),
             ("of the first daemon", true, true)
         );
         assert_eq!((first.seed_ratio, first.seed_seconds), (Some(Own::Off), Some(Own::Value(3600))));
         assert_eq!((first.limits.down, first.limits.peer_up), (Some(1000), Some(0)));
-        assert_eq!((full.move_to.as_deref(), full.forced), (Some(Path::new("/srv/c")), true));
-        assert_eq!((full.files.len(), full.file_priorities.len(), full.bind_to.is_some()), (2, 1, true));
-        let (board, problem) = state.board();
-        assert_eq!((board.order.len(), board.up_limit, problem), (2, Some(500_000), None));
-        assert_eq!(board.counters.values().next().map(|sums| sums.seeded_seconds), Some(33));
-        let magnets = state.magnets().expect("listed");
-        assert_eq!((magnets.len(), magnets[0].top, magnets[0].peers.len()), (1, true, 1));
+        for record in [second, full] {
+            assert_eq!((record.move_to.as_deref(), record.forced), (Some(Path::new("/srv/c")), true));
+            assert_eq!(
+                (record.files.len(), record.file_priorities.len(), record.bind_to.is_some()),
+                (2, 1, true)
+            );
+        }
+        assert_eq!((second.web_seeds.len(), full.web_seeds.len()), (0, 1));
+        let (read, problem) = state.board();
+        assert_eq!((read.order.len(), read.up_limit, problem), (2, Some(500_000), None));
+        assert_eq!(read.counters.values().next().map(|sums| sums.seeded_seconds), Some(33));
+        let mut magnets = state.magnets().expect("listed");
+        magnets.sort_by_key(|magnet| magnet.web_seeds.len());
+        assert!(magnets.len() == 2 && magnets.iter().all(|magnet| magnet.top && magnet.peers.len() == 1));
         // What is written now is of the newest form that is kept here.
-        assert_eq!(serde_json::to_string(full).expect("JSON"), files[1].1.trim());
-        assert_eq!(serde_json::to_string(&board).expect("JSON"), files[3].1.trim());
-        assert_eq!(serde_json::to_string_pretty(&magnets[0]).expect("JSON"), files[2].1.trim());
+        assert_eq!(serde_json::to_string(full).expect("JSON"), files[2].2.trim());
+        assert_eq!(serde_json::to_string(&read).expect("JSON"), board.trim());
+        assert_eq!(serde_json::to_string_pretty(&magnets[1]).expect("JSON"), files[4].2.trim());
     }
 }
