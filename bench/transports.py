@@ -4,11 +4,11 @@
 
 Prints Markdown: for each pair of seed and leech the CPU seconds per GiB of payload that either process has used, and
 those of their network threads alone, without hashing and disk; medians (and extremes) of rounds in which all pairs take
-turns. Counted are time and bytes from the moment when the leech has received the first ones (its file takes up space) to
-the end of the download: what it costs to start a process is left out. libtorrent gets the settings of
-bench/src/clients/libtorrent.py and, over UDP, a socket buffer that holds its window: the system's own overflows, and the
-transfer crawls from timeout to timeout. CCBT_FAST may be several programs, separated by commas, which are called ccbt,
-ccbt1, ccbt2 in --pairs.
+turns. The last column counts datagrams that found a full receive buffer. Counted are time and bytes from the moment when
+the leech has received the first ones (its file takes up space) to the end of the download: what it costs to start a
+process is left out. libtorrent gets the settings of bench/src/clients/libtorrent.py and, over UDP, a socket buffer that
+holds its window: the system's own overflows, and the transfer crawls from timeout to timeout. CCBT_FAST may be several
+programs, separated by commas, which are called ccbt, ccbt1, ccbt2 in --pairs.
 """
 
 import argparse
@@ -164,22 +164,23 @@ def run(args, seed_kind, leech_kind, torrent, data, folder):
 
 
 def report(transport, results):
-    print(f"| {transport}: seed → leech | seed | leech | both | both, network threads | MiB/s | datagrams dropped |")
-    print("|---|---|---|---|---|---|---|")
+    print(f"| {transport}: seed → leech | seed | leech | both | network threads: seed | leech | both | MiB/s | lost |")
+    print("|---|---|---|---|---|---|---|---|---|")
+
+    def median(values):
+        return f"{statistics.median(values):.2f}"
 
     def spread(values):
-        return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        return f"{median(values)} ({min(values):.2f} to {max(values):.2f})"
 
     for pair, runs in results.items():
-        seeded, leeched, rates, dropped = zip(*runs)
-        median = statistics.median
-        both = [seed.all + leech.all for seed, leech in zip(seeded, leeched)]
-        network = [seed.network + leech.network for seed, leech in zip(seeded, leeched)]
-        names = " → ".join(kind.replace("ccbt", "ccbt-fast") for kind in pair)
-        print(
-            f"| {names} | {median([cpu.all for cpu in seeded]):.2f} | {median([cpu.all for cpu in leeched]):.2f} "
-            f"| {spread(both)} | {spread(network)} | {median(rates):.0f} | {median(dropped):.0f} |"
-        )
+        seeds, leeches, rates, lost = zip(*runs)
+        cells = [" → ".join(kind.replace("ccbt", "ccbt-fast") for kind in pair)]
+        for of in (lambda cpu: cpu.all, lambda cpu: cpu.network):
+            seed, leech = [of(cpu) for cpu in seeds], [of(cpu) for cpu in leeches]
+            cells += [median(seed), median(leech), spread([sum(both) for both in zip(seed, leech)])]
+        cells += [f"{statistics.median(rates):.0f}", f"{statistics.median(lost):.0f}"]
+        print("| " + " | ".join(cells) + " |")
 
 
 def main():
