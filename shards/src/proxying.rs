@@ -142,7 +142,8 @@ mod tests {
         }
         let mut rig = Rig::new(|config| {
             let kind = ProxyKind::Socks5;
-            let proxy = Proxy { kind, addr, credentials: None, peers: true, trackers: false, hostnames: false };
+            let proxy =
+                Proxy { kind, addr, credentials: None, peers: true, trackers: false, hostnames: false };
             config.proxy = Some(Arc::new(proxy));
         });
         rig.add(&[50_000], |add| add.root = add.root.join("copy"));

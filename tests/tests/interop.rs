@@ -123,7 +123,9 @@ fn libtorrent_tells_of_pieces_that_it_has_lost() {
     assert_eq!(half["pieces_done"], 16, "there is no more");
     wait_until(PATIENCE, "word of all that is gone", || {
         let words = ours.words();
-        (16..32).all(|piece| words.contains(&format!("<- extended lt_donthave (id 7) index {piece}\n"))).then_some(())
+        (16..32)
+            .all(|piece| words.contains(&format!("<- extended lt_donthave (id 7) index {piece}\n")))
+            .then_some(())
     });
     let mut whole = LibtorrentPeer::start(&made.torrent_path, &rest);
     whole.connect(ours.address());

@@ -171,17 +171,19 @@ fn a_relay_brings_peers_of_different_shards_together() {
     }
     let stranger = SocketAddr::from((Ipv4Addr::LOCALHOST, 1004));
     for (peer, addr) in peers.iter_mut().zip(listens) {
-        for (target, error) in
-            [(stranger, HolepunchError::NotConnected), (addr, HolepunchError::NoSelf)]
-        {
+        for (target, error) in [(stranger, HolepunchError::NotConnected), (addr, HolepunchError::NoSelf)] {
             rendezvous(peer, target);
             assert_eq!(punch_message(peer), HolepunchMessage::Error(target, error));
         }
     }
     ours.stop();
     let stopped = ours.events("stopped").pop().expect("it says how it was");
-    let shards: Vec<u64> =
-        stopped["shards"].as_array().expect("three").iter().filter_map(|shard| shard["peers"].as_u64()).collect();
+    let shards: Vec<u64> = stopped["shards"]
+        .as_array()
+        .expect("three")
+        .iter()
+        .filter_map(|shard| shard["peers"].as_u64())
+        .collect();
     assert_eq!(shards, [1, 1, 1], "each part had one");
 }
 
