@@ -3,12 +3,12 @@
     .cache/venv/bin/python bench/transports.py CCBT_FAST [--mib 512] [--rounds 3] [--transport utp|tcp|rc4|utp+rc4]
 
 Prints Markdown: for each pair of seed and leech the CPU seconds per GiB of payload that either process has used, and
-those of their network threads alone, without hashing and disk; medians (and extremes) of rounds in which all pairs take
-turns. The last column counts datagrams that found a full receive buffer. Counted are time and bytes from the moment when
-the leech has received the first ones (its file takes up space) to the end of the download: what it costs to start a
-process is left out. libtorrent gets the settings of bench/src/clients/libtorrent.py and, over UDP, a socket buffer that
-holds its window: the system's own overflows, and the transfer crawls from timeout to timeout. CCBT_FAST may be several
-programs, separated by commas, which are called ccbt, ccbt1, ccbt2 in --pairs.
+those of their network threads alone, without hashing and disk; medians (and extremes) of rounds in which all pairs
+take turns. The last column counts datagrams that found a full receive buffer. Counted are time and bytes from the
+moment when the leech has received the first ones (its file takes up space) to the end of the download: what it costs
+to start a process is left out. libtorrent gets the settings of bench/src/clients/libtorrent.py and, over UDP, a
+socket buffer that holds its window: the system's own overflows, and the transfer crawls from timeout to timeout.
+CCBT_FAST may be several programs, separated by commas, which are called ccbt, ccbt1, ccbt2 in --pairs.
 """
 
 import argparse
@@ -155,7 +155,8 @@ def run(args, seed_kind, leech_kind, torrent, data, folder):
         seeded, leeched, size, took = transfer(seed, leech, copy, (data / "payload").stat().st_size)
         leech.stop()
         if (copy / "payload").read_bytes() != (data / "payload").read_bytes():
-            sys.exit(f"{seed_kind} to {leech_kind}: the copy differs; " + (copy / "download.log").read_text()[-2000:])
+            log = (copy / "download.log").read_text()[-2000:]
+            sys.exit(f"{seed_kind} to {leech_kind}: the copy differs; {log}")
         gib = size / 2**30
         return seeded / gib, leeched / gib, size / took / 2**20, datagrams_dropped() - dropped
     finally:
