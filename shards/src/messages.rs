@@ -208,7 +208,7 @@ pub enum ToShard {
     /// To a satellite: this address cannot be reached; whoever told of it may help.
     Rendezvous(TorrentKey, SocketAddr),
     /// A peer of another part's wants to meet one that is ours, perhaps (BEP 55).
-    Relay(Relay),
+    Relay(Box<Relay>),
     /// To the part that asked: what its peer, connected from this address, is to be told.
     Relayed(TorrentKey, SocketAddr, HolepunchMessage),
     /// A satellite connects to this address for its home; answered by [`Self::SatellitePeer`] when that is over.

@@ -155,7 +155,7 @@ mod tests {
         assert!(!is_waiting(&mut rig), "it is being dialled");
         rig.turn_until("end of the attempt", is_waiting);
         served.join().unwrap();
-        rig.shard.homes[0].candidates.record(peer).connect_failures.into()
+        rig.shard.homes[0].candidates.record(peer).connect_failures
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Shard {
         let next = (self.config.index + 1) % self.others.len();
         let Relay { key, from, asked } = relay;
         let none = || ToShard::Relayed(key, asked.asker, asked.refused(HolepunchError::NotConnected));
-        let message = if next == from { none() } else { ToShard::Relay(relay) };
+        let message = if next == from { none() } else { ToShard::Relay(Box::new(relay)) };
         self.post(next, message);
     }
 

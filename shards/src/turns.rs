@@ -118,7 +118,7 @@ impl Shard {
                     self.seek_relay(index, addr);
                 }
             }
-            ToShard::Relay(relay) => self.on_relay(relay),
+            ToShard::Relay(relay) => self.on_relay(*relay),
             ToShard::Relayed(key, asker, answer) => self.on_relayed(key, asker, answer),
             ToShard::Dial { key, addr, home, record } => self.on_dial(key, addr, home, record),
             ToShard::MakeRoom(key) => {
