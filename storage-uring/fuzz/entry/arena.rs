@@ -1,6 +1,6 @@
 //! What must hold of piece memory whatever is taken, cut and given back, in any order: no two buffers share a byte, the
-//! pages that are counted are those of the live buffers, and all come back in the end. Run by the fuzz target and over the
-//! corpus by tests.
+//! pages that are counted are those of the live buffers, and all come back in the end. Run by the fuzz target and over
+//! the corpus by tests.
 //!
 //! The input: operations of four bytes each: which one, and its arguments.
 
