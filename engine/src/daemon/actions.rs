@@ -234,6 +234,10 @@ impl Core {
         let torrent = self.torrents.get_mut(&hash).expect("it was found");
         change(&mut torrent.record);
         torrent.news = true;
+        if torrent.leaving.is_some() {
+            // Its record has gone before it, and would bring it back.
+            return;
+        }
         let result = self.state.save(hash, &torrent.record);
         self.undecided = true;
         self.told_once(result);

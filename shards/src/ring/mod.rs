@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_storage::doorbell::Doorbell;
-use ccbt_storage::ring::features::{Feature, Features, features, setup};
+use ccbt_storage::ring::features::{Features, features, setup};
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
