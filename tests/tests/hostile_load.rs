@@ -490,32 +490,3 @@ fn hundreds_of_torrents_added_at_once_come_to_rest() {
 fn ten_thousand_torrents_added_at_once_come_to_rest() {
     many_at_once(10_000);
 }
-
-/// Files on their way from one file system to another one are copied: a removal finds the move anywhere.
-#[test]
-fn torrents_removed_while_they_move_leave_nothing() {
-    let (lab, disk) = (Lab::open(), Lab::open_on_disk());
-    let made = torrent(&lab, "moving.bin", 12 << 20, false);
-    let daemon = DaemonCommand::new(&lab).start();
-    let path = format!("/v1/torrents/{}", made.torrent.info_hash_hex());
-    let target = disk.dir("target");
-    let cycle = |nth: u64| {
-        made.payload.write_to(&made.data);
-        let body = json!({ "torrent": base64(made.torrent.bytes()), "output": made.data });
-        assert_eq!(daemon.http("POST", "/v1/torrents", &body.to_string()).0, 201);
-        daemon.wait_for(&made, "state", "seeding");
-        let (status, answer) =
-            daemon.http("POST", &format!("{path}/move"), &json!({ "to": target }).to_string());
-        assert_eq!(status, 202, "{answer}");
-        thread::sleep(Duration::from_millis(2 * nth));
-        assert_eq!(daemon.http("DELETE", &format!("{path}?delete_data=true"), "").0, 200);
-        let left: Vec<_> = fs::read_dir(&target).expect("there").flatten().collect();
-        assert!(left.is_empty(), "after {} ms: {:?}", 2 * nth, left[0].path());
-        assert_nothing_is_left(&lab, &daemon, &["data"]);
-    };
-    cycle(0);
-    let before = Held::by(daemon.pid());
-    (0..8).for_each(cycle);
-    before.wait_for_no_more(daemon.pid(), 8 << 10);
-    daemon.stop();
-}
