@@ -1,4 +1,5 @@
-//! Files moved and deleted by the command line and the daemon: between file systems, killed at any moment, onto full and read-only disks.
+//! Files moved and deleted by the command line and the daemon: between file systems, killed at any moment, onto full and
+//! read-only disks.
 //!
 //! The tests that mount a RAM file system need root and print why when they cannot run.
 
@@ -298,7 +299,7 @@ fn renamed_files_are_downloaded_seeded_moved_and_deleted_by_their_names() {
 #[test]
 fn torrents_removed_while_they_move_leave_nothing() {
     let (lab, disk) = (Lab::open(), tempfile::tempdir().expect("a folder"));
-    let made = torrent(&lab, "moving.bin", 12 << 20, false);
+    let made = torrent(&lab, "moving.bin", 6 << 20, false);
     let daemon = DaemonCommand::new(&lab).start();
     let path = format!("/v1/torrents/{}", made.torrent.info_hash_hex());
     let target = disk.path();
@@ -322,7 +323,7 @@ fn torrents_removed_while_they_move_leave_nothing() {
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it runs").count();
     cycle(0);
     let before = (descriptors(), task_values(daemon.pid(), "Name:").len());
-    (0..8).for_each(cycle);
+    (0..4).for_each(cycle);
     wait_until(PATIENCE, "descriptors and threads as before", || {
         let now = (descriptors(), task_values(daemon.pid(), "Name:").len());
         (now.0 <= before.0 && now.1 <= before.1 + 1).then_some(())
