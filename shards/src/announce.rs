@@ -242,6 +242,11 @@ impl Announces {
         self.announcer.announce_now(now);
     }
 
+    /// There was no network and there is one again: what failed is tried at once.
+    pub fn forgive(&mut self, now: Instant) {
+        self.announcer.forgive(now);
+    }
+
     /// Say goodbye: from now on only `stopped` goes out, to the trackers that know us, with the next
     /// [`Self::poll`].
     pub fn stop(&mut self, now: Instant) {

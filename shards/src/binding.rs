@@ -144,6 +144,19 @@ impl Binding {
         })
     }
 
+    /// The addresses that are named and that are not those of every machine.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().filter_map(|place| match place {
+            Place::Address(ip) if !ip.is_unspecified() && !ip.is_loopback() => Some(*ip),
+            _ => None,
+        })
+    }
+
+    /// Whether a place may go and come back.
+    pub(crate) fn may_go(&self) -> bool {
+        self.interfaces().next().is_some() || self.addresses().next().is_some()
+    }
+
     /// Whether something can be sent to `peer`, as far as that is known without trying.
     pub fn reaches(&self, peer: IpAddr) -> bool {
         self.0.iter().any(|place| place.reaches(peer))
@@ -296,6 +309,11 @@ pub(crate) fn addresses_of(interface: &str) -> Vec<IpAddr> {
     let own = all.into_iter().filter(|found| found.name == interface).map(|found| found.ip());
     // A link-local one needs the number of its link to be bound to.
     own.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())).collect()
+}
+
+/// Whether this machine has the address.
+pub(crate) fn is_ours(ip: IpAddr) -> bool {
+    if_addrs::get_if_addrs().unwrap_or_default().iter().any(|found| found.ip() == ip)
 }
 
 /// Whether the kernel lets this process bind sockets to interfaces.

@@ -9,6 +9,7 @@
 //!   whoever runs for long gives way with [`Sleeper::give_way`], which waits for a real (and ready) descriptor.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -26,6 +27,17 @@ const PREEMPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Entries of each of glommio's rings; trackers and timers only, so little will do.
 const RING_DEPTH: usize = 64;
 
+thread_local! {
+    static MAKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is making its executor. glommio panics when its first ring cannot be made (descriptors, kernel
+/// memory); a panic hook that ends the program may ask, and say so in words of its own. Without such a hook the thread
+/// ends and [`spawn`] fails.
+pub fn is_being_made() -> bool {
+    MAKING.get()
+}
+
 /// Starts a thread called `name`, pinned to `cpu` when given, and runs `main` on a glommio executor there.
 ///
 /// `main` makes its future on the new thread, so the future need not be `Send`. Errors: the executor could not be
@@ -41,11 +53,13 @@ where
             // A CPU that went offline or left our mask since the layout was made is no reason to fail.
             core_affinity::set_for_current(core_affinity::CoreId { id });
         }
+        MAKING.set(true);
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .io_memory(0)
             .ring_depth(RING_DEPTH)
             .preempt_timer(PREEMPT)
             .make();
+        MAKING.set(false);
         match executor {
             Ok(executor) => {
                 let _ = told.send(Ok(()));

@@ -235,6 +235,24 @@ impl Shard {
         self.touch(index);
     }
 
+    /// The torrent has rested, and nothing has touched its files: others may have.
+    pub(crate) fn look_at_files(&mut self, index: usize) {
+        let home = &mut self.homes[index];
+        if home.is_running() && !home.relocations.is_fenced() {
+            home.busy += 1;
+            let torrent = home.key;
+            self.command(StorageCmd::Look { torrent });
+        }
+    }
+
+    pub(crate) fn on_looked(&mut self, index: usize, result: Result<(), StorageError>) {
+        self.homes[index].busy -= 1;
+        if let (Err(error), true) = (result, self.homes[index].is_running()) {
+            self.fail(index, &error);
+        }
+        self.touch(index);
+    }
+
     // ---- starting over
 
     fn may_restart(&self, index: usize) -> bool {

@@ -155,6 +155,8 @@ pub enum ToShard {
     Filter(ipfilter::Shared),
     /// A router forwards this port to ours: it is the one to tell of.
     Reached(u16),
+    /// What the session is bound to was gone and is back: trackers and peers that could not be reached are tried again.
+    NetworkBack,
     /// Other rate limits for a torrent.
     TorrentLimits(TorrentKey, TorrentLimits),
     /// Other files of a torrent are wanted; answered by [`Event::Selected`], and then by [`Event::Finished`] if all of

@@ -1,4 +1,4 @@
-//! Where the world reaches us, once a router forwards our port.
+//! Where the world reaches us, once a router forwards our port, and that it does again after a network was gone.
 //!
 //! Role: [`Reach`] carries what was mapped to all who tell others of our port: trackers, DHT, and peers in the extended
 //! handshake (BEP 10). Local discovery goes on with the port that we listen on. Caller: whoever has the ports mapped.
@@ -37,6 +37,28 @@ impl Reach {
 }
 
 impl Shard {
+    /// There was no network and there is one again: nobody is to blame for what failed meanwhile.
+    pub(crate) fn forgive_all(&mut self) {
+        let now = self.now;
+        for (_, fetcher) in &mut self.fetchers {
+            fetcher.candidates.retry_all();
+            if let Some(announces) = &mut fetcher.announces {
+                announces.forgive(now);
+            }
+        }
+        let all: Vec<usize> = self.homes.iter().map(|(index, _)| index).collect();
+        for index in all {
+            let home = &mut self.homes[index];
+            home.candidates.retry_all();
+            if let Some(announces) = &mut home.announces {
+                announces.forgive(now);
+            }
+            self.announce(index);
+            self.dial(index);
+            self.touch(index);
+        }
+    }
+
     /// Others reach us at `port`: they hear of it with the next announce, which is soon, and in handshakes.
     pub(crate) fn set_port(&mut self, port: u16) {
         if self.config.listen_port == 0 || std::mem::replace(&mut self.config.listen_port, port) == port {

@@ -217,18 +217,18 @@ impl Service {
             }
             _ => None,
         };
-        let entrances =
-            config.bind.as_ref().filter(|bind| bind.interfaces().next().is_some()).map(|bind| Entrances {
-                binding: bind.clone(),
-                port,
-                has_ipv6: config.listen.iter().any(|door| door.addr.is_ipv6()),
-                accepts: config.transports.tcp,
-                listeners: listeners.clone(),
-                shards: inboxes.clone(),
-                discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
-                utp: acceptor.as_ref().map(UtpAcceptor::renewer),
-                seen: HashMap::new(),
-            });
+        let entrances = config.bind.as_ref().filter(|bind| bind.may_go()).map(|bind| Entrances {
+            binding: bind.clone(),
+            port,
+            has_ipv6: config.listen.iter().any(|door| door.addr.is_ipv6()),
+            accepts: config.transports.tcp,
+            listeners: listeners.clone(),
+            shards: inboxes.clone(),
+            discovery: discovery.as_ref().map(|thread| thread.handle().clone()),
+            trackers: trackers.handle().clone(),
+            utp: acceptor.as_ref().map(UtpAcceptor::renewer),
+            seen: HashMap::new(),
+        });
         let network = entrances.map(NetworkThread::start).transpose().map_err(StartError::Resources)?;
         let this = Self {
             acceptor,

@@ -141,6 +141,7 @@ impl Shard {
             | StorageDone::Written { torrent, .. }
             | StorageDone::ReadDone { torrent, .. }
             | StorageDone::Synced { torrent, .. }
+            | StorageDone::Looked { torrent, .. }
             | StorageDone::Closed { torrent } => *torrent,
         };
         // A torrent stays until everything under way has been answered.
@@ -158,6 +159,7 @@ impl Shard {
                 }
             }
             StorageDone::Synced { result, .. } => self.on_synced(index, result),
+            StorageDone::Looked { result, .. } => self.on_looked(index, result),
             StorageDone::Closed { .. } => self.on_closed_files(index),
         }
     }

@@ -85,6 +85,7 @@ impl Shard {
             ToShard::Limits { down, up } => self.set_limits(down, up),
             ToShard::Filter(filter) => self.set_filter(filter),
             ToShard::Reached(port) => self.set_port(port),
+            ToShard::NetworkBack => self.forgive_all(),
             ToShard::TorrentLimits(key, limits) => self.set_torrent_limits(key, limits),
             ToShard::Play(key, play) => self.on_play(key, play),
             ToShard::StopPlaying(key, reader) => self.stop_playing(key, reader),
@@ -320,6 +321,7 @@ impl Shard {
         if let Some(announces) = &mut home.announces {
             announces.restart(now);
         }
+        self.look_at_files(index);
         self.announce(index);
         self.dial(index);
         self.touch(index);

@@ -79,6 +79,11 @@ pub enum StorageCmd {
         /// The torrent.
         torrent: TorrentKey,
     },
+    /// Looks whether the files are still those that were opened. Answered by [`StorageDone::Looked`].
+    Look {
+        /// The torrent.
+        torrent: TorrentKey,
+    },
     /// Closes the files after all earlier commands of the torrent. Answered by [`StorageDone::Closed`].
     Close {
         /// The torrent.
@@ -124,6 +129,13 @@ pub enum StorageDone {
         /// The torrent.
         torrent: TorrentKey,
         /// The outcome: on an error nothing written since the last `Ok` may be claimed.
+        result: Result<(), StorageError>,
+    },
+    /// Answer to [`StorageCmd::Look`].
+    Looked {
+        /// The torrent.
+        torrent: TorrentKey,
+        /// Of a file that is not what it was: it has gone, another one is in its place, or it is shorter.
         result: Result<(), StorageError>,
     },
     /// Answer to [`StorageCmd::Close`].

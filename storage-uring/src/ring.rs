@@ -25,6 +25,7 @@
 //! 0.013): nothing is looked up, the bytes are copied.
 #![allow(unsafe_code)]
 
+pub mod features;
 pub mod priority;
 
 use std::collections::VecDeque;
@@ -154,7 +155,7 @@ impl DiskRing {
     /// A ring on the calling thread, which is woken by `bell`. Errors: what `io_uring_setup` says; [`probe`]
     /// explains.
     pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
-        let ring = probe::setup()?;
+        let ring = features::setup(features::features()?, ENTRIES, None)?;
         let mut this = Self {
             ring,
             bell,
@@ -173,9 +174,11 @@ impl DiskRing {
         Ok(this)
     }
 
-    /// Lets at most `workers` kernel threads wait for slow operations. Kernels before 5.15 have no such
-    /// limit: no harm.
+    /// Lets at most `workers` kernel threads wait for slow operations, where the kernel can.
     pub fn limit_workers(&self, workers: u32) {
+        if !features::features().is_ok_and(|has| has.has(features::Feature::WorkerLimit)) {
+            return;
+        }
         if let Err(error) = self.ring.submitter().register_iowq_max_workers(&mut [workers, workers]) {
             tracing::debug!(%error, "io_uring workers stay unlimited");
         }

@@ -69,6 +69,7 @@ fn a_sync_is_answered_after_all_earlier_writes_and_a_close_after_everything() {
                     assert!(result.unwrap().files.iter().all(|file| file.existed));
                     break;
                 }
+                StorageDone::Looked { .. } => panic!("nobody asked for a look"),
             }
         }
         rig.close(1);

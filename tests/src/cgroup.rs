@@ -1,4 +1,4 @@
-//! Limits that the kernel keeps for a group of processes: memory, and bytes per second to a device.
+//! Limits that the kernel keeps for a group of processes: memory, bytes per second to a device, and CPUs.
 //!
 //! Owner: the test. Invariant: a group is gone with its test; those of tests that were killed are removed by the next one.
 //! Takes version 1 of control groups or version 2, whichever is mounted with a memory controller and may be written;
@@ -118,6 +118,54 @@ impl Drop for Cgroup {
             } else {
                 wait_until(LEAVING, "empty control group", gone);
             }
+        }
+    }
+}
+
+/// A control group that only restricts where its processes run, of version 1 or 2. Gone with its test.
+#[derive(Debug)]
+pub struct Cpuset(PathBuf);
+
+impl Cpuset {
+    /// One of these CPUs (a list such as `0` or `0-1`); prints why when there is none.
+    pub fn open(cpus: &str) -> Option<Self> {
+        let name = format!("{PREFIX}{}-{}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let root = Path::new(ROOT);
+        let v1 = root.join("cpuset");
+        let folder = if v1.exists() { v1 } else { root.to_owned() };
+        remove_stale(&folder);
+        let this = Self(folder.join(name));
+        let made = fs::create_dir(&this.0).and_then(|()| {
+            // Version 1 begins with no memory node at all.
+            let nodes = fs::read_to_string(folder.join("cpuset.mems")).ok();
+            nodes.map_or(Ok(()), |nodes| fs::write(this.0.join("cpuset.mems"), nodes))?;
+            fs::write(this.0.join("cpuset.cpus"), cpus)
+        });
+        match made {
+            Ok(()) => Some(this),
+            Err(error) => {
+                eprintln!("without a cpuset: {}: {error}", this.0.display());
+                None
+            }
+        }
+    }
+
+    /// Other CPUs from now on.
+    pub fn set(&self, cpus: &str) {
+        set(&self.0.join("cpuset.cpus"), cpus);
+    }
+
+    /// The file a process writes its id to.
+    pub fn procs(&self) -> String {
+        self.0.join("cgroup.procs").display().to_string()
+    }
+}
+
+impl Drop for Cpuset {
+    fn drop(&mut self) {
+        let gone = || (fs::remove_dir(&self.0).is_ok() || !self.0.exists()).then_some(());
+        if gone().is_none() && !std::thread::panicking() {
+            wait_until(LEAVING, "empty control group", gone);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Programs under restrictions that machines in the wild have: io_uring forbidden, little memory, another user.
 //!
 //! Owner: [`crate::ccbt`]. The restriction is put on by a small Python script that then becomes the program, so it holds
-//! for that process alone; only [`Confinement::User`] and [`Confinement::Cgroup`] need privileges. The script is embedded,
+//! for that process alone; only [`Confinement::User`] and the control groups need privileges. The script is embedded,
 //! like libtorrent's.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Cpuset};
 use crate::libtorrent::python;
 
 const SCRIPT: &str = include_str!("confine.py");
@@ -45,6 +45,8 @@ pub enum Confinement<'a> {
     },
     /// The limits of this control group.
     Cgroup(&'a Cgroup),
+    /// The CPUs of this control group.
+    Cpuset(&'a Cpuset),
 }
 
 impl Confinement<'_> {
@@ -63,6 +65,7 @@ impl Confinement<'_> {
                 ("nth", format!("{errno}:{nth}:{calls}:{}", struck.display()))
             }
             Self::Cgroup(group) => ("cgroup", group.procs()),
+            Self::Cpuset(group) => ("cgroup", group.procs()),
         };
         let mut command = Command::new(python());
         command.args(["-c", SCRIPT, restriction, &value]).arg(program);

@@ -29,6 +29,7 @@ pub mod process;
 pub mod proxy;
 pub mod raw_peer;
 pub mod raw_seeder;
+pub mod raw_utp;
 pub mod router;
 pub mod terminal;
 pub mod torrent;

@@ -179,6 +179,18 @@ pub fn run(name: &str, command: &mut Command, deadline: Duration) -> (i32, Strin
     (code, process.stdout(), process.stderr())
 }
 
+/// A field of the status of each thread (`Cpus_allowed_list:`), as far as they live.
+///
+/// Panics when there is no such process.
+pub fn task_values(pid: u32, field: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let value = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        status.lines().find_map(|line| Some(line.strip_prefix(field)?.trim().to_owned()))
+    };
+    tasks.filter_map(|task| value(task.ok()?)).collect()
+}
+
 /// Looks until `probe` gives something.
 ///
 /// Panics when the deadline passes first.

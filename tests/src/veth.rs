@@ -89,6 +89,16 @@ impl Veth {
         must(self.over_there("ip"), "link set far up");
     }
 
+    /// Takes [`NEAR`] from our end of the first pair.
+    pub fn remove_address(&self) {
+        must(Command::new("ip"), &format!("address del {NEAR}/24 dev near"));
+    }
+
+    /// Gives it back.
+    pub fn restore_address(&self) {
+        must(Command::new("ip"), &format!("address add {NEAR}/24 dev near"));
+    }
+
     /// A command that runs at the far end.
     pub fn over_there(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");

@@ -423,6 +423,29 @@ fn resume_and_move_mean_the_daemon_only_where_it_has_the_torrent() {
     daemon.stop();
 }
 
+#[test]
+fn a_folder_that_was_replaced_under_a_torrent_at_rest_is_seen_when_it_goes_on() {
+    let lab = Lab::open();
+    let made = torrent(&lab, "resting.bin", MIB, false);
+    let seeder = quick(22, &made);
+    let daemon = DaemonCommand::new(&lab).start();
+    let (sub, other) = (lab.dir("out").join("sub"), lab.dir("other"));
+    add(&daemon, &made, Some(&seeder), &["--output", sub.to_str().expect("plain")]);
+    daemon.wait_for(&made, "state", "seeding");
+    daemon.ask(&["pause", &hash(&made)]);
+    daemon.wait_for(&made, "state", "paused");
+    let before = seeder.blocks();
+    // Another folder, with a file of the same name and length that has nothing to do with it.
+    fs::write(other.join("resting.bin"), vec![7; MIB]).expect("written");
+    fs::rename(&sub, lab.path().join("away")).expect("renamed");
+    fs::rename(&other, &sub).expect("renamed");
+    daemon.ask(&["resume", &hash(&made)]);
+    wait_until(PATIENCE, "all blocks once more", || (seeder.blocks() >= 2 * before).then_some(()));
+    daemon.wait_for(&made, "state", "seeding");
+    made.payload.assert_equal_in(&sub);
+    daemon.stop();
+}
+
 // ---- many
 
 #[test]

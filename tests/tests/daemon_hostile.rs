@@ -3,15 +3,17 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 use ccbt_tests::PATIENCE;
 use ccbt_tests::ccbt::ccbt;
-use ccbt_tests::daemon::{DaemonCommand, exchange, torrent};
-use ccbt_tests::lab::Lab;
+use ccbt_tests::daemon::{Daemon, DaemonCommand, base64, exchange, torrent};
+use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::ports::free_port;
 use ccbt_tests::process::wait_until;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const MIB: usize = 1 << 20;
@@ -120,6 +122,73 @@ fn tcp_needs_the_token_and_our_name() {
     let mut open = DaemonCommand::new(&lab).args(["--listen", &address.to_string()]).launch();
     assert_eq!(open.wait_exit().code(), Some(2));
     assert!(open.words().contains("chmod 600"), "{}", open.words());
+}
+
+#[test]
+fn clients_name_folders_that_are_allowed_and_no_others() {
+    let lab = Lab::open();
+    let (one, two) = (torrent(&lab, "one.bin", MIB, false), torrent(&lab, "two.bin", MIB, false));
+    let (mine, outside, out) = (lab.dir("mine"), lab.dir("outside"), lab.dir("out"));
+    symlink(&outside, mine.join("away")).expect("linked");
+    symlink(&mine, outside.join("home")).expect("linked");
+    symlink(outside.join("nothing"), mine.join("dangling")).expect("linked");
+    let config = lab.file("allowed.toml", format!("[daemon]\nallowed_folders = [{mine:?}]\n").as_bytes());
+    let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()).into();
+    let command = DaemonCommand::new(&lab).args(["--config", config.to_str().expect("plain")]);
+    let mut daemon = command.args(["--listen", &address.to_string()]).start();
+    let token = fs::read_to_string(lab.dir("state").join("daemon/token")).expect("made");
+    let add = |made: &Published, folder: &Path| {
+        let body = json!({ "torrent": base64(made.torrent.bytes()), "output": folder, "paused": true });
+        daemon.http("POST", "/v1/torrents", &body.to_string())
+    };
+    let beside = PathBuf::from(format!("{}x", mine.display()));
+    let bad =
+        ["../outside", "away", "away/new", "new/../../outside", "dangling/new"].map(|end| mine.join(end));
+    for folder in bad.iter().chain([&outside, &beside]) {
+        let (status, answer) = add(&one, folder);
+        assert_eq!((status, &answer["code"]), (403, &json!("folder_not_allowed")), "{folder:?}: {answer}");
+        let message = answer["message"].as_str().expect("a text");
+        for part in [mine.to_str().expect("plain"), out.to_str().expect("plain"), "daemon.allowed_folders"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let magnet = json!({ "magnet": format!("magnet:?xt=urn:btih:{}", "7".repeat(40)), "output": folder });
+        let (status, answer) = daemon.http("POST", "/v1/torrents", &magnet.to_string());
+        assert_eq!((status, &answer["code"]), (403, &json!("folder_not_allowed")), "{folder:?}: {answer}");
+        // And over TCP.
+        let body = json!({ "torrent": base64(one.torrent.bytes()), "output": folder }).to_string();
+        let head = format!(
+            "POST /v1/torrents HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+            token.trim(),
+            body.len()
+        );
+        let stream = TcpStream::connect(address).expect("it listens");
+        let (status, answer) = exchange(stream, (head + &body).as_bytes());
+        assert!(status == 403 && answer.contains("folder_not_allowed"), "{status} {answer}");
+    }
+    assert_eq!(daemon.list().len(), 0);
+    // Links that lead inside, folders that are not there yet, and the configuration's own folder.
+    let (status, answer) = add(&one, &outside.join("home/new/er"));
+    assert_eq!(status, 201, "{answer}");
+    assert_eq!(add(&two, &out.join("sub")).0, 201);
+    let path = format!("/v1/torrents/{}/move", one.torrent.info_hash_hex());
+    let to =
+        |daemon: &Daemon, folder: &Path| daemon.http("POST", &path, &json!({ "to": folder }).to_string());
+    for folder in &bad {
+        let (status, answer) = to(&daemon, folder);
+        assert_eq!((status, &answer["code"]), (403, &json!("folder_not_allowed")), "{folder:?}: {answer}");
+    }
+    assert_eq!(to(&daemon, &mine.join("moved")).0, 202);
+    let names: Vec<_> =
+        fs::read_dir(&outside).expect("there").map(|entry| entry.expect("read").file_name()).collect();
+    assert_eq!(names, ["home"], "nothing is there but what was");
+    // Another list counts at once.
+    fs::write(&config, "[daemon]\nallowed_folders = \"any\"\n").expect("written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_said("allowed_folders");
+    wait_until(PATIENCE, "the end of the move", || {
+        (to(&daemon, &outside.join("free")).0 == 202).then_some(())
+    });
+    daemon.stop();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand};
-use ccbt_tests::daemon::{DaemonCommand, base64, torrent};
+use ccbt_tests::daemon::{Daemon, DaemonCommand, base64, torrent};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
 use ccbt_tests::process::{POLL, wait_until};
@@ -429,4 +429,64 @@ fn torrents_that_come_and_go_leave_nothing() {
 #[ignore = "takes minutes"]
 fn a_thousand_torrents_leave_nothing() {
     add_and_remove(1000);
+}
+
+// ---- many at once
+
+/// Adds `count` torrents as fast as the daemon takes them: a third are there and are looked at, the others are looked for.
+/// All come to rest, at a bounded cost; removed again, nothing of them is left.
+fn many_at_once(count: usize) {
+    const KIB_EACH: u64 = 64;
+    let lab = Lab::open();
+    let all: Vec<Published> =
+        (0..count).map(|n| torrent(&lab, &format!("m{n}.bin"), 30_000 + n % 9 * 1000, n % 3 == 0)).collect();
+    let set = |value: &str| ["--set".to_owned(), format!("daemon.active_{value}=unlimited")];
+    let daemon = DaemonCommand::new(&lab).args(set("downloads")).args(set("seeds")).start();
+    let pid = daemon.pid();
+    let before = Held::by(pid);
+    for (n, made) in all.iter().enumerate() {
+        let output = if n % 3 == 0 { made.data.clone() } else { lab.dir("elsewhere") };
+        let body =
+            json!({ "torrent": base64(made.torrent.bytes()), "output": output, "peers": ["127.0.0.1:1"] });
+        let (status, answer) = daemon.http("POST", "/v1/torrents", &body.to_string());
+        assert_eq!(status, 201, "{answer}");
+    }
+    let there = count.div_ceil(3) as u64;
+    wait_until(PATIENCE, "torrents at rest", || {
+        (daemon.stat("seeding") == there && daemon.stat("downloading") == count as u64 - there).then_some(())
+    });
+    assert_eq!(daemon.stat("failed"), 0);
+    let rest = Held::by(pid);
+    let each = rest.resident_kib.saturating_sub(before.resident_kib) / count as u64;
+    eprintln!("{count} torrents: {rest:?}, {each} KiB each");
+    assert!(each <= KIB_EACH, "{each} KiB for each of {count} torrents");
+    assert!(rest.descriptors <= 1024 && rest.threads <= before.threads + 1, "{rest:?}, {before:?}");
+    for made in &all {
+        let path = format!("/v1/torrents/{}?delete_data=true", made.torrent.info_hash_hex());
+        let (status, answer) = daemon.http("DELETE", &path, "");
+        assert_eq!(status, 200, "{answer}");
+    }
+    assert_nothing_is_left(&lab, &daemon, &["data", "elsewhere"]);
+    assert!(threads(pid) <= before.threads + 1, "{:?}, {before:?}", Held::by(pid));
+    daemon.stop();
+}
+
+fn assert_nothing_is_left(lab: &Lab, daemon: &Daemon, folders: &[&str]) {
+    wait_until(PATIENCE, "an empty list", || (daemon.stat("torrents") == 0).then_some(()));
+    for folder in folders.iter().chain(&["state/daemon/torrents"]) {
+        let left: Vec<_> = fs::read_dir(lab.dir(folder)).expect("it is there").flatten().collect();
+        assert!(left.is_empty(), "{} of {folder} are left, such as {:?}", left.len(), left[0].path());
+    }
+}
+
+#[test]
+fn hundreds_of_torrents_added_at_once_come_to_rest() {
+    many_at_once(400);
+}
+
+/// See [`ten_thousand_connections_leave_nothing`].
+#[test]
+#[ignore = "takes minutes"]
+fn ten_thousand_torrents_added_at_once_come_to_rest() {
+    many_at_once(10_000);
 }

@@ -9,6 +9,7 @@ use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
 use ccbt_tests::process::wait_until;
 use ccbt_tests::raw_peer::{RawPeer, full_bitfield, handshake_bytes, id};
+use ccbt_tests::raw_utp::RawUtp;
 use ccbt_tests::torrent::TorrentSpec;
 
 const KIB: usize = 1 << 10;
@@ -172,6 +173,54 @@ fn one_peer_over_both_families_has_one_connection() {
             (again.read_handshake().is_some() && again.become_unchoked()).then_some(())
         });
     }
+}
+
+#[test]
+fn one_peer_over_tcp_and_utp_has_one_connection() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("both", 5 * PIECE), TorrentSpec::pieces_of(PIECE));
+    let mut seed = CcbtCommand::seed(&made.torrent_path, &made.data).flag("--utp").start();
+    seed.wait_ready();
+    let hello = |nth: usize| {
+        let peer_id = format!("-XX0001-the same {nth:03}");
+        handshake_bytes(made.torrent.info_hash(), [0; 8], peer_id.as_bytes().try_into().expect("20 bytes"))
+    };
+    let from = |last: u8| Ipv4Addr::new(127, 0, 45, last);
+    let tcp = || RawPeer::try_connect_from(from(1), seed.address()).expect("the seed listens");
+    let utp = || RawUtp::connect(from(2), seed.address());
+    let greeted = |utp: &mut RawUtp| utp.read(68).is_some();
+    // One that has another name is welcome beside it.
+    let (mut one, mut other) = (tcp(), utp());
+    one.send_bytes(&hello(1));
+    other.send_bytes(&hello(2));
+    assert!(one.read_handshake().is_some() && one.become_unchoked());
+    assert!(greeted(&mut other) && other.become_unchoked());
+    // The first one stays, whichever that is.
+    let mut twin = utp();
+    twin.send_bytes(&hello(1));
+    assert!(!(greeted(&mut twin) && twin.become_unchoked()), "over uTP while there is one over TCP");
+    assert!(one.fetch(1, 0, 16_384).is_some());
+    let mut twin = tcp();
+    twin.send_bytes(&hello(2));
+    twin.wait_closed(PATIENCE);
+    let block = other.fetch(1, 0, 16_384).expect("what is over uTP goes on");
+    assert!(block == made.payload.concatenated()[PIECE..][..16_384]);
+    drop((one, other));
+    // Both at once: one of them stays.
+    for nth in 10..20 {
+        let (mut one, mut other) = (tcp(), utp());
+        if nth % 2 == 0 {
+            one.send_bytes(&hello(nth));
+            other.send_bytes(&hello(nth));
+        } else {
+            other.send_bytes(&hello(nth));
+            one.send_bytes(&hello(nth));
+        }
+        let over_utp = greeted(&mut other) && other.become_unchoked();
+        let over_tcp = one.read_handshake().is_some() && one.become_unchoked();
+        assert!(over_tcp != over_utp, "over TCP {over_tcp}, over uTP {over_utp}");
+    }
+    seed.stop();
 }
 
 #[test]

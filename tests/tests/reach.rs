@@ -4,9 +4,11 @@
 //! Needs root; prints why when it cannot run.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::CcbtCommand;
+use ccbt_tests::daemon::DaemonCommand;
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::Payload;
 use ccbt_tests::ports::free_port;
@@ -14,6 +16,7 @@ use ccbt_tests::process::{run, wait_until};
 use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::router::{INSIDE, OUTSIDE, PUBLIC, Router};
 use ccbt_tests::torrent::TorrentSpec;
+use ccbt_tests::tracker::{Announce, Tracker};
 use ccbt_tests::veth::{FAR, FAR_SIDE, NEAR, NEAR_SIDE, Veth};
 use ccbt_tests::{PATIENCE, SOON};
 
@@ -117,6 +120,48 @@ fn an_interface_that_goes_is_missed_and_taken_again_when_it_is_back() {
     made.payload.assert_equal_in(&copy);
     assert_eq!((veth.left_by_side(), NEAR_SIDE.is_private()), (0, true));
     early.stop();
+}
+
+#[test]
+fn an_address_that_goes_is_missed_and_trackers_hear_of_it_when_it_is_back() {
+    let veth = match Veth::new() {
+        Ok(veth) => veth,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let (lab, tracker) = (Lab::open(), Tracker::start());
+    let spec = || TorrentSpec::pieces_of(64 * KIB).announce(tracker.url());
+    let made = lab.publish(Payload::single("file", 2 * MIB + 1), spec());
+    let there = || veth.over_there(ccbt_fast().to_str().expect("a path of ours"));
+    let mut far = CcbtCommand::build(there(), "seed", &made.torrent_path, &made.data).bind(FAR).start();
+    far.wait_ready();
+    let daemon = DaemonCommand::new(&lab).bind(NEAR).trackers().start();
+    veth.remove_address();
+    daemon.wait_said("the address is not there");
+    // Its announce and its peer fail; the next attempts are a while off.
+    let seeder = SocketAddr::from((FAR, far.address().port())).to_string();
+    let torrent = made.torrent_path.to_str().expect("plain");
+    daemon.ask(&["add", torrent, "--peer", &seeder]);
+    let hash = made.torrent.info_hash_hex();
+    wait_until(PATIENCE, "three failures of its tracker", || {
+        let (_, trackers) = daemon.http("GET", &format!("/v1/torrents/{hash}/trackers"), "");
+        (trackers["trackers"][0]["failures"].as_u64()? >= 3).then_some(())
+    });
+    assert!(tracker.announces().is_empty());
+    veth.restore_address();
+    daemon.wait_said("the address is back");
+    // Without having been told, it would ask again after twenty seconds.
+    const AT_ONCE: Duration = Duration::from_secs(15);
+    let started = |announce: &Announce| announce.event == "started";
+    wait_until(AT_ONCE, "its announce", || tracker.announces().iter().any(started).then_some(()));
+    daemon.wait_for(&made, "state", "seeding");
+    made.payload.assert_equal_in(&lab.dir("out"));
+    // And who connects to it is heard.
+    let copy = lab.dir("copy");
+    let leech = CcbtCommand::build(there(), "download", &made.torrent_path, &copy).bind(FAR);
+    far.stop();
+    leech.peer(daemon.address()).start().wait_done();
+    made.payload.assert_equal_in(&copy);
+    daemon.stop();
 }
 
 /// A peer in the public network that greets the client at `at`: the port that it tells of (BEP 10).

@@ -1,4 +1,5 @@
-//! Files moved and deleted by the command line: between file systems, killed at any moment, onto full and read-only disks.
+//! Files moved and deleted by the command line and the daemon: between file systems, killed at any moment, onto full and
+//! read-only disks.
 //!
 //! The tests that mount a RAM file system need root and print why when they cannot run.
 
@@ -13,14 +14,15 @@ use std::time::Duration;
 use ccbt_tests::PATIENCE;
 use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::{CcbtCommand, ccbt};
+use ccbt_tests::daemon::{DaemonCommand, base64, torrent};
 use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::payload::{Payload, files_below};
-use ccbt_tests::process::Process;
+use ccbt_tests::process::{Process, task_values, wait_until};
 use ccbt_tests::raw_seeder::{Manner, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -291,4 +293,40 @@ fn renamed_files_are_downloaded_seeded_moved_and_deleted_by_their_names() {
         assert_eq!(code, 2, "{bad}: {stderr}");
     }
     assert_eq!(files_below(&to).len(), 2);
+}
+
+/// Files on their way from one file system to another one are copied: a removal finds the move anywhere.
+#[test]
+fn torrents_removed_while_they_move_leave_nothing() {
+    let (lab, disk) = (Lab::open(), tempfile::tempdir().expect("a folder"));
+    let made = torrent(&lab, "moving.bin", 6 << 20, false);
+    let daemon = DaemonCommand::new(&lab).start();
+    let path = format!("/v1/torrents/{}", made.torrent.info_hash_hex());
+    let target = disk.path();
+    let left =
+        |folder: &Path| fs::read_dir(folder).expect("there").flatten().next().map(|entry| entry.path());
+    let cycle = |nth: u64| {
+        made.payload.write_to(&made.data);
+        let body = json!({ "torrent": base64(made.torrent.bytes()), "output": made.data });
+        assert_eq!(daemon.http("POST", "/v1/torrents", &body.to_string()).0, 201);
+        daemon.wait_for(&made, "state", "seeding");
+        let (status, answer) =
+            daemon.http("POST", &format!("{path}/move"), &json!({ "to": target }).to_string());
+        assert_eq!(status, 202, "{answer}");
+        std::thread::sleep(Duration::from_millis(2 * nth));
+        assert_eq!(daemon.http("DELETE", &format!("{path}?delete_data=true"), "").0, 200);
+        wait_until(PATIENCE, "an empty list", || (daemon.stat("torrents") == 0).then_some(()));
+        for folder in [target, &made.data, &lab.dir("state/daemon/torrents")] {
+            assert_eq!(left(folder), None, "after {} ms", 2 * nth);
+        }
+    };
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it runs").count();
+    cycle(0);
+    let before = (descriptors(), task_values(daemon.pid(), "Name:").len());
+    (0..4).for_each(cycle);
+    wait_until(PATIENCE, "descriptors and threads as before", || {
+        let now = (descriptors(), task_values(daemon.pid(), "Name:").len());
+        (now.0 <= before.0 && now.1 <= before.1 + 1).then_some(())
+    });
+    daemon.stop();
 }

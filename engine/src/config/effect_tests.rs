@@ -114,6 +114,7 @@ const EFFECTS: &[(&str, &str, &str)] = &[
     ("daemon.slow_after", "34", "slow_after: 34s"),
     ("daemon.seed_action", "remove", "seed_action: Remove"),
     ("daemon.watch_dir", "/srv/watch", "watch_dir: Some(\"/srv/watch\")"),
+    ("daemon.allowed_folders", "[\"/srv/mine\"]", "allowed_folders: [\"/srv/mine\"]"),
     ("daemon.on_complete", "[\"/bin/x\", \"a b\", \"\"]", "on_complete: Some([\"/bin/x\", \"a b\", \"\"])"),
 ];
 

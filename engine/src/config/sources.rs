@@ -19,7 +19,7 @@ const FILE_NAME: &str = "ccbt.toml";
 /// Bytes of a file at most.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Variables that are no keys.
-const OTHER_VARIABLES: [&str; 1] = ["CCBT_NO_CONFIG"];
+const OTHER_VARIABLES: [&str; 2] = ["CCBT_NO_CONFIG", ccbt_storage::ring::features::VARIABLE];
 
 /// A configuration file that may be there.
 #[derive(Clone, Debug, PartialEq, Eq)]

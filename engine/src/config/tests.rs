@@ -283,6 +283,7 @@ fn changes_are_told_with_what_they_need() {
         "daemon.slow_after",
         "daemon.seed_action",
         "daemon.watch_dir",
+        "daemon.allowed_folders",
         "daemon.on_complete",
     ];
     assert_eq!(

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,16 +60,6 @@ fn unwritable(error: &io::Error) -> ApiError {
     ApiError::new(500, "state", format!("the daemon's state cannot be written: {error}; nothing was done"))
 }
 
-/// The folder must be named whatever the daemon's own is.
-pub(super) fn absolute(dir: &Path, what: &str) -> Result<(), ApiError> {
-    match dir.is_absolute() {
-        true => Ok(()),
-        false => {
-            Err(refused("relative_path", format!("{what} must be an absolute path, not {}", dir.display())))
-        }
-    }
-}
-
 impl Core {
     /// Adds the torrent file `bytes`.
     pub fn add(&mut self, bytes: &[u8], how: &api::Add) -> Result<InfoHash, ApiError> {
@@ -104,11 +94,13 @@ impl Core {
         check_web_seeds(&how.web_seeds)?;
         let effect = self.config.effect(Some((&hash, &metainfo.name)));
         let output = match &how.output {
-            Some(dir) => absolute(dir, "output").map(|()| dir.clone())?,
-            None => std::path::absolute(&effect.torrent.output)
-                .map_err(|error| refused("bad_folder", error.to_string()))?,
+            Some(dir) => self.may_use(dir, "output").map(|()| dir.clone())?,
+            None => {
+                let dir = std::path::absolute(&effect.torrent.output)
+                    .map_err(|error| refused("bad_folder", error.to_string()))?;
+                self.within_sandbox(&dir).map(|()| dir)?
+            }
         };
-        self.within_sandbox(&output)?;
         let checkpoint = self.checkpoint(&metainfo);
         fs::create_dir_all(&output).map_err(|error| {
             refused("bad_folder", format!("the folder {} cannot be made: {error}", output.display()))
@@ -149,12 +141,6 @@ impl Core {
         // A link was told as added when it came.
         self.subscribers.tell(&if was_link { Event::Status(row) } else { Event::Added(row) });
         Ok(hash)
-    }
-
-    /// Refuses a folder that could not be used.
-    pub fn within_sandbox(&self, folder: &Path) -> Result<(), ApiError> {
-        let Some(sandbox) = &self.sandbox else { return Ok(()) };
-        sandbox.check(folder).map_err(|message| refused("outside_sandbox", message))
     }
 
     /// The checkpoint of a torrent, if there is one that fits.
@@ -248,6 +234,10 @@ impl Core {
         let torrent = self.torrents.get_mut(&hash).expect("it was found");
         change(&mut torrent.record);
         torrent.news = true;
+        if torrent.leaving.is_some() {
+            // Its record has gone before it, and would bring it back.
+            return;
+        }
         let result = self.state.save(hash, &torrent.record);
         self.undecided = true;
         self.told_once(result);
@@ -288,8 +278,7 @@ impl Core {
 
     pub fn move_files(&mut self, id: &str, how: api::Move) -> Result<Answer, ApiError> {
         let hash = self.find_staying(id)?;
-        absolute(&how.to, "to")?;
-        self.within_sandbox(&how.to)?;
+        self.may_use(&how.to, "to")?;
         if self.torrents[&hash].record.move_to.is_some() {
             return Err(ApiError::new(409, "moving", "its files are being moved already"));
         }

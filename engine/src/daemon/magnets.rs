@@ -99,8 +99,7 @@ impl Core {
             return Err(ApiError::new(409, "duplicate", format!("the torrent {hash} is here already")));
         }
         if let Some(dir) = &how.output {
-            super::actions::absolute(dir, "output")?;
-            self.within_sandbox(dir)?;
+            self.may_use(dir, "output")?;
         }
         super::actions::check_web_seeds(&how.web_seeds)?;
         self.state.add_magnet(hash, &how).map_err(|error| {

@@ -20,6 +20,7 @@ pub mod client;
 mod core;
 mod explaining;
 mod filtering;
+mod folders;
 mod happenings;
 mod hooks;
 mod http;

@@ -37,6 +37,8 @@ pub struct DaemonSettings {
     pub seed_action: SeedAction,
     /// Folder whose torrent files are added.
     pub watch_dir: Option<PathBuf>,
+    /// Folders that clients may name; none: any.
+    pub allowed_folders: Vec<PathBuf>,
     /// Program and arguments to run when a download is complete.
     pub on_complete: Option<Vec<String>>,
 }
@@ -57,6 +59,7 @@ impl Default for DaemonSettings {
             },
             seed_action: SeedAction::default(),
             watch_dir: None,
+            allowed_folders: Vec::new(),
             on_complete: None,
         }
     }

@@ -4,6 +4,7 @@
 //! 160 MB/s; peers take a descriptor and, when dialled, a port each.
 
 use ccbt_storage::ring::ProbeError;
+use ccbt_storage::ring::features::{Feature, Features, VARIABLE};
 
 use super::{Facts, Finding};
 
@@ -88,6 +89,39 @@ pub(super) fn ring(probe: Result<(), ProbeError>) -> Finding {
     match probe {
         Ok(()) => Finding::ok("io_uring", "a ring with all operations that are needed was made"),
         Err(error) => Finding::fail("io_uring", "no ring could be made", error.to_string()),
+    }
+}
+
+/// What rings do without: `there` is what the kernel has, `used` what is left of it.
+pub(super) fn ring_features(there: Features, used: Features) -> Finding {
+    let listed = |wanted: &dyn Fn(Feature) -> bool, named: &dyn Fn(Feature) -> String| {
+        let all = Feature::ALL.into_iter().filter(|feature| wanted(*feature));
+        all.map(named).collect::<Vec<_>>().join(", ")
+    };
+    let name = |feature: Feature| feature.name().to_owned();
+    let since = |feature: Feature| format!("{} (Linux {})", feature.name(), feature.since());
+    let has = listed(&|feature| used.has(feature), &name);
+    let lacks = listed(&|feature| !there.has(feature), &since);
+    let off = listed(&|feature| there.has(feature) && !used.has(feature), &name);
+    let mut found =
+        format!("rings use {}", if has.is_empty() { "nothing that can be done without" } else { &has });
+    for (what, list) in [("the kernel lacks", &lacks), ("not to be used are", &off)] {
+        if !list.is_empty() {
+            found += &format!("; {what} {list}");
+        }
+    }
+    let mut advice = Vec::new();
+    if !lacks.is_empty() {
+        advice.push(
+            "what lacks is done without, at the cost of CPU time: Linux 6.1 or newer has all".to_owned(),
+        );
+    }
+    if !off.is_empty() {
+        advice.push(format!("unset {VARIABLE}"));
+    }
+    match advice.is_empty() {
+        true => Finding::ok("io_uring-features", found),
+        false => Finding::warn("io_uring-features", found, advice.join("; ")),
     }
 }
 
@@ -316,6 +350,18 @@ mod tests {
         let findings = judge(&Facts::default());
         let checks: Vec<_> = findings.iter().map(|finding| finding.check).collect();
         assert_eq!(checks, ["kernel", "memlock", "descriptors"]);
+    }
+
+    #[test]
+    fn what_rings_do_without_is_listed_with_its_kernel() {
+        let all = ccbt_storage::ring::features::of_kernel().expect("rings can be made");
+        let old = ring_features(Features::NONE, Features::NONE);
+        assert!(old.verdict == Verdict::Warn && old.found.contains("accept-multi (Linux 5.19)"), "{old:?}");
+        let off = ring_features(all, Features::NONE);
+        assert!(off.found.contains("not to be used are") && off.advice.unwrap().contains(VARIABLE));
+        if Feature::ALL.into_iter().all(|feature| all.has(feature)) {
+            assert_eq!(ring_features(all, all).verdict, Verdict::Ok);
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod router;
 
 use std::path::PathBuf;
 
+use ccbt_storage::ring::features::{features, of_kernel};
 use serde::Serialize;
 
 pub use facts::{Facts, sysctl};
@@ -77,6 +78,9 @@ pub struct Subjects {
 pub fn examine(subjects: &Subjects) -> Vec<Finding> {
     let mut findings = judge(&Facts::read(&subjects.root));
     findings.push(judge::ring(ccbt_storage::ring::probe()));
+    if let (Ok(there), Ok(used)) = (of_kernel(), features()) {
+        findings.push(judge::ring_features(there, used));
+    }
     findings.extend(cpu::examine(&subjects.root));
     for folder in &subjects.folders {
         findings.extend(folder::examine(folder, &subjects.root));

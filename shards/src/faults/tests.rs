@@ -234,3 +234,35 @@ fn want_of_descriptors_costs_no_piece() {
     assert_eq!((rig.have().len(), rig.shard.homes[0].busy), (4, 0));
     assert_eq!(rig.events(), []);
 }
+
+#[test]
+fn what_others_did_to_the_files_of_a_torrent_at_rest_is_seen_when_it_goes_on() {
+    let mut rig = Rig::new(|_| {});
+    rig.add(&[10 * PIECE, 10 * PIECE], |_| {});
+    rig.wait(&Event::Finished);
+    let rest = |rig: &mut Rig, meddle: &dyn Fn(&Path, &Path)| {
+        rig.shard.on_message(ToShard::Pause(KEY));
+        rig.turn_until("rest", |rig| rig.shard.homes[0].busy == 0);
+        meddle(&rig.path(0), &rig.folder.path().join("t"));
+        rig.shard.on_message(ToShard::Resume(KEY));
+    };
+    rest(&mut rig, &|_, _| ());
+    rig.turn_until("look", |rig| rig.shard.homes[0].busy == 0);
+    assert!(rig.shard.homes[0].is_running() && rig.events().is_empty(), "nothing has changed");
+    // One file is another one of the same length.
+    rest(&mut rig, &|file, folder| {
+        fs::write(folder.join("new"), vec![7; 10 * PIECE]).unwrap();
+        fs::rename(folder.join("new"), file).unwrap();
+    });
+    rig.wait(&Event::Checked { good: 10, total: 20 });
+    rig.turn_until("running", |rig| rig.shard.homes[0].is_running());
+    assert_eq!(rig.have(), (10..20).collect::<Vec<_>>());
+    // Another folder is in the place of theirs.
+    rest(&mut rig, &|_, folder| {
+        fs::rename(folder, folder.with_file_name("away")).unwrap();
+        fs::create_dir(folder).unwrap();
+    });
+    rig.wait(&Event::Recovered);
+    rig.turn_until("running", |rig| rig.shard.homes[0].is_running());
+    assert_eq!((rig.have(), rig.path(1).exists()), (Vec::new(), true));
+}

@@ -1,7 +1,8 @@
-//! The thread `ccbt-network`: network interfaces that come and go.
+//! The thread `ccbt-network`: network interfaces and addresses that come and go.
 //!
-//! Role: notices that an interface that the session is bound to has gone, and says so; opens what listens anew when it is
-//! back ([`watch`]). Owner: [`crate::service::Service`], which starts it only where there is something to look after.
+//! Role: notices that an interface or address that the session is bound to has gone, and says so; opens what listens anew
+//! when it is back, and has trackers and peers tried again ([`watch`]). Owner: [`crate::service::Service`], which starts
+//! it only where there is something to look after.
 //! Invariant: it sleeps until the kernel says that something has changed, or until something is due.
 
 mod watch;

@@ -1,4 +1,4 @@
-//! What listens at interfaces that come and go.
+//! What listens at interfaces and addresses that come and go.
 //!
 //! Role: [`Entrances`] compares what is open with what should be, each time that [`crate::network`]'s loop hears of a
 //! change from the kernel (rtnetlink), and opens what is missing. A socket that is bound to an interface stays with
@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
-use crate::binding::{Binding, Door, addresses_of};
+use crate::binding::{Binding, Door, addresses_of, is_ours};
 use crate::discovery::Discovery;
 use crate::inbox::Inbox;
 use crate::messages::ToShard;
 use crate::service::parts::bind_listener;
+use crate::trackers::Trackers;
 use crate::utp_acceptor::{self, Renewer};
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR (`linux/rtnetlink.h`).
@@ -67,8 +68,9 @@ pub(crate) struct Entrances {
     pub listeners: Vec<Arc<Listener>>,
     pub shards: Vec<Inbox>,
     pub discovery: Option<Discovery>,
+    pub trackers: Trackers,
     pub utp: Option<Renewer>,
-    /// Number and presence of addresses of each interface when it was last looked at.
+    /// Number of each interface (of an address: 0) and whether it could be used when it was last looked at.
     pub seen: HashMap<String, (u32, bool)>,
 }
 
@@ -76,9 +78,24 @@ impl Entrances {
     /// Compares, opens, tells. When it is to be called again though nothing changes; `None`: not at all.
     pub fn look(&mut self) -> Option<Instant> {
         let is_first = self.seen.is_empty();
-        if !self.has_changed() && !is_first {
-            return None;
+        let (changed, is_back) = self.compare();
+        let failed = (changed || is_first) && self.reopen(is_first);
+        if failed {
+            // So that the next look is one of all.
+            self.seen.values_mut().for_each(|seen| seen.0 = u32::MAX);
         }
+        if is_back {
+            // Before the shards, which ask them.
+            self.trackers.forgive();
+            for shard in &self.shards {
+                shard.send(ToShard::NetworkBack);
+            }
+        }
+        failed.then(|| Instant::now() + RETRY)
+    }
+
+    /// Closes and opens what listens at interfaces. Whether something could not be opened.
+    fn reopen(&mut self, is_first: bool) -> bool {
         let doors = Binding::doors(Some(&self.binding), self.port, self.has_ipv6);
         self.close_dead(&doors);
         let mut failed = false;
@@ -95,43 +112,38 @@ impl Entrances {
                 }
             }
         }
-        if !is_first {
-            if let Some(discovery) = &self.discovery {
-                discovery.renew(doors.clone());
-            }
-            if let Some(utp) = &self.utp {
-                match utp_acceptor::rebind(&doors) {
-                    Ok(sockets) => failed |= !utp.renew(sockets),
-                    Err(error) => tracing::warn!(%error, "no uTP connections are accepted"),
-                }
+        if is_first {
+            return failed;
+        }
+        if let Some(discovery) = &self.discovery {
+            discovery.renew(doors.clone());
+        }
+        if let Some(utp) = &self.utp {
+            match utp_acceptor::rebind(&doors) {
+                Ok(sockets) => failed |= !utp.renew(sockets),
+                Err(error) => tracing::warn!(%error, "no uTP connections are accepted"),
             }
         }
-        if failed {
-            // So that the next look is one of all.
-            self.seen.values_mut().for_each(|seen| seen.0 = u32::MAX);
-        }
-        failed.then(|| Instant::now() + RETRY)
+        failed
     }
 
-    /// Looks at the interfaces that are named, and says which have gone or come back.
-    fn has_changed(&mut self) -> bool {
-        let mut changed = false;
+    /// Looks at what is named, and says what has gone or come back: whether an interface is another one than before, and
+    /// whether something is back. A socket bound to an address stays with it, whether the address is there or not.
+    fn compare(&mut self) -> (bool, bool) {
+        let (mut changed, mut is_back) = (false, false);
         for name in self.binding.interfaces() {
             let index = index_of(name);
             let now = (index, index != 0 && !addresses_of(name).is_empty());
             let before = self.seen.insert(name.to_owned(), now);
             changed |= before != Some(now);
-            match (before.is_none_or(|(_, is_up)| is_up), now.1) {
-                (true, false) => tracing::warn!(
-                    interface = name,
-                    "the network interface is not there or has no address: what is bound to it connects to nobody \
-                     until it is back"
-                ),
-                (false, true) => tracing::warn!(interface = name, "the network interface is back"),
-                _ => {}
-            }
+            is_back |= tell(("network interface", " or has no address"), name, before, now.1);
         }
-        changed
+        for ip in self.binding.addresses() {
+            let now = is_ours(ip);
+            let before = self.seen.insert(ip.to_string(), (0, now));
+            is_back |= tell(("address", ""), &ip.to_string(), before, now);
+        }
+        (changed, is_back)
     }
 
     /// Closes what listens at an interface that is gone, or at an address of it that it has no more.
@@ -157,6 +169,19 @@ impl Entrances {
         self.listeners.push(Arc::new(listener));
         Ok(())
     }
+}
+
+/// Says that what is bound to has gone, or has come back; whether it has come back.
+fn tell((what, or): (&str, &str), name: &str, before: Option<(u32, bool)>, is_there: bool) -> bool {
+    match (before.is_none_or(|(_, was_there)| was_there), is_there) {
+        (true, false) => tracing::warn!(
+            name,
+            "the {what} is not there{or}: what is bound to it connects to nobody until it is back"
+        ),
+        (false, true) => tracing::warn!(name, "the {what} is back"),
+        _ => {}
+    }
+    !before.is_none_or(|(_, was_there)| was_there) && is_there
 }
 
 /// The kernel's number of an interface; 0: there is none of this name.

@@ -1,9 +1,10 @@
-//! Multishot accept: one submission serves a listener for as long as it lives.
+//! Accept: one submission serves a listener for as long as it lives, where the kernel can (multishot).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use ccbt_storage::ring::features::Feature;
 use io_uring::{cqueue, opcode, types};
 
 use super::user_data::{Op, UserData};
@@ -31,7 +32,12 @@ impl SocketRing {
     pub fn arm_accept(&mut self, listener: u32) {
         let Some(socket) = &self.listeners[listener as usize] else { return };
         let fd = types::Fd(socket.as_raw_fd());
-        let entry = opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK).build();
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let entry = if self.features.has(Feature::AcceptMulti) {
+            opcode::AcceptMulti::new(fd).flags(flags).build()
+        } else {
+            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(flags).build()
+        };
         self.push(entry, UserData::new(Op::Accept, 0, listener));
     }
 

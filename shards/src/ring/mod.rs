@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ccbt_storage::doorbell::Doorbell;
+use ccbt_storage::ring::features::{Features, features, setup};
 use io_uring::{IoUring, opcode, squeue, types};
 use slab::Slab;
 
@@ -80,6 +81,7 @@ pub enum Event {
 /// The ring and the sockets on it.
 pub struct SocketRing {
     ring: IoUring,
+    features: Features,
     sockets: Slab<Box<Socket>>,
     generation: u32,
     /// By number; `None`: it has been given up.
@@ -101,10 +103,16 @@ impl SocketRing {
     /// A ring that also watches `bell` and, while parked, writes its park descriptor at completions. Errors: what
     /// `io_uring_setup` says; the caller has probed before and explains.
     pub fn new(bell: Arc<Doorbell>) -> io::Result<Self> {
-        let ring = setup()?;
+        Self::with(features()?, bell)
+    }
+
+    /// As [`Self::new`], with these features and no others.
+    pub(crate) fn with(features: Features, bell: Arc<Doorbell>) -> io::Result<Self> {
+        let ring = setup(features, ENTRIES, Some(ENTRIES * 4))?;
         ring.submitter().register_eventfd(bell.park_fd().as_raw_fd())?;
         let mut this = Self {
             ring,
+            features,
             sockets: Slab::new(),
             generation: 0,
             listeners: Vec::new(),
@@ -458,27 +466,6 @@ impl Drop for SocketRing {
         // The kernel still owns that memory: leaking it is the only sound thing left.
         std::mem::forget(std::mem::take(&mut self.sockets));
         self.zero_copy.leak();
-    }
-}
-
-/// A ring with the best flags that this kernel takes: 6.1 has all, 5.19 the second set, older ones none.
-fn setup() -> io::Result<IoUring> {
-    let best = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_cqsize(ENTRIES * 4)
-        .build(ENTRIES);
-    let invalid = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
-    match best {
-        Err(error) if invalid(&error) => {}
-        other => return other,
-    }
-    let coop =
-        IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(ENTRIES * 4).build(ENTRIES);
-    match coop {
-        Err(error) if invalid(&error) => IoUring::builder().setup_cqsize(ENTRIES * 4).build(ENTRIES),
-        other => other,
     }
 }
 

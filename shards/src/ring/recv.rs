@@ -6,6 +6,7 @@ use ccbt_protocol::fetching::MESSAGE_LEN_MAX;
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::wire::mse::Rc4;
 use ccbt_protocol::wire::receiver::{Receiver, Segment};
+use ccbt_storage::ring::features::Feature;
 use io_uring::{cqueue, opcode, types};
 
 use super::user_data::{Op, UserData};
@@ -228,13 +229,14 @@ impl SocketRing {
     }
 
     fn submit_recv(&mut self, key: SocketKey, at_once: bool) {
+        let poll_first = if self.features.has(Feature::PollFirst) { POLL_FIRST } else { 0 };
         let socket = self.socket(key);
         assert!(!socket.closing, "a receive on a closing socket");
         if let Some(index) = socket.utp {
             return self.recv_utp(key, index, at_once);
         }
         socket.recv.in_flight = true;
-        let ioprio = if socket.recv.drained && !at_once { POLL_FIRST } else { 0 };
+        let ioprio = if socket.recv.drained && !at_once { poll_first } else { 0 };
         let flags = if at_once { libc::MSG_DONTWAIT as u32 } else { 0 };
         let fd = types::Fd(socket.raw_fd());
         let entry = opcode::RecvMsg::new(fd, &raw mut socket.recv.header).ioprio(ioprio).flags(flags).build();

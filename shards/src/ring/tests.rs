@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ccbt_protocol::geometry::Block;
 use ccbt_protocol::ids::PieceIndex;
 use ccbt_protocol::wire::message::{Message, WireError, piece_header};
+use ccbt_protocol::wire::mse::{Ciphers, Rc4};
 use ccbt_protocol::wire::receiver::Sink;
 use ccbt_storage::arena::Partition;
 use ccbt_storage::doorbell::Doorbell;
@@ -404,4 +405,72 @@ fn an_earlier_timeout_moves_the_one_in_flight() {
         ring.wait(Duration::from_millis(50)).unwrap();
         while ring.next_event().is_some() {}
     }
+}
+
+/// What kernels before 5.19 have: rings without flags, an accept for each connection, receives that do not wait first.
+#[test]
+fn without_its_optional_features_a_ring_does_the_same_with_more_operations() {
+    let mut ring = SocketRing::with(Features::NONE, Doorbell::new().unwrap()).unwrap();
+    assert!(!ring.set_zero_copy(ZeroCopySend::On, 1 << 20), "there is none");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    ring.listen(listener.into());
+    ring.flush().unwrap();
+    let mut clients = Vec::new();
+    for nth in 0..3 {
+        let before = ring.counts().submissions;
+        clients.push(TcpStream::connect(addr).unwrap());
+        let Event::Accepted { socket: Ok((fd, _)), .. } = next(&mut ring) else { panic!("no connection") };
+        assert_eq!(ring.counts().submissions, before + 1, "connection {nth} has the next accept armed");
+        let key = ring.add(fd);
+        ring.recv_plain(key);
+        ring.flush().unwrap();
+        clients[nth].write_all(b"hello").unwrap();
+        assert!(matches!(next(&mut ring), Event::Received(of, Ok(5)) if of == key));
+        ring.batch(key).bytes(b"good day");
+        ring.send(key);
+        assert!(matches!(next(&mut ring), Event::Sent(of, Ok(8)) if of == key));
+        let mut answer = [0; 8];
+        clients[nth].read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"good day");
+    }
+}
+
+/// Encrypted batches are copies that no ceiling counts.
+#[test]
+fn encrypted_sends_that_nobody_takes_become_short() {
+    const MIB: usize = 1 << 20;
+    let mut ring = ring();
+    let mut partition = Partition::new(4 << 20).unwrap();
+    let mut buf = partition.alloc(MIB as u32, 0).unwrap();
+    buf.set_len(MIB as u32);
+    let slot = Rc::new(buf);
+    let ciphers = || Some(Box::new(Ciphers { incoming: Rc4::new(b"in"), outgoing: Rc4::new(b"out") }));
+    let all: Vec<(SocketKey, TcpStream)> = (0..4).map(|_| pair(&mut ring)).collect();
+    let (plain, _theirs) = pair(&mut ring);
+    all.iter().for_each(|(key, _)| ring.set_ciphers(*key, ciphers()));
+    for (nth, (key, _)) in all[..3].iter().enumerate() {
+        assert_eq!(ring.batch_room(all[3].0, MIB), MIB, "after {nth} of 8 MiB");
+        (0..8).for_each(|_| ring.batch(*key).slot(&slot, 0, MIB));
+        ring.send(*key);
+        ring.flush().unwrap();
+    }
+    assert_eq!(ring.batch_room(all[3].0, MIB), 64 << 10, "24 MiB wait");
+    assert_eq!(ring.batch_room(all[3].0, 1000), 1000);
+    assert_eq!(ring.batch_room(plain, MIB), MIB, "plain ones are no copies");
+    // One peer takes its bytes, the connection of another one ends.
+    let (done, gone) = (all[0].0, all[1].0);
+    let mut reader = all[0].1.try_clone().unwrap();
+    let taken = std::thread::spawn(move || reader.read_exact(&mut vec![0; 8 * MIB]).unwrap());
+    ring.close(gone);
+    let (mut is_done, mut is_gone) = (false, false);
+    while !(is_done && is_gone) {
+        match next(&mut ring) {
+            Event::Sent(key, Ok(len)) => is_done |= key == done && len == 8 * MIB,
+            Event::Closed(key) => is_gone |= key == gone,
+            other => panic!("{other:?}"),
+        }
+    }
+    taken.join().unwrap();
+    assert_eq!(ring.batch_room(all[3].0, MIB), MIB, "their memory is free");
 }

@@ -13,7 +13,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use io_uring::{Probe, cqueue, opcode};
+use ccbt_storage::ring::features::Feature;
+use io_uring::cqueue;
 
 use super::send::{SendBatch, SendOp};
 use super::{Event, SocketKey, SocketRing};
@@ -170,9 +171,7 @@ impl SocketRing {
     /// Sends payload without a copy as `mode` wants it, with at most `held_max` bytes waiting for acknowledgement.
     /// `false`: this kernel cannot (before Linux 6.1), and all sends stay plain.
     pub fn set_zero_copy(&mut self, mode: ZeroCopySend, held_max: usize) -> bool {
-        let mut probe = Probe::new();
-        let known = self.ring.submitter().register_probe(&mut probe).is_ok()
-            && probe.is_supported(opcode::SendMsgZc::CODE);
+        let known = self.features.has(Feature::SendmsgZc);
         let mode = if known { mode } else { ZeroCopySend::Off };
         self.zero_copy = ZeroCopy::new(mode, held_max);
         known

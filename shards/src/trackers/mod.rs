@@ -70,6 +70,8 @@ enum Command {
     Scrape(Box<ScrapeJob>),
     /// Not to be asked from now on.
     Filter(ipfilter::Shared),
+    /// There is a network again.
+    Forgive,
     /// Nothing but `completed` and `stopped` is of use any more.
     Closing,
     Stop,
@@ -138,6 +140,11 @@ impl Trackers {
     /// Trackers at addresses that `filter` has are not asked from now on.
     pub fn set_filter(&self, filter: ipfilter::Shared) {
         self.send(Command::Filter(filter));
+    }
+
+    /// There was no network and there is one again: hosts that did not answer may be asked at once.
+    pub fn forgive(&self) {
+        self.send(Command::Forgive);
     }
 
     /// The session ends: what waits and is no `completed` or `stopped` is not sent any more.

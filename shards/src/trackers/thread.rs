@@ -121,6 +121,7 @@ impl Worker {
                 Ok(Command::Announce(job)) => self.submit(now, Job::Announce(job)),
                 Ok(Command::Scrape(job)) => self.submit(now, Job::Scrape(job)),
                 Ok(Command::Filter(filter)) => self.client.set_filter(filter),
+                Ok(Command::Forgive) => self.dispatcher.forgive(),
                 Ok(Command::Closing) => {
                     self.closing = true;
                     self.dispatcher.give_up(|(_, job)| !job.outlives());

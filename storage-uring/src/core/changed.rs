@@ -1,6 +1,7 @@
 //! Files that another program cut, replaced or deleted while we wrote them.
 //!
-//! Role: the look at a file after its data was made durable, before that is told. Owner: the storage thread.
+//! Role: the look at a file after its data was made durable, before that is told, and at all files of a torrent that has
+//! rested. Owner: the storage thread.
 //! Invariant: a sync that succeeds says that what was written since the torrent was opened is found under the
 //! file's own path: writes to a deleted file succeed too, and a file that is cut and written further behind
 //! has a hole. What was there before the torrent was opened is not known here.
@@ -13,9 +14,48 @@ use ccbt_protocol::ids::{PieceIndex, TorrentKey};
 use super::Core;
 use super::torrent::Torrent;
 use crate::error::{ErrorKind, Op, StorageError};
-use crate::files;
+use crate::files::{self, Access};
+
+/// Files looked at by one command at most, spread over all of a torrent's: the thread does nothing else meanwhile, and
+/// whoever replaces a folder replaces all that is in it.
+const LOOKED_MAX: usize = 4096;
 
 impl Core {
+    /// Whether the torrent's files are those that were opened. What cannot be told is noticed by who reads or writes it.
+    pub(super) fn look(&self, key: TorrentKey) -> Result<(), StorageError> {
+        let torrent = &self.torrents[&key];
+        let step = torrent.files.len().div_ceil(LOOKED_MAX).max(1);
+        for file in (0..torrent.files.len()).step_by(step) {
+            self.is_same(torrent, file as u32)?;
+        }
+        Ok(())
+    }
+
+    fn is_same(&self, torrent: &Torrent, file: u32) -> Result<(), StorageError> {
+        let (spec, state) = (&torrent.spec, torrent.files[file as usize]);
+        if state.inode == 0 || state.bare {
+            return Ok(());
+        }
+        let (path, place) = (spec.file_path(file), &spec.files()[file as usize]);
+        let failed = |kind| Err(StorageError::new(Op::Open, &path, kind));
+        let opened = files::open(spec.root(), &place.path, Access { write: false, direct: false });
+        match opened.and_then(|fd| files::look_at(fd.as_fd(), &path).map(|facts| (fd, facts))) {
+            Ok((fd, facts)) => {
+                let now = (facts.device, facts.inode);
+                let is_other = now != (self.devices[usize::from(state.device)].number, state.inode);
+                let full = torrent.full_len && !state.shared;
+                if is_other && files::numbers_for_good(fd.as_fd()) {
+                    return failed(ErrorKind::Missing);
+                }
+                if full && facts.len < place.len { failed(ErrorKind::ShortRead) } else { Ok(()) }
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::Missing | ErrorKind::NotAFile | ErrorKind::OutsideRoot => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+
     /// A file's data is durable; tells so if it is still the file it was, with all that was written.
     pub(super) fn file_synced(&mut self, key: TorrentKey, file: u32) {
         let looked = self.handle_to_sync(key, file).and_then(|fd| self.still_whole(key, file, &fd));

@@ -202,6 +202,10 @@ impl Core {
                 torrent.add_sync(client);
                 self.progress(key);
             }
+            StorageCmd::Look { torrent } => {
+                let result = self.look(torrent);
+                self.ports.answer(client, StorageDone::Looked { torrent, result });
+            }
             StorageCmd::Close { .. } => {
                 torrent.closing = Some(client);
                 self.progress(key);
@@ -226,6 +230,7 @@ impl Core {
                 StorageDone::ReadDone { torrent, tag, buf, result: not_open(Op::Read) }
             }
             StorageCmd::Sync { .. } => StorageDone::Synced { torrent, result: not_open(Op::Sync) },
+            StorageCmd::Look { .. } => StorageDone::Looked { torrent, result: Ok(()) },
             StorageCmd::Close { .. } => StorageDone::Closed { torrent },
         };
         self.ports.answer(client, answer);
@@ -365,6 +370,7 @@ fn torrent_of(command: &StorageCmd) -> TorrentKey {
         | StorageCmd::Write { torrent, .. }
         | StorageCmd::Read { torrent, .. }
         | StorageCmd::Sync { torrent }
+        | StorageCmd::Look { torrent }
         | StorageCmd::Close { torrent } => *torrent,
     }
 }

@@ -1,13 +1,14 @@
-//! Whether io_uring works here, and rings with the best flags.
+//! Whether io_uring works here.
 //!
 //! Role: what happens before the first operation. Called by the storage thread when it starts, and by whoever
 //! wants to tell the user what to change ([`probe`]).
 
 use std::io;
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{Probe, opcode};
 
 use super::ENTRIES;
+use super::features::{features, setup};
 
 /// Lets a write beyond the process's file size limit (`ulimit -f`) fail with `EFBIG` on the calling thread,
 /// instead of ending the process with `SIGXFSZ`.
@@ -20,21 +21,6 @@ pub fn survive_file_size_limit() {
         libc::sigaddset(set.as_mut_ptr(), libc::SIGXFSZ);
         let result = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
         assert_eq!(result, 0, "blocking one signal cannot fail");
-    }
-}
-
-/// A ring with the best flags that this kernel takes: 6.1 has all, 5.19 the second set, older ones none.
-pub(super) fn setup() -> io::Result<IoUring> {
-    let invalid = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
-    let best =
-        IoUring::builder().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().build(ENTRIES);
-    match best {
-        Err(error) if invalid(&error) => {}
-        other => return other,
-    }
-    match IoUring::builder().setup_coop_taskrun().setup_taskrun_flag().build(ENTRIES) {
-        Err(error) if invalid(&error) => IoUring::new(ENTRIES),
-        other => other,
     }
 }
 
@@ -58,7 +44,7 @@ pub enum ProbeError {
         "not enough locked memory for io_uring: raise it with `ulimit -l 65536` (LimitMEMLOCK= in systemd)"
     )]
     Memory,
-    /// An operation the storage thread needs is unknown to the kernel.
+    /// An operation that is needed is unknown to the kernel.
     #[error("this kernel's io_uring lacks {0}: Linux 5.13 or newer is needed")]
     Opcode(&'static str),
     /// Anything else.
@@ -77,11 +63,14 @@ impl From<io::Error> for ProbeError {
     }
 }
 
-/// Whether io_uring works here with all that the storage thread needs. Leaves nothing behind.
+/// Whether io_uring works here with all that the storage thread and the shards need. Leaves nothing behind.
 pub fn probe() -> Result<(), ProbeError> {
-    let ring = setup()?;
+    let ring = setup(features()?, ENTRIES, None)?;
     let mut known = Probe::new();
     ring.submitter().register_probe(&mut known)?;
+    if !ring.params().is_feature_ext_arg() {
+        return Err(ProbeError::Opcode("waiting with a time-out (IORING_FEAT_EXT_ARG)"));
+    }
     let needed = [
         (opcode::Read::CODE, "READ"),
         (opcode::Write::CODE, "WRITE"),
@@ -90,6 +79,12 @@ pub fn probe() -> Result<(), ProbeError> {
         (opcode::Fsync::CODE, "FSYNC"),
         (opcode::Fallocate::CODE, "FALLOCATE"),
         (opcode::PollAdd::CODE, "POLL_ADD"),
+        (opcode::Accept::CODE, "ACCEPT"),
+        (opcode::Connect::CODE, "CONNECT"),
+        (opcode::SendMsg::CODE, "SENDMSG"),
+        (opcode::RecvMsg::CODE, "RECVMSG"),
+        (opcode::Timeout::CODE, "TIMEOUT"),
+        (opcode::AsyncCancel::CODE, "ASYNC_CANCEL"),
     ];
     match needed.iter().find(|(code, _)| !known.is_supported(*code)) {
         Some((_, name)) => Err(ProbeError::Opcode(name)),

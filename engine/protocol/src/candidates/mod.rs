@@ -283,6 +283,12 @@ impl Candidates {
         }
     }
 
+    /// As [`Self::retry_now`] for all: there was no network.
+    pub fn retry_all(&mut self) {
+        let all: Vec<SocketAddr> = self.known.keys().copied().collect();
+        all.into_iter().for_each(|addr| self.retry_now(addr));
+    }
+
     /// `addr` leads back to ourselves: never again.
     pub fn ourselves(&mut self, addr: SocketAddr) {
         if let Some(candidate) = self.known.get_mut(&addr) {

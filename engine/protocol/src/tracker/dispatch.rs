@@ -264,6 +264,16 @@ impl<J> Dispatcher<J> {
         self.line_up(host);
     }
 
+    /// What failed may have failed for want of a network of our own: every host may be asked at once.
+    pub fn forgive(&mut self) {
+        let names: Vec<String> = self.hosts.keys().cloned().collect();
+        for name in names {
+            let host = self.hosts.get_mut(&name).expect("just listed");
+            (host.failures, host.downs, host.down_until) = (0, 0, None);
+            self.line_up(&name);
+        }
+    }
+
     /// Gives back, as expired, what waits and is of no use any more.
     pub fn give_up(&mut self, useless: impl Fn(&J) -> bool) {
         for host in self.hosts.values_mut() {

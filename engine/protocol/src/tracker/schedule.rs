@@ -101,6 +101,8 @@ struct Tracker {
     min_at: Instant,
     /// End of the back-off; `None` after "never ask again" (BEP 31).
     retry_at: Option<Instant>,
+    /// The tracker wants it so.
+    has_asked_to_wait: bool,
 }
 
 impl Tracker {
@@ -251,6 +253,7 @@ impl Announcer {
             return;
         }
         let backoff = (wait + jitter).min(self.plan.backoff_max);
+        tracker.has_asked_to_wait = retry_in.is_some();
         tracker.retry_at = match retry_in {
             Some(RetryIn::Never) => None,
             Some(RetryIn::After(least)) => Some(now + backoff.max(least)),
@@ -265,6 +268,16 @@ impl Announcer {
         for group in &mut self.groups {
             group.next_at = group.next_at.min(now);
         }
+    }
+
+    /// What failed may have failed for want of a network of our own: back-offs end, and announces become due as soon as min
+    /// intervals and trackers that said when to come again (BEP 31) allow.
+    pub fn forgive(&mut self, now: Instant) {
+        for tracker in self.trackers.iter_mut().filter(|tracker| !tracker.has_asked_to_wait) {
+            tracker.status.failures = 0;
+            tracker.retry_at = tracker.retry_at.map(|at| at.min(now));
+        }
+        self.announce_now(now);
     }
 
     /// The download has become complete. To be called once, and not for a torrent that was complete when started.
@@ -380,6 +393,7 @@ impl Tracker {
             in_flight: None,
             min_at: now,
             retry_at: Some(now),
+            has_asked_to_wait: false,
         }
     }
 

@@ -30,6 +30,11 @@ pub enum Failure {
         #[from]
         source: StartError,
     },
+    /// Descriptors or kernel memory ran out while the threads were started.
+    #[error(
+        "cannot start: a ring of the runtime could not be made; raise `ulimit -n` and `ulimit -l`, and start again"
+    )]
+    NoRuntime,
     /// The sandbox is not to be had.
     #[error(transparent)]
     Sandbox(#[from] ccbt_fast::sandbox::SandboxError),
@@ -138,7 +143,7 @@ impl Failure {
             | Self::Verify(VerifyError::Root { .. } | VerifyError::Resume { .. } | VerifyError::Layout(_)) => {
                 2
             }
-            Self::Unfit(_) | Self::Sandbox(_) => 3,
+            Self::Unfit(_) | Self::Sandbox(_) | Self::NoRuntime => 3,
             Self::Interrupted(signal) => 128 + u8::try_from(*signal).unwrap_or(0),
             _ => 1,
         }

@@ -55,6 +55,11 @@ use failure::Failure;
 fn end_with_any_thread() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if ccbt_shards::executor::is_being_made() {
+            let failure = Failure::NoRuntime;
+            report(&failure, false);
+            std::process::exit(failure.exit_code().into());
+        }
         tell(panic);
         std::process::abort();
     }));

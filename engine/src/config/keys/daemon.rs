@@ -123,6 +123,18 @@ pub(super) const KEYS: &[Key] = &[
     .at_once(),
     key(
         "daemon",
+        "allowed_folders",
+        Kind::Folders,
+        "any",
+        "Folders that clients of the daemon may name when they add or move torrents, with all below them and below \
+         disk.output.",
+        |effect, value| effect.daemon.allowed_folders = value.folders(),
+    )
+    .or("any")
+    .trusted_only()
+    .at_once(),
+    key(
+        "daemon",
         "on_complete",
         Kind::Command,
         "none",

@@ -56,6 +56,19 @@ fn goodbyes_and_downloads_go_first_and_goodbyes_are_more_at_once() {
 }
 
 #[test]
+fn hosts_that_went_down_for_want_of_a_network_are_asked_at_once() {
+    let now = Instant::now();
+    let mut dispatcher = Dispatcher::new(plan(3, 10));
+    add(&mut dispatcher, now, "a", Urgency::Seed, 0..2);
+    assert_eq!(started(&mut dispatcher, now), [0]);
+    assert!(dispatcher.on_failure(now, "a", &mut TestRng(1)));
+    assert!(matches!(dispatcher.poll(now), Some(Step::Down(1, _))));
+    dispatcher.forgive();
+    add(&mut dispatcher, now, "a", Urgency::Seed, 2..4);
+    assert_eq!((started(&mut dispatcher, now), dispatcher.hosts(now)), (vec![2], (1, 0)));
+}
+
+#[test]
 fn a_dead_host_is_asked_by_one_and_holds_no_other() {
     let mut now = Instant::now();
     let mut dispatcher = Dispatcher::new(plan(4, 8));

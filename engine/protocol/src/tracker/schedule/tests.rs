@@ -208,6 +208,21 @@ fn forced_announces_respect_the_min_interval() {
     assert_eq!(announcer.next_wakeup(t0 + min), None, "an old token answers nothing");
 }
 
+#[test]
+fn a_network_that_is_back_ends_back_offs_and_no_refusals() {
+    let t0 = Instant::now();
+    let later = RetryIn::After(Duration::from_secs(60));
+    for (refusal, again) in [(None, true), (Some(later), false), (Some(RetryIn::Never), false)] {
+        let mut announcer = announcer(&[1], true, t0);
+        let announce = announcer.poll(t0).unwrap();
+        announcer.on_failure(t0, announce.token, "no route", refusal, &mut TestRng(5));
+        assert_eq!(announcer.poll(t0), None);
+        announcer.forgive(t0);
+        assert_eq!(announcer.poll(t0).map(|announce| announce.event), again.then_some(Event::Started));
+        assert_eq!(announcer.statuses().next().unwrap().failures, u32::from(!again));
+    }
+}
+
 /// Times of the announces after `started`, as shares of the interval.
 fn waits(min_interval: Option<Duration>, seed: u64) -> Vec<f64> {
     let mut now = Instant::now();
