@@ -249,6 +249,15 @@ fn packets_of_another_id_are_ignored() {
         conn.handle(6, &bytes, ROOM, &mut |bytes| taken += bytes.len());
         assert_eq!((taken, conn.has_ended()), (expected, false), "id {id}, {kind:?}");
     }
+    // Nobody consumes them: no more bytes are taken than there is a window for.
+    for seq in 9..500 {
+        let mut bytes = Vec::new();
+        let sent = packet(Kind::Data, 501, seq);
+        sent.encode_head(&mut bytes);
+        bytes.extend_from_slice(sent.payload);
+        conn.handle(6, &bytes, ROOM, &mut |bytes| taken += bytes.len());
+    }
+    assert_eq!(taken, SMALL.receive_window);
     // And only a SYN makes a connection.
     let mut state = Vec::new();
     packet(Kind::State, 500, 7).encode_head(&mut state);
