@@ -74,7 +74,7 @@ bench-full: setup-bench ## The same with more runs and a real disk, 20 minutes
 fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a nightly toolchain)
 	@cargo fuzz --version >/dev/null 2>&1 || { \
 		echo "fuzz: install it with: cargo install cargo-fuzz && rustup toolchain install nightly" >&2; exit 1; }
-	for folder in engine/protocol engine; do (cd $$folder && for target in $$(cargo +nightly fuzz list); do \
+	for folder in engine/protocol engine storage-uring; do (cd $$folder && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done) || exit 1; done
 
 .PHONY: soak

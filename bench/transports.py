@@ -2,9 +2,13 @@
 
     .cache/venv/bin/python bench/transports.py CCBT_FAST [--mib 512] [--rounds 3] [--transport utp|tcp|rc4|utp+rc4]
 
-Prints, for each pair of seed and leech, the CPU seconds per GiB that either process has used between the moment when
-the seed was ready and the end of the download (medians), and the rate. libtorrent gets the settings of
-bench/src/clients/libtorrent.py; CCBT_FAST may be several programs, separated by commas, which take turns.
+Prints Markdown: for each pair of seed and leech the CPU seconds per GiB of payload that either process has used, and
+those of their network threads alone, without hashing and disk; medians (and extremes) of rounds in which all pairs
+take turns. The last column counts datagrams that found a full receive buffer. Counted are time and bytes from the
+moment when the leech has received the first ones (its file takes up space) to the end of the download: what it costs
+to start a process is left out. libtorrent gets the settings of bench/src/clients/libtorrent.py and, over UDP, a
+socket buffer that holds its window: the system's own overflows, and the transfer crawls from timeout to timeout.
+CCBT_FAST may be several programs, separated by commas, which are called ccbt, ccbt1, ccbt2 in --pairs.
 """
 
 import argparse
@@ -23,11 +27,39 @@ import libtorrent as lt
 
 SCRIPT = pathlib.Path(__file__).parent / "src/clients/libtorrent.py"
 TICKS = os.sysconf("SC_CLK_TCK")
+# Of 1, 4 and 4 in either direction this costs least, by a little; as much is what ccbt-fast asks for.
+UTP_BUFFER = 2 << 20
 
 
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+class Cpu:
+    """CPU seconds of a process, and of its threads that speak uTP and the peer protocol."""
+
+    def __init__(self, all=0.0, network=0.0):
+        self.all, self.network = all, network
+
+    def __sub__(self, other):
+        return Cpu(self.all - other.all, self.network - other.network)
+
+    def __truediv__(self, gib):
+        return Cpu(self.all / gib, self.network / gib)
+
+    @staticmethod
+    def of(pid, kind):
+        threads = sorted(pathlib.Path(f"/proc/{pid}/task").iterdir(), key=lambda path: int(path.name))
+        # libtorrent gives its threads no names; a session starts its network thread first, disk and hashing follow.
+        is_network = lambda nth, name: name.startswith("ccbt-shard") if kind.startswith("ccbt") else nth == 1
+        network = 0.0
+        for nth, path in enumerate(threads):
+            if is_network(nth, (path / "comm").read_text().strip()):
+                network += int((path / "schedstat").read_text().split()[0]) / 1e9
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return Cpu((int(fields[11]) + int(fields[12])) / TICKS, network)
+
+
+def datagrams_dropped():
+    """Datagrams of this network namespace that found a receive buffer full."""
+    names, counts = (line.split() for line in open("/proc/net/snmp") if line.startswith("Udp:"))
+    return int(counts[names.index("RcvbufErrors")])
 
 
 def free_port():
@@ -52,13 +84,13 @@ def publish(folder, mib):
 
 
 class Client:
-    def __init__(self, args, mode, torrent, output, peer=None):
-        self.port = free_port()
+    def __init__(self, args, kind, mode, torrent, output, peer=None):
+        self.kind, self.port = kind, free_port()
         self.log = open(output / f"{mode}.log", "wb")
         peers = [] if peer is None else [f"127.0.0.1:{peer}"]
         utp, rc4 = "utp" in args.transport, "rc4" in args.transport
-        if args.kind.startswith("ccbt"):
-            program = args.ccbt.split(",")[int(args.kind[4:] or 0)]
+        if kind.startswith("ccbt"):
+            program = args.ccbt.split(",")[int(kind[4:] or 0)]
             command = [program, mode, torrent, "--output", output, "--port", str(self.port), "--bind", "127.0.0.1"]
             command += ["--no-tracker", "--json", "--log-level", "error", "--no-checkpoint", "--no-config"]
             command += ["--utp", "--no-tcp"] if utp else []
@@ -66,18 +98,11 @@ class Client:
             command += [f"--encryption-in={encryption}", f"--encryption-out={encryption}"]
             command += [word for peer in peers for word in ("--peer", peer)]
         else:
-            text = SCRIPT.read_text()
-            if utp:
-                text = text.replace('_utp": False', '_utp": True')
-                text = text.replace("session = lt", 'settings["enable_outgoing_tcp"] = False\nsession = lt', 1)
-            if rc4:
-                text = text.replace("pe_disabled", "pe_forced")
-                text = text.replace("session = lt", 'settings["allowed_enc_level"] = lt.enc_level.pe_rc4\nsession = lt', 1)
-            command = [sys.executable, "-c", text, mode, torrent, output, str(self.port), *peers]
+            command = [sys.executable, "-c", libtorrent_script(utp, rc4), mode, torrent, output, str(self.port), *peers]
         self.process = subprocess.Popen([str(word) for word in command], stdout=self.log, stderr=self.log)
 
     def cpu(self):
-        return cpu_seconds(self.process.pid)
+        return Cpu.of(self.process.pid, self.kind)
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -88,36 +113,75 @@ class Client:
             self.process.wait()
 
 
+def libtorrent_script(utp, rc4):
+    text, more = SCRIPT.read_text(), {}
+    if utp:
+        text = text.replace('_utp": False', '_utp": True')
+        more |= {"enable_outgoing_tcp": False, "recv_socket_buffer_size": UTP_BUFFER}
+    if rc4:
+        text = text.replace("pe_disabled", "pe_forced")
+        more |= {"allowed_enc_level": int(lt.enc_level.pe_rc4)}
+    return text.replace("session = lt", f"settings.update({more})\nsession = lt", 1)
+
+
+def transfer(seed, leech, copy, size):
+    """What both have used from the first bytes to the end, the bytes of that time, and how long it took."""
+    deadline, first, spent = time.monotonic() + 120, None, Cpu()
+    while time.monotonic() < deadline:
+        if first is None and (copy / "payload").exists() and (there := (copy / "payload").stat().st_blocks * 512):
+            first = there, seed.cpu(), leech.cpu(), time.monotonic()
+        try:
+            # At its end threads go one by one.
+            now = leech.cpu()
+            spent = Cpu(now.all, max(now.network, spent.network))
+        except (OSError, IndexError):
+            pass  # It has just ended.
+        if leech.process.poll() is not None or b"DONE" in (copy / "download.log").read_bytes():
+            break
+        time.sleep(0.005)
+    if first is None:
+        sys.exit("nothing was received: " + (copy / "download.log").read_text()[-2000:])
+    there, seeded, leeched, at = first
+    return seed.cpu() - seeded, spent - leeched, size - there, time.monotonic() - at
+
+
 def run(args, seed_kind, leech_kind, torrent, data, folder):
     copy = pathlib.Path(tempfile.mkdtemp(dir=folder))
-    args.kind = seed_kind
-    seed = Client(args, "seed", torrent, data)
+    seed = Client(args, seed_kind, "seed", torrent, data)
+    dropped = datagrams_dropped()
     try:
         time.sleep(4)
-        before, started = seed.cpu(), time.monotonic()
-        args.kind = leech_kind
-        leech = Client(args, "download", torrent, copy, seed.port)
-        spent = 0.0
-        deadline = time.monotonic() + 120
-        size = (data / "payload").stat().st_size
-        while time.monotonic() < deadline:
-            try:
-                spent = leech.cpu()
-            except (FileNotFoundError, IndexError):
-                pass
-            if leech.process.poll() is not None or b"DONE" in (copy / "download.log").read_bytes():
-                break
-            time.sleep(0.02)
-        took = time.monotonic() - started
-        seeded = seed.cpu() - before
+        leech = Client(args, leech_kind, "download", torrent, copy, seed.port)
+        seeded, leeched, size, took = transfer(seed, leech, copy, (data / "payload").stat().st_size)
         leech.stop()
-        whole = (copy / "payload").read_bytes() == (data / "payload").read_bytes()
-        if not whole:
-            sys.exit(f"{seed_kind} to {leech_kind}: the copy differs; " + (copy / "download.log").read_text()[-2000:])
-        return seeded, spent, size / took
+        if (copy / "payload").read_bytes() != (data / "payload").read_bytes():
+            log = (copy / "download.log").read_text()[-2000:]
+            sys.exit(f"{seed_kind} to {leech_kind}: the copy differs; {log}")
+        gib = size / 2**30
+        return seeded / gib, leeched / gib, size / took / 2**20, datagrams_dropped() - dropped
     finally:
         seed.stop()
         shutil.rmtree(copy)
+
+
+def report(transport, results):
+    print(f"| {transport}: seed → leech | seed | leech | both | network threads: seed | leech | both | MiB/s | lost |")
+    print("|---|---|---|---|---|---|---|---|---|")
+
+    def median(values):
+        return f"{statistics.median(values):.2f}"
+
+    def spread(values):
+        return f"{median(values)} ({min(values):.2f} to {max(values):.2f})"
+
+    for pair, runs in results.items():
+        seeds, leeches, rates, lost = zip(*runs)
+        cells = [" → ".join(kind.replace("ccbt", "ccbt-fast") for kind in pair)]
+        for of in (lambda cpu: cpu.all, lambda cpu: cpu.network):
+            seed, leech = [of(cpu) for cpu in seeds], [of(cpu) for cpu in leeches]
+            cells += [median(seed), median(leech), spread([sum(both) for both in zip(seed, leech)])]
+        cells += [f"{statistics.median(rates):.0f}", f"{statistics.median(lost):.0f}"]
+        print("| " + " | ".join(cells) + " |")
 
 
 def main():
@@ -129,19 +193,15 @@ def main():
     parser.add_argument("--dir", default="/dev/shm")
     parser.add_argument("--pairs", default="libtorrent-libtorrent,libtorrent-ccbt,ccbt-libtorrent,ccbt-ccbt")
     args = parser.parse_args()
+    pairs = [tuple(pair.split("-")) for pair in args.pairs.split(",")]
+    results = {pair: [] for pair in pairs}
     with tempfile.TemporaryDirectory(prefix="ccbt-utp-", dir=args.dir) as name:
         folder = pathlib.Path(name)
         torrent, data = publish(folder, args.mib)
-        per_gib = 1024 / args.mib
-        pairs = [pair.split("-") for pair in args.pairs.split(",")]
-        results = {tuple(pair): [] for pair in pairs}
         for _ in range(args.rounds):
             for pair in pairs:
-                results[tuple(pair)].append(run(args, *pair, torrent, data, folder))
-        print(f"{args.transport}: CPU s/GiB of the seed and of the leech, MiB/s")
-        for (seed, leech), runs in results.items():
-            seeded, spent, rate = (statistics.median(column) for column in zip(*runs))
-            print(f"{seed:>10} -> {leech:10} {seeded * per_gib:6.2f} {spent * per_gib:6.2f} {rate / 2**20:8.0f}")
+                results[pair].append(run(args, *pair, torrent, data, folder))
+    report(args.transport, results)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ccbt_protocol::candidates::Source;
+use ccbt_protocol::holepunch::HolepunchMessage;
 use ccbt_protocol::ids::{InfoHash, PeerId, TorrentKey};
 use ccbt_protocol::ipfilter;
 use ccbt_protocol::lease::{FromSatellite, ToSatellite};
@@ -29,6 +30,7 @@ pub use crate::fetching::AddMagnet;
 pub use crate::hand_off::{Arrival, HandOff};
 pub use crate::known::{FileMark, Known, Snapshot};
 pub use crate::playing::{Play, Playable};
+pub use crate::punching::Relay;
 
 use crate::binding::Binding;
 use crate::diagnosis::ShardLook;
@@ -205,6 +207,10 @@ pub enum ToShard {
     Punch(TorrentKey, SocketAddr),
     /// To a satellite: this address cannot be reached; whoever told of it may help.
     Rendezvous(TorrentKey, SocketAddr),
+    /// A peer of another part's wants to meet one that is ours, perhaps (BEP 55).
+    Relay(Box<Relay>),
+    /// To the part that asked: what its peer, connected from this address, is to be told.
+    Relayed(TorrentKey, SocketAddr, HolepunchMessage),
     /// A satellite connects to this address for its home; answered by [`Self::SatellitePeer`] when that is over.
     Dial {
         /// The torrent.

@@ -22,10 +22,12 @@ use crate::shard::Shard;
 /// How long a complete piece waits for others.
 const GATHER: Duration = Duration::from_millis(10);
 /// Bytes of complete pieces of a torrent that may wait for hash and disk while the disk writes.
-const BACKLOG: usize = 32 << 20;
+const BACKLOG: usize = 16 << 20;
+/// Bytes of complete pieces that are not kept waiting for more.
+const GROUP: usize = 16 << 20;
 /// Pieces that may do so, however long they are.
 const BACKLOG_PIECES_MIN: usize = 4;
-/// A disk that has not written anything for so long is stalled.
+/// A disk that has work and has not written anything for so long is stalled.
 const STALL: Duration = Duration::from_millis(100);
 
 /// Complete pieces that wait for others.
@@ -51,7 +53,7 @@ impl Gathering {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.jobs.len() >= LANES_MAX || self.bytes >= BACKLOG / 2 || self.due.is_some_and(|due| due <= now)
+        self.jobs.len() >= LANES_MAX || self.bytes >= GROUP || self.due.is_some_and(|due| due <= now)
     }
 
     /// When something has to be handed over.
@@ -65,16 +67,24 @@ impl Gathering {
 pub(crate) struct Backlog {
     /// Complete, and not yet refused or written.
     pub pieces: usize,
-    /// When the last one was written.
-    pub written: Option<Instant>,
+    /// When the last one was written, or the first came that nothing was before.
+    pub moved: Option<Instant>,
     /// On the shard's list of torrents that wait for theirs.
     pub waits: bool,
 }
 
 impl Backlog {
+    /// A piece is complete.
+    pub fn add(&mut self, now: Instant) {
+        if self.pieces == 0 {
+            self.moved = Some(now);
+        }
+        self.pieces += 1;
+    }
+
     fn is_long(&self, now: Instant, piece_len: usize, capacity: usize) -> bool {
         let most = (BACKLOG / piece_len).max(BACKLOG_PIECES_MIN).min(capacity / 2 / piece_len).max(1);
-        self.pieces >= most && self.written.is_some_and(|written| now < written + STALL)
+        self.pieces >= most && self.moved.is_some_and(|moved| now < moved + STALL)
     }
 }
 
@@ -89,7 +99,7 @@ impl Shard {
     /// A piece of the torrent is complete and nobody writes to it any more.
     pub(crate) fn gather(&mut self, index: usize, job: HashJob) {
         let home = &mut self.homes[index];
-        home.backlog.pieces += 1;
+        home.backlog.add(self.now);
         let more = !home.live.0.is_empty();
         self.gathered.push(self.now, job, more);
     }
@@ -182,27 +192,25 @@ mod tests {
 
     #[test]
     fn the_last_piece_and_large_ones_do_not_wait() {
-        let (mut part, now) = (Partition::new(BACKLOG).unwrap(), Instant::now());
+        let (mut part, now) = (Partition::new(2 * GROUP).unwrap(), Instant::now());
         let mut gathering = Gathering { last: Some(now), ..Gathering::default() };
         gathering.push(now, job(&mut part, 4096), true);
         gathering.push(now, job(&mut part, 4096), false);
         assert!(gathering.is_due(now));
         gathering = Gathering { last: Some(now), ..Gathering::default() };
-        gathering.push(now, job(&mut part, (BACKLOG / 2) as u32), true);
+        gathering.push(now, job(&mut part, GROUP as u32 - 4096), true);
+        assert!(!gathering.is_due(now));
+        gathering.push(now, job(&mut part, 4096), true);
         assert!(gathering.is_due(now));
     }
 
     #[test]
     fn a_long_queue_stops_new_pieces_only_while_the_disk_writes() {
         let now = Instant::now();
-        let backlog = |pieces| Backlog { pieces, written: Some(now), waits: false };
-        assert!(!backlog(31).is_long(now, MIB, 192 * MIB));
-        assert!(backlog(32).is_long(now, MIB, 192 * MIB));
-        assert!(!backlog(32).is_long(now + STALL, MIB, 192 * MIB), "stalled: all memory keeps peers sending");
-        assert!(
-            !Backlog { written: None, ..backlog(32) }.is_long(now, MIB, 192 * MIB),
-            "nothing is known yet"
-        );
+        let backlog = |pieces| Backlog { pieces, moved: Some(now), waits: false };
+        assert!(!backlog(15).is_long(now, MIB, 192 * MIB));
+        assert!(backlog(16).is_long(now, MIB, 192 * MIB));
+        assert!(!backlog(16).is_long(now + STALL, MIB, 192 * MIB), "stalled: all memory keeps peers sending");
         assert!(!backlog(3).is_long(now, 16 * MIB, 192 * MIB));
         assert!(backlog(4).is_long(now, 16 * MIB, 192 * MIB));
         assert!(backlog(2).is_long(now, 16 * MIB, 64 * MIB), "half of the memory");
@@ -210,11 +218,26 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_has_written_nothing_yet_gets_its_time() {
+        let now = Instant::now();
+        let mut backlog = Backlog::default();
+        for nth in 0..16 {
+            assert!(!backlog.is_long(now, MIB, 192 * MIB));
+            backlog.add(now + STALL * nth / 32);
+        }
+        assert!(backlog.is_long(now, MIB, 192 * MIB), "the first piece is not old");
+        assert!(!backlog.is_long(now + STALL, MIB, 192 * MIB), "since the first piece");
+        backlog.pieces = 0;
+        backlog.add(now + STALL);
+        assert_eq!(backlog.moved, Some(now + STALL), "an idle disk is not a stalled one");
+    }
+
+    #[test]
     fn a_torrent_that_is_behind_asks_again_when_its_queue_is_short() {
         let mut rig = Rig::finished();
         let shard = &mut rig.shard;
         let most = shard.partition.capacity() / 2 / PIECE;
-        shard.homes[0].backlog = Backlog { pieces: most, written: Some(shard.now), waits: false };
+        shard.homes[0].backlog = Backlog { pieces: most, moved: Some(shard.now), waits: false };
         shard.wait_for_backlog(0);
         shard.wait_for_backlog(0);
         assert_eq!((&shard.behind[..], shard.behind_until), (&[0][..], Some(shard.now + STALL)));

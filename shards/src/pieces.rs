@@ -101,7 +101,7 @@ impl Shard {
         home.backlog.pieces -= 1;
         match result {
             Ok(()) => {
-                home.backlog.written = Some(self.now);
+                home.backlog.moved = Some(self.now);
                 self.take_written(index, piece);
                 self.admit_piece(index, piece, &buf);
                 self.free_piece(buf);

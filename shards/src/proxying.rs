@@ -106,3 +106,68 @@ impl Shard {
 pub(crate) fn for_peers(config: &ServiceConfig) -> Option<Arc<Proxy>> {
     config.proxy.clone().filter(|proxy| proxy.peers).map(Arc::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use ccbt_protocol::candidates::Source;
+
+    use super::*;
+    use crate::messages::ToShard;
+    use crate::testing::{KEY, Rig};
+
+    /// Failures that are counted to a peer behind a SOCKS5 proxy which gives these answers, one for each thing that it is
+    /// told, and hangs up; none: nobody listens where it should be.
+    fn failures(answers: &'static [&'static [u8]]) -> u32 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            if answers.is_empty() {
+                return;
+            }
+            let (mut client, _) = listener.accept().unwrap();
+            for answer in answers {
+                assert!(client.read(&mut [0; 64]).unwrap() > 0);
+                client.write_all(answer).unwrap();
+            }
+        });
+        if answers.is_empty() {
+            // Its socket is closed with it.
+            while !served.is_finished() {
+                std::thread::yield_now();
+            }
+        }
+        let mut rig = Rig::new(|config| {
+            let kind = ProxyKind::Socks5;
+            let proxy =
+                Proxy { kind, addr, credentials: None, peers: true, trackers: false, hostnames: false };
+            config.proxy = Some(Arc::new(proxy));
+        });
+        rig.add(&[50_000], |add| add.root = add.root.join("copy"));
+        rig.turn_until("download", |rig| rig.shard.homes[0].is_running());
+        let peer: SocketAddr = "192.0.2.1:5".parse().unwrap();
+        rig.shard.on_message(ToShard::AddPeers(KEY, vec![peer], Source::Tracker));
+        let now = Instant::now();
+        let is_waiting = |rig: &mut Rig| rig.shard.homes[0].candidates.next_ready(now).is_some();
+        assert!(!is_waiting(&mut rig), "it is being dialled");
+        rig.turn_until("end of the attempt", is_waiting);
+        served.join().unwrap();
+        rig.shard.homes[0].candidates.record(peer).connect_failures
+    }
+
+    #[test]
+    fn the_proxys_failures_are_not_the_peers() {
+        const NO_METHOD: &[u8] = &[5, 0xff];
+        const HELLO: &[u8] = &[5, 0];
+        const RULES: &[u8] = &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0];
+        const NO_HOST: &[u8] = &[5, 4, 0, 1, 0, 0, 0, 0, 0, 0];
+        assert_eq!(failures(&[]), 0, "nobody is there");
+        assert_eq!(failures(&[NO_METHOD]), 0, "it does not want us");
+        assert_eq!(failures(&[b"HTTP/1.1 400 What?\r\n\r\n"]), 0, "it is no SOCKS5 proxy");
+        assert_eq!(failures(&[HELLO, RULES]), 0, "it may not go there");
+        assert_eq!(failures(&[HELLO, NO_HOST]), 1, "the peer cannot be reached");
+    }
+}

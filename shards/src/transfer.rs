@@ -298,6 +298,7 @@ impl Shard {
                     self.homes[index].candidates.told_own_address(teller, ours);
                 }
                 TorrentEvent::Punch(addr) => self.punch(index, addr),
+                TorrentEvent::Relay(asked) => self.relay(index, asked),
                 TorrentEvent::DhtNode(addr) => {
                     if let Some(discovery) = &self.discovery {
                         discovery.node(addr);

@@ -118,6 +118,8 @@ impl Shard {
                     self.seek_relay(index, addr);
                 }
             }
+            ToShard::Relay(relay) => self.on_relay(*relay),
+            ToShard::Relayed(key, asker, answer) => self.on_relayed(key, asker, answer),
             ToShard::Dial { key, addr, home, record } => self.on_dial(key, addr, home, record),
             ToShard::MakeRoom(key) => {
                 if let Some(&index) = self.by_key.get(&key) {

@@ -75,6 +75,18 @@ impl LibtorrentPeer {
         self.process.tell(&format!("limit {bytes}"));
     }
 
+    /// Makes it ask for pieces in order.
+    pub fn sequential(&mut self) {
+        self.process.tell("sequential");
+    }
+
+    /// The pieces that it believes each of its peers to have.
+    pub fn pieces_of_peers(&mut self) -> Vec<Vec<u32>> {
+        self.process.tell("peers");
+        let event = self.wait_event("peers");
+        serde_json::from_value(event["pieces"].clone()).expect("lists of numbers")
+    }
+
     /// Waits until it has every piece.
     pub fn wait_finished(&mut self) {
         self.wait_event("finished");

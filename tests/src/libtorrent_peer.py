@@ -8,7 +8,7 @@
         line; SETTINGS is a JSON object of more settings
 
 TORRENT of `peer` may be a magnet link. Its commands on stdin, one per line: `connect IP PORT`,
-`limit BYTES` (a second, received), and `stats`, which is answered. It ends when stdin does.
+`limit BYTES` (a second, received), `sequential`, and `stats` and `peers`, which are answered. It ends when stdin does.
 """
 
 import json
@@ -89,9 +89,15 @@ def obey(handle):
             handle.connect_peer((rest[0], int(rest[1])))
         elif word == "limit":
             handle.set_download_limit(int(rest[0]))
+        elif word == "sequential":
+            handle.set_flags(lt.torrent_flags.sequential_download)
         elif word == "stats":
             status = handle.status()
             say(event="stats", uploaded=status.total_payload_upload, downloaded=status.total_payload_download)
+        elif word == "peers":
+            # Those that are through their handshakes: the pieces that they are believed to have.
+            known = [peer for peer in handle.get_peer_info() if not peer.flags & (peer.connecting | peer.handshake)]
+            say(event="peers", pieces=[[at for at, has in enumerate(peer.pieces) if has] for peer in known])
 
 
 def peer(path, folder, port, more="{}"):

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use ccbt_tests::PATIENCE;
 use ccbt_tests::aria2::Aria2Peer;
 use ccbt_tests::ccbt::{Ccbt, CcbtCommand, ccbt};
 use ccbt_tests::lab::{Lab, Published};
@@ -12,6 +13,7 @@ use ccbt_tests::libtorrent::{
     LibtorrentPeer, libtorrent_create, libtorrent_create_with_links, libtorrent_info,
 };
 use ccbt_tests::payload::Payload;
+use ccbt_tests::process::wait_until;
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::tracker::Tracker;
 use ccbt_tests::transmission::TransmissionPeer;
@@ -98,6 +100,44 @@ fn to_transmission(payload: Payload) {
     leech.wait_finished();
     seed.assert_alive();
     made.payload.assert_equal_but_for_empty_files_in(&copy);
+}
+
+/// A seed whose file was cut tells which pieces are gone (BEP 54): they are asked of others, and not of it again.
+#[test]
+fn libtorrent_tells_of_pieces_that_it_has_lost() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("cut.bin", 2 * MIB), TorrentSpec::pieces_of(64 * KIB));
+    let rest = lab.dir("whole");
+    made.payload.write_to(&rest);
+    let cut = LibtorrentPeer::start(&made.torrent_path, &made.data);
+    let file = std::fs::File::options().write(true).open(made.data.join("cut.bin")).expect("it is there");
+    file.set_len(MIB as u64).expect("a file can be cut");
+    let copy = lab.dir("ours");
+    let mut ours = CcbtCommand::download(&made.torrent_path, &copy)
+        .peer(cut.address())
+        .option("--log", "error,ccbt_fast::wire=debug")
+        .option("--trace-peer", cut.address().to_string())
+        .option("--seed-time", "30")
+        .start();
+    let half = ours.wait_progress("pieces_done", 16);
+    assert_eq!(half["pieces_done"], 16, "there is no more");
+    wait_until(PATIENCE, "word of all that is gone", || {
+        let words = ours.words();
+        (16..32)
+            .all(|piece| words.contains(&format!("<- extended lt_donthave (id 7) index {piece}\n")))
+            .then_some(())
+    });
+    let mut whole = LibtorrentPeer::start(&made.torrent_path, &rest);
+    whole.connect(ours.address());
+    ours.wait_event("finished");
+    made.payload.assert_equal_in(&copy);
+    assert_eq!(whole.uploaded(), MIB as u64, "what was lost, and no more");
+    // Four blocks each, and once more from where nothing had been heard of it yet.
+    let words = ours.words();
+    let asked = |piece: u32| words.matches(&format!("-> request index {piece} ")).count();
+    let often: Vec<usize> = (16..32).map(asked).collect();
+    assert!(often.iter().all(|times| *times <= 8), "{often:?}");
+    ours.stop();
 }
 
 #[test]

@@ -17,6 +17,7 @@ use ccbt_tests::binary::ccbt_fast;
 use ccbt_tests::ccbt::{CcbtCommand, test_shards, verified};
 use ccbt_tests::confine::Confinement;
 use ccbt_tests::lab::{Lab, Published};
+use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::loopfs::{FsKind, FsSpec, LoopFs};
 use ccbt_tests::payload::Payload;
 use ccbt_tests::ports::free_port;
@@ -277,7 +278,8 @@ fn a_device_that_reports_io_errors() {
     stops_and_recovers(&ward, &["device"], || mounted.set_device_len(None));
 }
 
-/// Reads beyond the cut fail; whoever asks gets nothing wrong, and what can be read is served.
+/// Reads beyond the cut fail; whoever asks gets nothing wrong, what can be read is served, and others hear that a piece is
+/// gone (BEP 54).
 #[test]
 fn a_seed_on_a_device_that_reports_io_errors() {
     let lab = Lab::open();
@@ -288,6 +290,13 @@ fn a_seed_on_a_device_that_reports_io_errors() {
     mounted.sync();
     let mut ours = CcbtCommand::seed(&made.torrent_path, &data).start();
     ours.wait_ready();
+    // Asks for what can be read, and not for long: after some failures a seed gives up.
+    let mut libtorrent = LibtorrentPeer::start(&made.torrent_path, &lab.dir("theirs"));
+    libtorrent.sequential();
+    libtorrent.limit(32 << 10);
+    libtorrent.connect(ours.address());
+    ours.wait_progress("uploaded", 1);
+    assert_eq!(libtorrent.pieces_of_peers(), [Vec::from_iter(0..200)]);
     mounted.set_device_len(Some(12 << 20));
     let whole = made.payload.concatenated();
     let right = |piece: usize, block: &[u8]| block == &whole[piece * PIECE..][..16_384];
@@ -307,6 +316,9 @@ fn a_seed_on_a_device_that_reports_io_errors() {
         }
     }
     assert!(wait_until(SOON, "word of it", || ours.said(|line| line.contains("199")).then_some(true)));
+    wait_until(SOON, "word of it to libtorrent", || {
+        (libtorrent.pieces_of_peers() == [Vec::from_iter(0..199)]).then_some(())
+    });
     let mut peer = connect().expect("the seed goes on");
     let block = peer.fetch(1, 0, 16_384).expect("what can be read is served");
     assert!(right(1, &block), "as the torrent says");

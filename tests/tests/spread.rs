@@ -1,8 +1,10 @@
 //! One torrent on several shards: every part fetches and serves, and nothing is lost between them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ccbt_protocol::holepunch::{HolepunchError, HolepunchMessage};
+use ccbt_protocol::wire::extension::UT_HOLEPUNCH;
 use ccbt_tests::PATIENCE;
 use ccbt_tests::aria2::Aria2Peer;
 use ccbt_tests::ccbt::CcbtCommand;
@@ -10,6 +12,7 @@ use ccbt_tests::lab::{Lab, Published};
 use ccbt_tests::libtorrent::LibtorrentPeer;
 use ccbt_tests::payload::Payload;
 use ccbt_tests::process::wait_until;
+use ccbt_tests::raw_peer::{RawPeer, id};
 use ccbt_tests::raw_seeder::{Manner, Quirk, RawSeeder};
 use ccbt_tests::torrent::TorrentSpec;
 use ccbt_tests::tracker::Tracker;
@@ -120,6 +123,68 @@ fn a_seed_on_three_shards_serves_everybody() {
         made.payload.assert_equal_but_for_empty_files_in(folder);
     }
     seed.stop();
+}
+
+/// The number by which [`punching`] peers know ut_holepunch messages.
+const PUNCH_ID: u8 = 55;
+
+/// A peer that speaks ut_holepunch (BEP 55) and says that it listens at `port`; connected to the torrent's home, which
+/// gives it to the part with the fewest.
+fn punching(made: &Published, ours: SocketAddr, port: u16) -> RawPeer {
+    let mut peer = RawPeer::connect(ours);
+    // BEP 10.
+    peer.send_handshake_with(made.torrent.info_hash(), [0, 0, 0, 0, 0, 0x10, 0, 0]);
+    peer.read_handshake().expect("the torrent runs");
+    let hello = format!("d1:md12:ut_holepunchi{PUNCH_ID}ee1:pi{port}ee");
+    peer.send(id::EXTENDED, &[&[0], hello.as_bytes()].concat());
+    peer
+}
+
+fn rendezvous(peer: &mut RawPeer, target: SocketAddr) {
+    let message = HolepunchMessage::Rendezvous(target).encode();
+    peer.send(id::EXTENDED, &[&[UT_HOLEPUNCH], &*message].concat());
+}
+
+fn punch_message(peer: &mut RawPeer) -> HolepunchMessage {
+    loop {
+        let message = peer.wait_message(id::EXTENDED).expect("we stay connected");
+        if message.payload[0] == PUNCH_ID {
+            return HolepunchMessage::parse(&message.payload[1..]).expect("well-formed");
+        }
+    }
+}
+
+#[test]
+fn a_relay_brings_peers_of_different_shards_together() {
+    let lab = Lab::open();
+    let made = lab.announce(Payload::single("met", MIB), TorrentSpec::pieces_of(64 * KIB));
+    let mut ours = download(&lab, &made, &[], "3").flag("--utp").start();
+    ours.wait_ready();
+    // One for each part.
+    let listens = [1001, 1002, 1003].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let mut peers = listens.map(|addr| punching(&made, ours.address(), addr.port()));
+    wait_until(PATIENCE, "three peers", || (ours.events("progress").last()?["peers"] == 3).then_some(()));
+    for (one, other) in [(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)] {
+        rendezvous(&mut peers[one], listens[other]);
+        assert_eq!(punch_message(&mut peers[one]), HolepunchMessage::Connect(listens[other]));
+        assert_eq!(punch_message(&mut peers[other]), HolepunchMessage::Connect(listens[one]));
+    }
+    let stranger = SocketAddr::from((Ipv4Addr::LOCALHOST, 1004));
+    for (peer, addr) in peers.iter_mut().zip(listens) {
+        for (target, error) in [(stranger, HolepunchError::NotConnected), (addr, HolepunchError::NoSelf)] {
+            rendezvous(peer, target);
+            assert_eq!(punch_message(peer), HolepunchMessage::Error(target, error));
+        }
+    }
+    ours.stop();
+    let stopped = ours.events("stopped").pop().expect("it says how it was");
+    let shards: Vec<u64> = stopped["shards"]
+        .as_array()
+        .expect("three")
+        .iter()
+        .filter_map(|shard| shard["peers"].as_u64())
+        .collect();
+    assert_eq!(shards, [1, 1, 1], "each part had one");
 }
 
 #[test]

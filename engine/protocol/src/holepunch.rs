@@ -46,6 +46,24 @@ pub enum HolepunchError {
     NoSelf = 4,
 }
 
+/// A peer asks us, as relay, to bring it together with another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// The address of the peer's connection: who it is to us.
+    pub asker: SocketAddr,
+    /// Where it waits for uTP, as far as we can know: what the other one is told.
+    pub seen_at: SocketAddr,
+    /// Whom it wants to meet.
+    pub target: SocketAddr,
+}
+
+impl Rendezvous {
+    /// The answer when nothing comes of it.
+    pub fn refused(&self, error: HolepunchError) -> HolepunchMessage {
+        HolepunchMessage::Error(self.target, error)
+    }
+}
+
 /// The payload is no ut_holepunch message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the ut_holepunch message is malformed")]

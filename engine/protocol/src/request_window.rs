@@ -3,7 +3,7 @@
 //! Role: a window of 16 KiB requests large enough to keep the peer sending, and no larger, since every request holds
 //! memory and goes to nobody else. Owner: one per [`crate::peer::Peer`], told of every block.
 //!
-//! The model is that of BBR, in blocks: `window = rate × (2 × round trip + 20 ms)`.
+//! The model is that of BBR, in blocks: `window = rate × (2 × round trip + 8 ms)`.
 //!
 //! * *rate* is the best delivery rate of a round in the last seconds. A round lasts until a block arrives that was
 //!   asked for after the round began, and 10 ms at least, as receives bring many blocks at one instant.
@@ -13,8 +13,9 @@
 //!   and what is measured then is the new estimate.
 //! * Twice the round trip, because then the rate doubles from round to round while the path is not full: that is the
 //!   slow start, and the search for more bandwidth later on. Once it is full the rate, and so the window, stays.
-//! * 20 ms more hide what varies at both ends: disks, batches, schedulers. 20 peers on loopback at 50 MB/s each come
-//!   to about 70 to 150 blocks, 1 to 2 MiB each.
+//! * 8 ms more hide what varies at both ends: batches and schedulers (a disk's delays are part of the round trip). Slow
+//!   peers have more by the floor: it is 20 ms at 12 MB/s. Of fast ones each ms more is memory, and memory that leaves
+//!   the caches: 20 ms instead of 8 were 50 MiB for 20 peers at 50 MB/s each.
 //!
 //! Invariant: `1 ≤ size ≤ min(ceiling, peer limit)`.
 
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 use crate::geometry::BLOCK_LEN;
 
 /// See the module: hides what varies at both ends.
-const QUEUE: Duration = Duration::from_millis(20);
+const QUEUE: Duration = Duration::from_millis(8);
 /// Shortest round.
 const ROUND_MIN: Duration = Duration::from_millis(10);
 /// How long a rate counts at least; at most twice that.

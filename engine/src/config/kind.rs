@@ -216,6 +216,11 @@ impl Kind {
         }
     }
 
+    /// Whether values joined by commas are one value.
+    pub const fn is_list(&self) -> bool {
+        matches!(self, Self::Places | Self::Hosts)
+    }
+
     /// A placeholder for help texts.
     pub fn placeholder(&self) -> &'static str {
         match self {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ccbt_protocol::bitfield::Bitfield;
 use ccbt_protocol::geometry::{Block, Geometry};
+use ccbt_protocol::holepunch::HolepunchError;
 use ccbt_protocol::ids::{InfoHash, PeerId, PieceIndex};
 use ccbt_protocol::peer::{PeerFault, PeerInfo};
 use ccbt_protocol::picker::{PeerKey, Priority, Slots};
@@ -336,6 +337,9 @@ impl World {
                 TorrentEvent::Peers(peers) => assert!(peers.len() <= 100),
                 TorrentEvent::OwnAddress(..) => {}
                 TorrentEvent::Punch(addr) => assert!(addr.port() != 0),
+                TorrentEvent::Relay(asked) => {
+                    self.torrent.relayed(asked.asker, asked.refused(HolepunchError::NotConnected));
+                }
                 TorrentEvent::DhtNode(addr) => assert!(addr.port() != 0),
                 TorrentEvent::Finished => assert!(self.torrent.is_finished()),
             }

@@ -1,14 +1,15 @@
 //! Peers behind NATs and those who bring them together (BEP 55): as relay, as who asks for one, and as who is asked for.
 //!
-//! A peer that cannot be reached is asked for at whoever told of it, once. A relay has both ends dial each other over uTP
+//! A peer that cannot be reached is asked for at whoever told of it, once. A relay, which may know the peers of other parts
+//! of the torrent too, has both ends dial each other over uTP
 //! at the same time, each from the port that the relay sees, so that either NAT takes what the other one sends.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::extensions::{MAX_WAITING, listens_at};
-use super::{Torrent, TorrentEvent, key_index, peer_of};
-use crate::holepunch::{Gate, HolepunchError, HolepunchMessage, Introductions};
+use super::{Torrent, TorrentEvent, peer_of};
+use crate::holepunch::{Gate, HolepunchError, HolepunchMessage, Introductions, Rendezvous};
 use crate::peer::{Peer, PeerFault};
 use crate::pex::is_plausible;
 use crate::picker::PeerKey;
@@ -73,10 +74,7 @@ impl Torrent {
             return peer.strike();
         }
         match message {
-            HolepunchMessage::Rendezvous(target) => {
-                let answer = self.relay(now, key, target);
-                self.tell_punch(key, answer);
-            }
+            HolepunchMessage::Rendezvous(target) => self.on_rendezvous(now, key, target),
             HolepunchMessage::Connect(addr) if !is_plausible(teller, addr) => return peer.strike(),
             HolepunchMessage::Connect(addr) => {
                 if self.events.len() < MAX_WAITING {
@@ -88,32 +86,53 @@ impl Torrent {
         Ok(())
     }
 
-    /// `from` wants to meet `target`; what it is told.
-    fn relay(&mut self, now: Instant, from: PeerKey, target: SocketAddr) -> HolepunchMessage {
-        let no = |error| HolepunchMessage::Error(target, error);
-        if target.port() == 0 || target.ip().is_unspecified() {
-            return no(HolepunchError::NoSuchPeer);
-        }
-        let is_it = |peer: &Peer| peer.info.addr == target || listens_at(peer) == Some(target);
-        let Some(other) = self.peer_keys().find(|key| is_it(self.peer(*key))) else {
-            return no(HolepunchError::NotConnected);
+    /// The peer wants to meet `target`: it is told what comes of that, now or by [`Self::relayed`].
+    fn on_rendezvous(&mut self, now: Instant, key: PeerKey, target: SocketAddr) {
+        let peer = self.peer(key);
+        let asked = Rendezvous { asker: peer.info.addr, seen_at: seen_at(peer), target };
+        let answer = if target.port() == 0 || target.ip().is_unspecified() {
+            asked.refused(HolepunchError::NoSuchPeer)
+        } else if is_at(peer, target) {
+            asked.refused(HolepunchError::NoSelf)
+        } else if let Some(answer) = self.relay(now, &asked) {
+            answer
+        } else if self.events.len() < MAX_WAITING {
+            return self.events.push_back(TorrentEvent::Relay(asked));
+        } else {
+            asked.refused(HolepunchError::NotConnected)
         };
-        if key_index(other) == key_index(from) {
-            return no(HolepunchError::NoSelf);
-        }
-        let asker = seen_at(self.peer(from));
+        self.tell_punch(key, answer);
+    }
+
+    /// A peer of ours, or of another part of the torrent, wants to meet somebody. What it is to be told; `None`: no peer
+    /// of this part is whom it wants.
+    pub fn relay(&mut self, now: Instant, asked: &Rendezvous) -> Option<HolepunchMessage> {
+        let other = self.peer_keys().find(|key| is_at(self.peer(*key), asked.target))?;
         let peer = peer_of(&mut self.slots, other);
         let met = seen_at(peer);
         let Some(gossip) = peer.gossip.as_mut().filter(|gossip| gossip.punch.id.is_some()) else {
-            return no(HolepunchError::NoSupport);
+            return Some(asked.refused(HolepunchError::NoSupport));
         };
         if !gossip.punch.hears.pass(now) {
             // It has heard enough for now; there is no error for that.
-            return no(HolepunchError::NotConnected);
+            return Some(asked.refused(HolepunchError::NotConnected));
         }
-        self.tell_punch(other, HolepunchMessage::Connect(asker));
-        HolepunchMessage::Connect(met)
+        self.tell_punch(other, HolepunchMessage::Connect(asked.seen_at));
+        Some(HolepunchMessage::Connect(met))
     }
+
+    /// What other parts say to [`TorrentEvent::Relay`] of the peer connected to us from `asker`, if it still is.
+    pub fn relayed(&mut self, asker: SocketAddr, answer: HolepunchMessage) {
+        let key = self.peer_keys().find(|key| self.peer(*key).info.addr == asker);
+        if let Some(key) = key {
+            self.tell_punch(key, answer);
+        }
+    }
+}
+
+/// Whether the peer is who others know by `addr`.
+fn is_at(peer: &Peer, addr: SocketAddr) -> bool {
+    peer.info.addr == addr || listens_at(peer) == Some(addr)
 }
 
 /// The address behind which a peer waits for uTP, as far as we can know: that of its uTP connection is as its NAT made it.

@@ -43,6 +43,7 @@ use crate::blame::Blame;
 use crate::choker::{Choker, ChokerConfig};
 use crate::deadlines::Deadlines;
 use crate::geometry::{Block, Geometry};
+use crate::holepunch::{Introductions, Rendezvous};
 use crate::ids::{InfoHash, PeerId, PieceIndex};
 use crate::peer::{Has, Peer, PeerFault, PeerInfo};
 use crate::pex::Book;
@@ -105,6 +106,9 @@ pub enum TorrentEvent {
     OwnAddress(IpAddr, IpAddr),
     /// The peer at this address dials us now, through its NAT: dial it as well, over uTP (BEP 55).
     Punch(SocketAddr),
+    /// A peer wants to meet one that is connected to none of this part's: call [`Torrent::relayed`] with what other parts
+    /// of the torrent say.
+    Relay(Rendezvous),
     /// A peer says that there is a DHT node; told once for each connection.
     DhtNode(SocketAddr),
     /// Every wanted piece is verified and written.
@@ -155,7 +159,7 @@ pub struct Torrent {
     /// Who is connected, to be told to others, where that is done.
     pex: Option<Book>,
     /// Who told of whom, where ut_holepunch is spoken.
-    punch: Option<crate::holepunch::Introductions>,
+    punch: Option<Introductions>,
     /// Somebody may be shown a piece.
     reveal_due: bool,
 }

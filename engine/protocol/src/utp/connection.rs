@@ -19,8 +19,9 @@ const ACK_DELAY: Micros = 20 * MS;
 /// So many packets are acknowledged at once, but for [`ACK_GAP`].
 const ACK_PACKETS: u32 = 2;
 /// Between two acknowledgements at least, while fewer than [`ACK_MANY`] packets wait and none is missing: a fast peer's
-/// packets are not answered one by one, and the window of any path in practice lasts for longer.
-const ACK_GAP: Micros = MS / 2;
+/// packets are not answered one by one, and the window of any path in practice lasts for longer. Less than what the owner
+/// lets pass between two reads of a busy socket (0.5 ms), or each of them would leave a timer behind.
+const ACK_GAP: Micros = 2 * MS / 5;
 const ACK_MANY: u32 = 32;
 /// NATs forget a mapping that was not used for 30 s.
 const KEEP_ALIVE: Micros = 29 * SECOND;

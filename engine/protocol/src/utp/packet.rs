@@ -61,6 +61,9 @@ pub struct Packet<'a> {
 
 impl<'a> Packet<'a> {
     /// Decodes a datagram. Errors: it is malformed in any way.
+    // Inlined, so that the fields stay in registers: read back from memory in one load they would wait for all stores
+    // before them, which are the payload of the packet before (a quarter of a microsecond for each packet).
+    #[inline(always)]
     pub fn decode(datagram: &'a [u8]) -> Result<Self, Malformed> {
         let (head, rest) = datagram.split_first_chunk::<HEADER_LEN>().ok_or(Malformed)?;
         if head[0] & 0x0f != VERSION {

@@ -143,7 +143,7 @@ impl World {
                 self.nodes[at].candidates.told_own_address(teller, ours)
             }
             // Everybody can be reached, and nobody speaks uTP.
-            TorrentEvent::Punch(_) => {}
+            TorrentEvent::Punch(_) | TorrentEvent::Relay(_) => {}
             TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
             TorrentEvent::Finished if part == 0 => self.nodes[at].finished = Some(self.now),
             TorrentEvent::Finished => {}

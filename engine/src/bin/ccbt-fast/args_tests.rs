@@ -62,6 +62,27 @@ fn effect_of(args: &TransferArgs, settings: &[Setting]) -> Effect {
 }
 
 #[test]
+fn options_of_lists_are_repeatable() {
+    let bootstrap = |line: &str| {
+        let args = seed(&format!("seed a.torrent {line}"));
+        effect_of(&args.transfer, args.settings.given()).settings.dht.bootstrap
+    };
+    let all = ["a.example:1", "[::1]:2", "b.example:3"];
+    assert_eq!(bootstrap("--dht-bootstrap a.example:1 --dht-bootstrap [::1]:2,b.example:3"), all);
+    assert_eq!(bootstrap("--dht-bootstrap a.example:1"), all[..1]);
+    assert_eq!(bootstrap("--dht-bootstrap none"), [""; 0]);
+    let args = seed("seed a.torrent --bind 10.0.0.1 --bind eth7");
+    let bind = effect_of(&args.transfer, args.settings.given()).settings.bind;
+    assert_eq!(bind, Some("10.0.0.1,eth7".parse().unwrap()));
+    for line in ["--dht-bootstrap a:1 --dht-bootstrap none", "--dht-bootstrap a:1 --dht-bootstrap b"] {
+        let error = parse(&format!("seed a.torrent {line}")).expect_err(line).to_string();
+        assert!(error.contains("--dht-bootstrap") && error.contains("hosts and ports"), "{error}");
+    }
+    // Others say one thing.
+    assert!(parse("seed a.torrent --max-peers 1 --max-peers 2").is_err());
+}
+
+#[test]
 fn every_transfer_option_reaches_the_engine() {
     let line = "seed a.torrent --output d --port 7 --bind 127.0.0.1 --peer 192.0.2.1:5 \
                 --peer [2001:db8::1]:6 --down-limit 3 --up-limit 4MiB/s --shards 2 --seed-time 1.5 \

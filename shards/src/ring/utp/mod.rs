@@ -39,10 +39,10 @@ mod socket;
 const EARLY_MAX: usize = 64 << 20;
 /// Receive calls for one connection before others get their turn: 1 MiB of large datagrams.
 const READS: usize = 16;
-/// A receive ends when it has so many bytes, or when the one before is so long ago: planning one costs as much as some
-/// packets.
-const GATHER_BYTES: usize = 64 << 10;
-const GATHER: Duration = Duration::from_micros(500);
+/// A socket whose datagrams keep coming is read once in such a time, as network cards hold back interrupts: to wake up, to
+/// poll, to plan a receive and to acknowledge cost as much as many packets. A window lasts for longer, and a socket's
+/// buffer holds one.
+const PAUSE: Duration = Duration::from_micros(500);
 /// A full socket is tried again after this time.
 const RETRY: Duration = Duration::from_millis(2);
 /// Packets too large for the interface in a row, before it is given a rest.
@@ -95,11 +95,14 @@ struct Utp {
     /// Bytes of the send in flight.
     sending: usize,
     unread: VecDeque<u8>,
+    /// When the socket was read last, and when it is read next without a poll.
+    read: Instant,
+    read_at: Option<Instant>,
+    /// It took nothing: when to send again.
+    retry_at: Option<Instant>,
     /// Of the posted receive: bytes filled, and where the next one goes.
     filled: usize,
     place: Place,
-    /// When a receive has ended last.
-    told: Instant,
     /// The posted receive ends at once; it was cancelled.
     at_once: bool,
     cancelled: bool,
@@ -246,9 +249,11 @@ impl SocketRing {
             outgoing: Outgoing::default(),
             sending: 0,
             unread,
+            read: *EPOCH,
+            read_at: None,
+            retry_at: None,
             filled: 0,
             place: Place::default(),
-            told: *EPOCH,
             at_once: false,
             cancelled: false,
             dialling: false,
@@ -281,14 +286,22 @@ impl SocketRing {
     pub(super) fn utp_polled(&mut self, data: UserData) {
         let Some(utp) = self.utp.get((data.index, data.generation)) else { return };
         utp.polling = false;
-        let (index, at) = (data.index, data.index as usize);
+        let is_busy = utp.read.elapsed() < PAUSE;
+        self.read_utp(data.index, is_busy);
+    }
+
+    /// Takes in what has come; `is_busy`: if anything has, more will.
+    fn read_utp(&mut self, index: u32, is_busy: bool) {
         let UtpSockets { slab, io, early, strays, .. } = &mut self.utp;
-        let utp = &mut *slab[at];
+        let utp = &mut *slab[index as usize];
         let mut recv = utp.key.map(|key| &mut self.sockets[key.index as usize].recv);
         let others = *early - utp.conn.early_bytes();
+        let mut any = false;
         for _ in 0..READS {
+            utp.read = Instant::now();
+            let now = micros(utp.read);
             let received = io.receive(utp.fd, &mut |bytes, segment| {
-                let now = micros(Instant::now());
+                any = true;
                 for datagram in bytes.chunks(segment) {
                     if let (b'd', Some(peer)) = (datagram[0], utp.seat.peer()) {
                         if strays.len() < STRAYS_MAX {
@@ -312,7 +325,10 @@ impl SocketRing {
             }
         }
         *early = others + utp.conn.early_bytes();
-        self.poll_utp(index);
+        utp.read_at = (any && is_busy).then(|| utp.read + PAUSE);
+        if utp.read_at.is_none() {
+            self.poll_utp(index);
+        }
         self.utp.soil(index);
         self.utp.list(index);
     }
@@ -331,7 +347,8 @@ impl SocketRing {
         let UtpSockets { slab, io, transmit, deadlines, spare, .. } = &mut self.utp;
         let utp = &mut *slab[index as usize];
         let now = Instant::now();
-        let (mut due, mut refused) = (None, 0);
+        let mut refused = 0;
+        utp.retry_at = None;
         while utp.conn.poll_transmit(micros(now), transmit) {
             match io.send(utp.fd, transmit, &utp.outgoing) {
                 Outcome::Gone => {}
@@ -345,7 +362,7 @@ impl SocketRing {
                 }
                 Outcome::Full | Outcome::TooLarge => {
                     utp.conn.unsent(transmit);
-                    due = Some(now + RETRY);
+                    utp.retry_at = Some(now + RETRY);
                     break;
                 }
             }
@@ -353,10 +370,7 @@ impl SocketRing {
         if utp.outgoing.release(utp.conn.acked(), spare) {
             self.zero_copy.released = true;
         }
-        due = due.into_iter().chain(utp.conn.deadline().map(instant)).chain(utp.linger_until).min();
-        if let Some(at) = due {
-            deadlines.at_most(index as usize, at);
-        }
+        deadlines.set(index as usize, utp.due());
         if utp.key.is_none() && utp.may_go(now) {
             return self.drop_utp(index);
         }
@@ -366,9 +380,14 @@ impl SocketRing {
     /// Lets time pass for the connections that are due.
     pub fn run_utp_timers(&mut self, now: Instant) {
         while let Some(index) = self.utp.deadlines.pop(now) {
+            if self.utp.slab[index].read_at.take_if(|at| *at <= now).is_some() {
+                // First what has come: it may be what was waited for.
+                self.read_utp(index as u32, true);
+            }
             let utp = &mut *self.utp.slab[index];
-            if utp.conn.deadline().is_some_and(|at| at <= micros(now)) {
-                utp.conn.handle_timeout(micros(now));
+            let now = micros(now.max(utp.read));
+            if utp.conn.deadline().is_some_and(|at| at <= now) {
+                utp.conn.handle_timeout(now);
             }
             self.utp.soil(index as u32);
         }
@@ -410,6 +429,12 @@ impl Utp {
         });
         self.filled += placed;
         self.conn.consumed(placed + dropped);
+    }
+
+    /// When time brings something. Every change of it soils the connection.
+    fn due(&self) -> Option<Instant> {
+        let timer = self.conn.deadline().map(instant);
+        [timer, self.read_at, self.retry_at, self.linger_until].into_iter().flatten().min()
     }
 
     /// The other host says that nobody listens. Who dials believes it; later it may be anybody's word.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use ccbt_protocol::utp::{Config, Connection};
 
-use super::{GATHER, GATHER_BYTES, LINGER, LINGERING_MAX, Place, Seat};
+use super::{LINGER, LINGERING_MAX, Place, Seat};
 use crate::ring::{Event, SocketKey, SocketRing};
 
 impl SocketRing {
@@ -53,14 +53,6 @@ impl SocketRing {
             return None;
         }
         let result = if utp.filled > 0 {
-            let now = Instant::now();
-            let (at, has_end) =
-                (utp.told + GATHER, failed || utp.conn.has_ended() || utp.cancelled || utp.at_once);
-            if utp.filled < GATHER_BYTES && utp.unread.is_empty() && !has_end && now < at {
-                self.utp.deadlines.at_most(index as usize, at);
-                return None;
-            }
-            utp.told = now;
             Ok(std::mem::take(&mut utp.filled))
         } else if failed {
             Err(utp.error())

@@ -75,7 +75,6 @@ fn a_relay_brings_two_together() {
     assert_eq!(heard(&mut torrent, now, two), [HolepunchMessage::Connect(addr(1))]);
     let deaf = join(&mut torrent, now, 3, true, false);
     for (target, error) in [
-        (addr(9), HolepunchError::NotConnected),
         (addr(3), HolepunchError::NoSupport),
         (addr(1), HolepunchError::NoSelf),
         (SocketAddr::new(addr(2).ip(), 0), HolepunchError::NoSuchPeer),
@@ -84,6 +83,35 @@ fn a_relay_brings_two_together() {
         assert_eq!(heard(&mut torrent, now, one), [HolepunchMessage::Error(target, error)]);
     }
     assert_eq!(heard(&mut torrent, now, deaf), []);
+}
+
+#[test]
+fn whom_this_part_does_not_know_another_part_may() {
+    let now = Instant::now();
+    let (mut here, mut there) = (torrent(now, false), torrent(now, false));
+    let one = join(&mut here, now, 1, true, true);
+    let (two, deaf) = (join(&mut there, now, 2, true, true), join(&mut there, now, 3, true, false));
+    let mut ask = |target| {
+        say(&mut here, now, one, HolepunchMessage::Rendezvous(target)).unwrap();
+        assert_eq!(heard(&mut here, now, one), [], "before the answer");
+        let Some(TorrentEvent::Relay(asked)) = here.poll_event() else { panic!("nobody is asked") };
+        let answer = there.relay(now, &asked);
+        here.relayed(asked.asker, answer.unwrap_or(asked.refused(HolepunchError::NotConnected)));
+        heard(&mut here, now, one)
+    };
+    assert_eq!(ask(addr(2)), [HolepunchMessage::Connect(addr(2))]);
+    assert_eq!(ask(addr(3)), [HolepunchMessage::Error(addr(3), HolepunchError::NoSupport)]);
+    assert_eq!(ask(addr(9)), [HolepunchMessage::Error(addr(9), HolepunchError::NotConnected)]);
+    // The target's bound is its own part's: it counts what comes from others.
+    let told = (0..4).filter(|_| ask(addr(2)) == [HolepunchMessage::Connect(addr(2))]).count();
+    assert_eq!(told, 4);
+    assert_eq!(heard(&mut there, now, two), [HolepunchMessage::Connect(addr(1)); 5]);
+    assert_eq!(heard(&mut there, now, deaf), []);
+    // One that has gone hears nothing, and nobody else does.
+    here.gone(one);
+    let other = join(&mut here, now, 4, true, true);
+    here.relayed(addr(1), HolepunchMessage::Connect(addr(2)));
+    assert_eq!(heard(&mut here, now, other), []);
 }
 
 #[test]

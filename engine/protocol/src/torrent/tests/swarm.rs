@@ -325,6 +325,7 @@ impl Swarm {
                     }
                 }
                 TorrentEvent::Punch(addr) => panic!("{addr} dials us, and nobody said so"),
+                TorrentEvent::Relay(asked) => panic!("{asked:?}, and nobody speaks ut_holepunch"),
                 TorrentEvent::DhtNode(addr) => panic!("a node at {addr}, and nobody has one"),
                 TorrentEvent::Close(key, fault) => {
                     if let Some(end) = self.find(node, key) {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ccbt_fast::config::{Flag, Key, Places, Setting, Sources, Value, find_path, keys::KEYS};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 /// Which files are read.
@@ -78,6 +79,7 @@ impl<const DOWNLOAD: bool> FromArgMatches for SettingArgs<DOWNLOAD> {
         for (key, flag) in Self::flags() {
             let value = match flag.means {
                 Some(means) => matches.get_flag(flag.long).then_some(Value::Bool(means)),
+                None if key.kind.is_list() => joined(matches, key, flag.long)?,
                 None => matches.get_one::<Value>(flag.long).cloned(),
             };
             settings.extend(value.map(|value| Setting { key, value, flag: format!("--{}", flag.long) }));
@@ -109,13 +111,29 @@ fn option(key: &'static Key, flag: Flag) -> Arg {
         None => {
             let doc = key.doc.trim_end_matches('.');
             let default = key.default_value().to_text();
-            arg.value_name(key.kind.placeholder())
-                .help(format!("{doc} ({}) [default: {default}; {}]", key.expected(), key.path()))
+            let (action, repeated) = match key.kind.is_list() {
+                true => (ArgAction::Append, "; can be repeated"),
+                false => (ArgAction::Set, ""),
+            };
+            arg.action(action)
+                .value_name(key.kind.placeholder())
+                .help(format!("{doc} ({}){repeated} [default: {default}; {}]", key.expected(), key.path()))
                 // Numbers below zero get the message of their key.
                 .allow_negative_numbers(true)
                 .value_parser(move |text: &str| key.read(text))
         }
     }
+}
+
+/// What all occurrences of an option say together.
+fn joined(matches: &ArgMatches, key: &'static Key, long: &str) -> Result<Option<Value>, clap::Error> {
+    let Some(texts) = matches.get_raw(long) else { return Ok(None) };
+    let texts: Vec<_> = texts.map(|text| text.to_string_lossy()).collect();
+    let wrong = |why| {
+        let message = format!("invalid value '{}' for '--{long}': {why}\n", texts.join(","));
+        clap::Error::raw(ErrorKind::ValueValidation, message)
+    };
+    key.read(&texts.join(",")).map(Some).map_err(wrong)
 }
 
 fn assignment(text: &str) -> Result<Assignment, String> {
