@@ -25,6 +25,8 @@ struct Outcomes {
     failed: HashMap<u32, StorageError>,
     synced: bool,
     reads_failed: u32,
+    /// The files could not be opened at first.
+    refused: bool,
 }
 
 /// Reads what is on the disk, past our own code; bytes that are not there count as zeros.
@@ -47,7 +49,9 @@ fn download(folder: &Path, faults: FaultPlan, config: &StorageConfig) -> Outcome
     let spec = layout(folder, files(), PIECE);
     let mut rig = Rig::new(StorageConfig { faults, ..config.clone() });
     let all: Vec<u32> = (0..piece_count(&spec)).collect();
-    if let Err(error) = rig.open(KEY, &spec, Preallocate::Full, OpenMode::ReadWrite) {
+    let opened = rig.open(KEY, &spec, Preallocate::Full, OpenMode::ReadWrite);
+    let refused = opened.is_err();
+    if let Err(error) = opened {
         // The fault hit a reservation: with the next try everything is as if nothing had been.
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
         rig.open(KEY, &spec, Preallocate::Full, OpenMode::ReadWrite).unwrap();
@@ -76,7 +80,7 @@ fn download(folder: &Path, faults: FaultPlan, config: &StorageConfig) -> Outcome
     check_files(KEY, &spec);
     assert_eq!(rig.memory.used(), 0);
     rig.service.stop();
-    Outcomes { failed, synced, reads_failed }
+    Outcomes { failed, synced, reads_failed, refused }
 }
 
 fn folders() -> Vec<tempfile::TempDir> {
@@ -168,8 +172,9 @@ fn a_failed_sync_is_never_called_done() {
 
 #[test]
 fn an_error_at_any_reservation_fails_the_opening_and_not_the_next() {
-    sweep(FaultOp::Allocate, Outcome::Errno(libc::ENOSPC), |outcomes, _| {
+    sweep(FaultOp::Allocate, Outcome::Errno(libc::ENOSPC), |outcomes, hit| {
         assert!(outcomes.failed.is_empty() && outcomes.synced);
+        assert_eq!(outcomes.refused, hit, "what cannot be reserved is told before anything is fetched");
     });
 }
 

@@ -138,10 +138,14 @@ impl Shared {
                 let head = format!("HTTP/1.1 {status} x\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
                 return send(out, head.as_bytes());
             }
-            Answer::Loris => loop {
-                send(out, b"H")?;
-                thread::sleep(Duration::from_millis(200));
-            },
+            Answer::Loris => {
+                // A good head as far as it comes.
+                send(out, b"HTTP/1.1 206 x\r\nX: ")?;
+                loop {
+                    send(out, b"x")?;
+                    thread::sleep(Duration::from_millis(200));
+                }
+            }
             _ => {}
         }
         let Ok(mut file) = fs::read(self.root.join(decoded(path.trim_start_matches('/')))) else {

@@ -119,6 +119,17 @@ fn a_liar_is_banned_and_broken_servers_are_left_for_a_good_one() {
 }
 
 #[test]
+fn a_server_that_trickles_is_given_up() {
+    let lab = Lab::open();
+    let made = lab.publish(Payload::single("one.bin", MIB), TorrentSpec::pieces_of(64 * KIB));
+    let loris = WebServer::start(&made.data, Answer::Loris);
+    let mut ours = download(&made, &lab, "copy", &[loris.url()]).start();
+    let told = ours.wait_event("web_seed")["reason"].to_string();
+    assert!(told.contains("too slow"), "{told}");
+    ours.stop();
+}
+
+#[test]
 fn what_torrents_and_redirects_name_may_not_be_local() {
     let lab = Lab::open();
     let made = lab.publish(Payload::single("one.bin", MIB), TorrentSpec::pieces_of(64 * KIB));

@@ -60,6 +60,11 @@ fn lists_are_bounded() {
     assert_eq!(parse(&trackers).trackers.len(), MAX_URLS);
     let peers: String = (1..500).map(|n| format!("&x.pe=10.0.0.1:{n}")).collect();
     assert_eq!(parse(&peers).peers.len(), MAX_PEERS);
+    let seeds: String = (0..1500).map(|n| format!("&ws=http://h{n}.example/")).collect();
+    assert_eq!(parse(&seeds).web_seeds.len(), MAX_URLS);
+    let select = |ranges: usize| format!("magnet:?xt=urn:btih:{HEX}&so=0{}", ",0".repeat(ranges - 1));
+    assert!(Magnet::parse(&select(MAX_RANGES)).is_ok());
+    assert_eq!(Magnet::parse(&select(MAX_RANGES + 1)), Err(MagnetError::BadSelection));
     assert_eq!(parse(&format!("&dn={}", "é".repeat(2000))).name.expect("cut").len(), MAX_NAME_LEN);
     assert_eq!(parse("&dn=%1b[31m%00").name.as_deref(), Some("[31m"));
     assert_eq!(parse("&dn=100%&tr=http://x%2").name.as_deref(), Some("100%"));

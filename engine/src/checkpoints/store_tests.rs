@@ -152,6 +152,13 @@ fn what_is_no_file_is_not_waited_for() {
     let (_folder, store) = store();
     fs::create_dir_all(store.path(HASH)).unwrap();
     assert!(matches!(store.load(HASH), Err(LoadError::Unusable { .. })));
+    // Opening a pipe would wait for somebody who writes.
+    fs::remove_dir(store.path(HASH)).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, store.path(HASH), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(matches!(store.load(HASH), Err(LoadError::Unusable { .. }))));
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(true), "it waits");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What must hold of a device's queue whatever is asked of it, ends, would block or is tuned, in any order: each part
-//! and task comes out once, joined parts are neighbours, the bounds hold, and when everything ends the queue is idle. Run
-//! by the fuzz target and over the corpus by tests.
+//! and task comes out once, joined parts are neighbours, the bounds hold, and when everything ends the queue is idle.
+//! Run by the fuzz target and over the corpus by tests.
 //!
 //! The input: the depth, then operations of five bytes each: which one, and its arguments.
 

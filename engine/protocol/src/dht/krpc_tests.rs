@@ -104,6 +104,11 @@ fn addresses_of_nobody_are_left_out() {
     let bytes = [&b"d1:rd2:id20:abcdefghij01234567895:nodes104:"[..], &nodes, b"e1:t2:aa1:y1:re"].concat();
     let Body::Answer { answer, .. } = decoded(&bytes) else { panic!("an answer") };
     assert_eq!(answer.nodes.len(), 1);
+    let values = [[8, 8, 8, 8, 0, 0], [0, 0, 0, 0, 0, 5], [8, 8, 8, 8, 0, 5], [224, 0, 0, 1, 0, 5]];
+    let values = values.map(|value| [&b"6:"[..], &value].concat()).concat();
+    let bytes = [&b"d1:rd2:id20:abcdefghij01234567896:valuesl"[..], &values, b"ee1:t2:aa1:y1:re"].concat();
+    let Body::Answer { answer, .. } = decoded(&bytes) else { panic!("an answer") };
+    assert_eq!(answer.values, ["8.8.8.8:5".parse().unwrap()]);
 }
 
 fn any_id() -> impl Strategy<Value = NodeId> {

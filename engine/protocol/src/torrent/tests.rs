@@ -355,6 +355,19 @@ fn floods_end_the_connection() {
     let block = choked.block(denied.unwrap(), 0);
     let accepted = (0..100_000).take_while(|_| choked.says(Message::Request(block)).is_ok()).count();
     assert!((1000..20_000).contains(&accepted), "{accepted} requests while choked");
+    // Also one that reads all its rejects.
+    for is_served in [true, false] {
+        let mut reader = Script::new(FAST, Bitfield::full(1000));
+        if is_served {
+            reader.says(Message::Interested).unwrap();
+            reader.torrent.tick(reader.now, &mut reader.rng.clone());
+        }
+        let fault = (0..100_000).find_map(|_| {
+            reader.torrent.out(reader.now, reader.key).clear();
+            reader.says(Message::Request(block)).err()
+        });
+        assert_eq!(fault, Some(PeerFault::RequestFlood), "served: {is_served}");
+    }
     for message in [Message::Unknown { id: 99, len: 3 }, Message::Reject(block), Message::Have(PieceIndex(1))]
     {
         let mut script = Script::new(FAST, Bitfield::full(1000));

@@ -183,6 +183,7 @@ fn false_sizes_neither_stop_nor_delay_the_true_one() {
         swarm.kinds.push((Kind::Silent, true));
         let key = PeerKey(swarm.kinds.len() as u32 - 1);
         swarm.fetch.add_peer(swarm.now, key, ip(key.0 as usize), size * 1000).unwrap();
+        assert!(swarm.fetch.attempts.len() <= MAX_SIZES, "each is memory");
     }
     swarm.join(Kind::Honest);
     swarm.join(Kind::Honest);

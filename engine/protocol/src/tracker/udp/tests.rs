@@ -117,6 +117,10 @@ fn foreign_and_broken_packets_change_nothing() {
     assert!(!exchange.handle_packet(t0, &connect_reply(8)), "a repeated connect reply");
     assert!(!exchange.handle_packet(t0, &announce_reply()[..19]), "truncated");
     assert_eq!(exchange.outcome(), None);
+    assert!(exchange.handle_packet(t0, &announce_reply()));
+    let outcome = exchange.outcome().cloned();
+    let late = packet(&[ACTION_ERROR, TRANSACTION], b"no");
+    assert!(!exchange.handle_packet(t0, &late) && exchange.outcome() == outcome.as_ref(), "it is over");
 }
 
 #[test]

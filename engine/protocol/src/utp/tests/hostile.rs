@@ -30,7 +30,9 @@ fn op() -> impl Strategy<Value = Op> {
     let kind = prop_oneof![6 => Just(0u8), 2 => Just(2), 1 => 0u8..6];
     let window = prop_oneof![Just(0u32), 0u32..3000, any::<u32>()];
     let bits = prop::collection::vec(any::<u8>(), 0..3).prop_map(|words| words.repeat(4));
-    let packet = (kind, 0u16..20, near.clone(), near, window, bits, 0usize..1500).prop_map(
+    // Most acknowledge nothing that was not sent: others are ignored as a whole.
+    let ack = prop_oneof![4 => -3..=0i32, 1 => near.clone()];
+    let packet = (kind, 0u16..20, near, ack, window, bits, 0usize..1500).prop_map(
         |(kind, id, seq, ack, window, bits, payload)| Op::Packet {
             kind,
             id,
@@ -219,6 +221,48 @@ fn wild_acknowledgements_are_ignored() {
     }
     assert_eq!((conn.acked(), conn.congestion_window()), (acked, window));
     pair.run();
+}
+
+/// Everything is right but the connection's id, which nobody off the path knows.
+#[test]
+fn packets_of_another_id_are_ignored() {
+    let packet = |kind, id, seq| Packet {
+        kind,
+        id,
+        timestamp: 1,
+        difference: 0,
+        window: 1 << 20,
+        seq: Seq(seq),
+        ack: Seq(98),
+        selective_ack: None,
+        payload: if kind == Kind::Data { &[7; 100] } else { &[] },
+    };
+    let mut conn = Connection::accept(5, SMALL, &packet(Kind::Syn, 500, 7), 99).unwrap();
+    let mut taken = 0;
+    for (id, kind, expected) in
+        [(500, Kind::Data, 0), (502, Kind::Data, 0), (502, Kind::Fin, 0), (501, Kind::Data, 100)]
+    {
+        let mut bytes = Vec::new();
+        let sent = packet(kind, id, 8);
+        sent.encode_head(&mut bytes);
+        bytes.extend_from_slice(sent.payload);
+        conn.handle(6, &bytes, ROOM, &mut |bytes| taken += bytes.len());
+        assert_eq!((taken, conn.has_ended()), (expected, false), "id {id}, {kind:?}");
+    }
+    // Nobody consumes them: no more bytes are taken than there is a window for.
+    for seq in 9..500 {
+        let mut bytes = Vec::new();
+        let sent = packet(Kind::Data, 501, seq);
+        sent.encode_head(&mut bytes);
+        bytes.extend_from_slice(sent.payload);
+        conn.handle(6, &bytes, ROOM, &mut |bytes| taken += bytes.len());
+    }
+    assert_eq!(taken, SMALL.receive_window);
+    // And only a SYN makes a connection.
+    let mut state = Vec::new();
+    packet(Kind::State, 500, 7).encode_head(&mut state);
+    let from = "192.0.2.1:5".parse().unwrap();
+    assert!(crate::utp::Admission::default().admit(0, from, &state).is_none());
 }
 
 /// Anybody can send a SYN in another one's name: what goes there is no more than one answer for each SYN that came.

@@ -134,6 +134,27 @@ fn impossible_numbers_are_refused() {
     assert_eq!(answer(&fields(0, 0, 0, 0)), Err(MseError::NoMethod));
 }
 
+/// The same of one that was dialled.
+#[test]
+fn impossible_answers_are_refused() {
+    let answered = |methods: u8, pad: u16| {
+        let (mut hello, mut request) = (Vec::new(), Vec::new());
+        let mut initiator = Initiator::new([1; 20], HASH, Methods::BOTH, b"", &[], &mut hello);
+        let shared = dh::shared_secret(hello[..96].try_into().unwrap(), &[2; 20]).unwrap();
+        let mut fields = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, methods];
+        fields.extend_from_slice(&pad.to_be_bytes());
+        fields.resize(14 + usize::from(pad), 0);
+        ciphers(&shared, HASH).1.apply(&mut fields);
+        let bytes = [&dh::public_key(&[2; 20])[..], &fields].concat();
+        initiator.push(&bytes, &mut request).map(|end| end.is_some())
+    };
+    assert_eq!(answered(2, 512), Ok(true));
+    assert_eq!(answered(2, 513), Err(MseError::Malformed));
+    for methods in [0, 3, 4] {
+        assert_eq!(answered(methods, 0), Err(MseError::NoMethod), "{methods}");
+    }
+}
+
 /// What comes of the two flights of a good initiator, `change`d, and of any amount of noise behind them.
 fn respond(change: impl Fn(usize, u8) -> Option<u8>) -> (Result<bool, MseError>, usize) {
     let (mut hello, mut answer, mut request) = (Vec::new(), Vec::new(), Vec::new());
