@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ccbt_tests::PATIENCE;
@@ -142,12 +143,20 @@ fn every_optional_feature_of_io_uring_is_done_without() {
 
 // ---- CPUs
 
+/// One test at a time takes CPUs away or counts them.
+static CPUS: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    CPUS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn slow(last: u8, made: &Published) -> RawSeeder {
     RawSeeder::start(Ipv4Addr::new(127, 0, 44, last), made, Manner::slow(Duration::from_millis(10)))
 }
 
 #[test]
 fn on_one_cpu_it_runs_there_and_nowhere_else() {
+    let _alone = alone();
     let lab = Lab::open();
     let made = lab.announce(Payload::straddling("tree", 4 * MIB), TorrentSpec::pieces_of(64 * KIB));
     let peer = slow(7, &made);
@@ -167,6 +176,7 @@ fn on_one_cpu_it_runs_there_and_nowhere_else() {
 /// (v1), or go back to their own when it is there again (v2).
 #[test]
 fn in_a_cpuset_of_one_it_runs_there_and_one_that_shrinks_does_not_stop_it() {
+    let _alone = alone();
     let may = task_values(std::process::id(), "Cpus_allowed_list:").remove(0);
     let numbers: Vec<u32> = may.split(['-', ',']).map(|cpu| cpu.parse().expect("a number")).collect();
     let (first, last) = (numbers[0].to_string(), numbers[numbers.len() - 1].to_string());
@@ -226,6 +236,7 @@ impl Drop for Offline {
 
 #[test]
 fn a_cpu_that_goes_offline_does_not_stop_it() {
+    let _alone = alone();
     let may = task_values(std::process::id(), "Cpus_allowed_list:").remove(0);
     let Some(last) = may.rsplit(['-', ',']).next().filter(|last| *last != may) else {
         return eprintln!("skipped: one CPU is all there is");
