@@ -77,6 +77,13 @@ fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a n
 	for folder in engine/protocol engine storage-uring; do (cd $$folder && for target in $$(cargo +nightly fuzz list); do \
 		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done) || exit 1; done
 
+.PHONY: sanitize
+sanitize: setup ## Run the storage crate's tests with SANITIZER=address or thread (needs a nightly toolchain with rust-src)
+	# No look for leaks: a ring that goes while the kernel may still write to a buffer keeps it for ever, and a test shows that.
+	ASAN_OPTIONS=detect_leaks=0 PROPTEST_CASES=16 CARGO_TARGET_DIR=target/sanitize RUSTFLAGS="-Zsanitizer=$(or $(SANITIZER),address) \
+		--cfg crossbeam_sanitize_thread" cargo +nightly test -Zbuild-std -p ccbt-storage --target $$(rustc -vV | sed -n 's/^host: //p') \
+		--lib --tests --no-fail-fast
+
 .PHONY: soak
 soak: setup-demo ## Simulate swarms with fresh seeds for SECONDS (600); a seed that fails is printed
 	CCBT_SOAK_SECONDS=$(or $(SECONDS),600) cargo test --release -p ccbt-protocol --test swarm -- --ignored --nocapture soak

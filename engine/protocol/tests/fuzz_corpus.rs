@@ -163,7 +163,7 @@ fn random_inputs() {
         seeds.sort();
         for path in seeds {
             let seed = std::fs::read(&path).expect("the corpus can be read");
-            for _ in 0..60 {
+            for _ in 0..20 {
                 let mut bytes = seed.clone();
                 for _ in 0..1 + next() % 8 {
                     let at = next() % bytes.len().max(1);
