@@ -80,9 +80,11 @@ fuzz: setup-demo ## Fuzz every target for FUZZ_SECONDS (needs cargo-fuzz and a n
 .PHONY: sanitize
 sanitize: setup ## Run the storage crate's tests with SANITIZER=address or thread (needs a nightly toolchain with rust-src)
 	# No look for leaks: a ring that goes while the kernel may still write to a buffer keeps it for ever, and a test shows that.
+	# One test at a time: memory is mapped by system calls that the sanitizer does not see, and so it takes what two tests have
+	# had at one address for a race.
 	ASAN_OPTIONS=detect_leaks=0 PROPTEST_CASES=16 CARGO_TARGET_DIR=target/sanitize RUSTFLAGS="-Zsanitizer=$(or $(SANITIZER),address) \
 		--cfg crossbeam_sanitize_thread" cargo +nightly test -Zbuild-std -p ccbt-storage --target $$(rustc -vV | sed -n 's/^host: //p') \
-		--lib --tests --no-fail-fast
+		--lib --tests --no-fail-fast -- --test-threads 1 --skip no_interleaving
 
 .PHONY: soak
 soak: setup-demo ## Simulate swarms with fresh seeds for SECONDS (600); a seed that fails is printed
