@@ -42,8 +42,8 @@ try-deb: deb ## Install the package where systemd runs in a Debian root of its o
 
 .PHONY: test
 test: setup ## Run all tests
-	cargo test --workspace
-	CCBT_TEST_SHARDS=3 cargo test --workspace --test disk --test changed_files --test resume \
+	cargo test --workspace --no-fail-fast
+	CCBT_TEST_SHARDS=3 cargo test --workspace --no-fail-fast --test disk --test changed_files --test resume \
 		--test hostile_peers
 
 .PHONY: lint
