@@ -21,6 +21,8 @@ use crate::transfer::message_len;
 
 /// Extents of a peer's queue that are read ahead of what is being sent to it, whatever its course.
 const QUEUE_AHEAD: usize = 4;
+/// The same of files in memory at most, where all peers together are bounded.
+const QUEUE_AHEAD_IN_MEMORY: usize = 8;
 /// Queued requests of a peer that are looked at for reading ahead.
 const LOOK_AHEAD: usize = 128;
 /// Bytes of one send at most: what a socket buffer takes at once on a fast link.
@@ -145,8 +147,10 @@ impl Shard {
     /// Starts reads for what the peer has asked for behind the blocks in the batch.
     fn read_queue(&mut self, key: SocketKey, index: usize, peer: PeerKey) {
         let conn = self.conns[key.index()].as_ref().expect("called for a connection that lives");
-        let most = QUEUE_AHEAD.max(conn.reader.window() as usize);
         let home = &self.homes[index];
+        let in_memory = home.in_memory;
+        let most =
+            if in_memory { QUEUE_AHEAD_IN_MEMORY } else { QUEUE_AHEAD.max(conn.reader.window() as usize) };
         let torrent = home.torrent.as_ref().expect("open connections belong to running torrents");
         let mut wanted: [Option<ExtentKey>; WINDOW_MAX as usize] = [None; WINDOW_MAX as usize];
         let mut count = 0;
@@ -163,7 +167,10 @@ impl Shard {
             wanted[count] = extent;
             count += 1;
         }
-        for extent in wanted.into_iter().flatten() {
+        for (nth, extent) in wanted.into_iter().flatten().enumerate() {
+            if in_memory && nth > 0 && !self.cache.may_look_ahead() {
+                return;
+            }
             if !self.cache.contains(extent) && !self.read_extent(index, extent, Why::Asked) {
                 return;
             }
@@ -176,7 +183,7 @@ impl Shard {
         if conn.reader.window() == 0 {
             return;
         }
-        let geometry = self.homes[index].meta.geometry;
+        let (geometry, in_memory) = (self.homes[index].meta.geometry, self.homes[index].in_memory);
         let (torrent_key, per_piece) = (self.homes[index].key, per_piece(&geometry));
         let total = u64::from(geometry.piece_count()) * u64::from(per_piece);
         for number in conn.reader.ahead(per_piece, total) {
@@ -188,6 +195,9 @@ impl Shard {
                 continue;
             }
             let len = range_of(&geometry, extent).1;
+            if in_memory && !self.cache.may_look_ahead() {
+                return;
+            }
             if !self.cache.may_read_ahead(len) || !self.read_extent(index, extent, Why::Ahead(key)) {
                 return;
             }

@@ -33,6 +33,9 @@ const SHARE_START: usize = 8 << 20;
 const SHARE_GROWTH: usize = 2;
 /// Extents read on suspicion and not used yet may hold one part in so many of the memory.
 const AHEAD_PART: usize = 4;
+/// Bytes of files in memory that are read before somebody comes to them, if it is not the next thing he comes to. Enough
+/// for the copies to be made while others are sent; what is more leaves the CPU caches before it is needed.
+const AHEAD_IN_MEMORY: usize = 20 << 20;
 /// Connections woken for each piece of memory let go of: a send frees about as many extents.
 const WAKE: usize = 4;
 
@@ -69,6 +72,8 @@ struct Read {
     key: ExtentKey,
     /// Its piece was lost meanwhile, and nobody wants the bytes.
     forgotten: bool,
+    /// Bytes.
+    len: usize,
     /// Bytes read on suspicion.
     ahead: usize,
 }
@@ -110,6 +115,8 @@ pub(crate) struct ReadCache {
     hungry: VecDeque<SocketKey>,
     /// Bytes read on suspicion, or being read, and not used yet.
     ahead_bytes: usize,
+    /// Bytes in memory, or being read, that nobody has come to yet.
+    unvisited: usize,
     pub stats: CacheStats,
 }
 
@@ -127,6 +134,7 @@ impl ReadCache {
             orphans: Vec::new(),
             hungry: VecDeque::new(),
             ahead_bytes: 0,
+            unvisited: 0,
             stats,
         })
     }
@@ -157,7 +165,9 @@ impl ReadCache {
     pub fn used(&mut self, key: ExtentKey) {
         self.policy.used(&key);
         let Some(Extent::Ready { buf, ahead, used }) = self.extents.get_mut(&key) else { return };
-        *used = true;
+        if !std::mem::replace(used, true) {
+            self.unvisited -= buf.len();
+        }
         if ahead.take().is_some() {
             self.ahead_bytes -= buf.len();
             self.stats.ahead_used += 1;
@@ -181,6 +191,11 @@ impl ReadCache {
     /// Whether so much more may be read on suspicion.
     pub fn may_read_ahead(&self, len: u32) -> bool {
         self.ahead_bytes + len as usize <= self.partition.capacity() / AHEAD_PART
+    }
+
+    /// Whether more of files in memory may be read before it is needed.
+    pub fn may_look_ahead(&self) -> bool {
+        self.unvisited < AHEAD_IN_MEMORY
     }
 
     /// Memory for an extent, if need be that of another one, and the connection for which that one was read in vain.
@@ -215,10 +230,11 @@ impl ReadCache {
             Extent::Reading { .. } => unreachable!("the policy knows what is ready only"),
         };
         let gone = self.policy.evict(idle)?;
-        let Some(Extent::Ready { buf, ahead, .. }) = self.extents.remove(&gone.key) else {
+        let Some(Extent::Ready { buf, ahead, used }) = self.extents.remove(&gone.key) else {
             unreachable!("the policy knows what is ready only")
         };
         self.stats.evictions += 1;
+        self.unvisited -= if used { 0 } else { buf.len() };
         if let Some(socket) = ahead {
             self.ahead_bytes -= buf.len();
             self.stats.ahead_wasted += 1;
@@ -257,7 +273,8 @@ impl ReadCache {
         let tag = self.next_tag;
         self.next_tag += 1;
         let ahead = if why == Why::Asked { 0 } else { len as usize };
-        self.reads.insert(tag, Read { key, forgotten: false, ahead });
+        self.reads.insert(tag, Read { key, forgotten: false, len: len as usize, ahead });
+        self.unvisited += len as usize;
         self.ahead_bytes += ahead;
         self.stats.ahead_reads += u64::from(ahead > 0);
         let before = self.extents.insert(key, Extent::Reading { waiters: Vec::new(), why });
@@ -292,6 +309,7 @@ impl ReadCache {
         if ok {
             self.take_in(key, buf, ahead);
         } else {
+            self.unvisited -= read.len;
             self.partition.free(buf);
         }
         Some((key, waiters))
@@ -311,6 +329,7 @@ impl ReadCache {
         let place = Place { len: bytes.len() as u32, phase, in_memory };
         let Some(mut buf) = self.alloc(place, in_vain) else { return false };
         buf.as_mut_slice().copy_from_slice(bytes);
+        self.unvisited += bytes.len();
         self.take_in(key, buf, None);
         self.stats.admitted += 1;
         true
@@ -341,7 +360,8 @@ impl ReadCache {
         self.policy.retain(|key| !which(key));
         for key in keys {
             match self.extents.remove(&key).expect("just seen") {
-                Extent::Ready { buf, ahead, .. } => {
+                Extent::Ready { buf, ahead, used } => {
+                    self.unvisited -= if used { 0 } else { buf.len() };
                     self.ahead_bytes -= if ahead.is_some() { buf.len() } else { 0 };
                     match Rc::try_unwrap(buf) {
                         Ok(buf) => self.partition.free(buf),
@@ -350,7 +370,9 @@ impl ReadCache {
                 }
                 Extent::Reading { waiters, .. } => {
                     let read = self.reads.values_mut().find(|read| read.key == key && !read.forgotten);
-                    read.expect("a read under way has its tag").forgotten = true;
+                    let read = read.expect("a read under way has its tag");
+                    read.forgotten = true;
+                    self.unvisited -= read.len;
                     self.hungry.extend(waiters);
                 }
             }

@@ -119,6 +119,42 @@ fn suspicions_are_bounded_and_their_outcome_is_counted() {
 }
 
 #[test]
+fn what_nobody_has_come_to_is_counted_once() {
+    let mut cache = cache();
+    let unvisited = |cache: &ReadCache| cache.unvisited / LEN as usize;
+    let (tag, buf) = begin(&mut cache, 0, Why::Asked).unwrap();
+    assert_eq!(unvisited(&cache), 1, "being read");
+    cache.end_read(tag, buf, true).unwrap();
+    assert_eq!(unvisited(&cache), 1, "read");
+    (0..2).for_each(|_| cache.used(key(0)));
+    assert_eq!(unvisited(&cache), 0);
+    let (tag, buf) = begin(&mut cache, 1, Why::Asked).unwrap();
+    cache.end_read(tag, buf, false).unwrap();
+    assert_eq!(unvisited(&cache), 0, "it did not come");
+    assert!(cache.admit(key(2), (0, true), &[7; LEN as usize], &mut Vec::new()));
+    read(&mut cache, 3);
+    let (tag, buf) = begin(&mut cache, 4, Why::Asked).unwrap();
+    assert_eq!(unvisited(&cache), 3);
+    cache.forget_torrent(TorrentKey(0));
+    assert_eq!(unvisited(&cache), 0, "nobody will come");
+    assert!(cache.end_read(tag, buf, true).is_none());
+    (0..9).for_each(|nth| read(&mut cache, nth));
+    assert_eq!(unvisited(&cache), 4, "those that went unused count no more");
+}
+
+#[test]
+fn of_files_in_memory_little_is_read_before_it_is_needed() {
+    let mut cache = ReadCache::new(4 * AHEAD_IN_MEMORY).unwrap();
+    let most = AHEAD_IN_MEMORY as u32 / LEN;
+    (0..most - 1).for_each(|nth| read(&mut cache, nth));
+    assert!(cache.may_look_ahead());
+    read(&mut cache, most);
+    assert!(!cache.may_look_ahead());
+    cache.used(key(0));
+    assert!(cache.may_look_ahead());
+}
+
+#[test]
 fn a_lost_piece_is_forgotten_in_every_stage() {
     let mut cache = cache();
     read(&mut cache, 0);
