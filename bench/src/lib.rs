@@ -9,7 +9,8 @@
 //! `shards` measures one torrent on several shards, thread by thread.
 //! `box` tells an operator what line rate a machine holds ([`capacity`]).
 //! `scale` measures what connections and torrents cost that idle ([`scale`]).
-//! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files.
+//! `verify` and `create` compare how fast files are hashed ([`checking`]), `compare` two result files;
+//! [`floor`] measures what no client goes below.
 //! Invariant: both generators speak the protocol with code of their own ([`generator::codec`]), so a bug shared by
 //! the engine and its measuring device cannot hide; and their CPU time is measured, so it shows when they are the limit.
 
@@ -19,6 +20,7 @@ pub mod clients;
 pub mod compare;
 pub mod error;
 pub mod filter;
+pub mod floor;
 pub mod generator;
 pub mod kernels;
 pub mod limits;

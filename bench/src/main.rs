@@ -7,6 +7,7 @@ use ccbt_bench::checking::{self, HashingArgs, Task};
 use ccbt_bench::compare::{self, CompareArgs};
 use ccbt_bench::error::BenchError;
 use ccbt_bench::filter::{self, FilterArgs};
+use ccbt_bench::floor::{self, FloorArgs};
 use ccbt_bench::kernels::{self, HashArgs};
 use ccbt_bench::limits::{self, LimitsArgs};
 use ccbt_bench::picker::{self, PickerArgs};
@@ -33,6 +34,11 @@ enum Command {
     Transfer(TransferArgs),
     /// Make the page and the charts of a result file of `transfer` again
     Report(ReportArgs),
+    /// Move bytes with bare loops of one thread; print the CPU seconds per GiB that no client goes below
+    Floor(FloorArgs),
+    /// One measurement of `floor`
+    #[command(hide = true)]
+    FloorChild(floor::child::ChildArgs),
     /// Hash with each kernel, other libraries and sha1sum; print GB/s per core and whether the dispatch is right
     Hash(HashArgs),
     /// Write and read past the page cache with the storage service and with fio; print MB/s, CPU and latencies
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Command::Box(args) => capacity::run(&args),
         Command::Transfer(args) => transfer::run(&args),
         Command::Report(args) => transfer::report(&args),
+        Command::Floor(args) => floor::run(&args),
+        Command::FloorChild(args) => floor::child::run(&args),
         Command::Hash(args) => kernels::run(&args),
         Command::Storage(args) => storage::run(&args),
         Command::StorageChild(args) => storage::child::run(&args),
