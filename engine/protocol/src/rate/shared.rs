@@ -77,11 +77,7 @@ impl SharedBucket {
     /// Deals out what has come in, once there is enough for it to be worth while: (shard, tokens) are appended to
     /// `grants`, and the requests of these shards are answered by that.
     pub fn deal(&mut self, now: Instant, grants: &mut Vec<(usize, u64)>) {
-        for account in &mut self.accounts {
-            if account.unmet.is_some_and(|since| now.duration_since(since) >= BACK_SOON) {
-                (account.credit, account.unmet) = (0, None);
-            }
-        }
+        self.expire(now);
         let available = self.bucket.available(now);
         if self.asking.is_empty() || available < self.enough() {
             return;
@@ -118,6 +114,15 @@ impl SharedBucket {
         }
     }
 
+    /// Gives back what was set aside for shards that did not come for it.
+    fn expire(&mut self, now: Instant) {
+        for account in &mut self.accounts {
+            if account.unmet.is_some_and(|since| now.duration_since(since) >= BACK_SOON) {
+                (account.credit, account.unmet) = (0, None);
+            }
+        }
+    }
+
     /// Splits what has come in over those that ask, and those that will.
     fn credit(&mut self, available: u64) {
         let held: i64 = self.accounts.iter().map(|account| account.credit).sum();
@@ -139,13 +144,18 @@ impl SharedBucket {
         }
     }
 
-    /// Time until [`Self::deal`] has something to deal; `None` while nobody asks.
+    /// Time until [`Self::deal`] has something to deal, or less is set aside; `None` while nobody asks.
     pub fn wait(&mut self, now: Instant) -> Option<Duration> {
         if self.asking.is_empty() {
             return None;
         }
+        self.expire(now);
         let enough = self.enough();
-        Some(self.bucket.wait_for(now, enough))
+        let wait = self.bucket.wait_for(now, enough);
+        let absent = self.accounts.iter().filter_map(|account| account.unmet);
+        Some(
+            absent.map(|since| BACK_SOON.saturating_sub(now.duration_since(since))).fold(wait, Duration::min),
+        )
     }
 
     /// 5 ms' worth, or everything that is wanted, beside what is set aside.

@@ -303,3 +303,28 @@ fn what_was_set_aside_is_dealt_when_nobody_comes_for_it() {
     now += US * 10_000;
     assert_eq!(deal(&mut keeper, now), [(0, 750_000)], "which has not come in 20 ms");
 }
+
+#[test]
+fn nobody_waits_long_for_one_that_stays_away() {
+    let mut now = Instant::now();
+    let mut keeper = SharedBucket::new(now, 1_000_000);
+    let mut grants = Vec::new();
+    (0..2).for_each(|shard| keeper.ask(shard, 1 << 20));
+    now += US * 40_000;
+    keeper.deal(now, &mut grants);
+    assert_eq!(grants.len(), 2, "{grants:?}");
+    // Shard 1 is never heard of again. The bucket holds 50 ms' worth, and shard 0 loses none of it.
+    let (start, mut got, mut turns) = (now, 0, 0);
+    while now < start + Duration::from_secs(1) {
+        keeper.ask(0, 1 << 20);
+        let wait = keeper.wait(now).expect("it asks");
+        assert!(wait > Duration::ZERO && wait <= Duration::from_millis(20), "{wait:?}");
+        now += wait;
+        grants.clear();
+        keeper.deal(now, &mut grants);
+        got += grants.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        turns += 1;
+    }
+    assert!((980_000..=1_021_000).contains(&got), "{got}");
+    assert!(turns < 70, "{turns} turns for 61 blocks");
+}
