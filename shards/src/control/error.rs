@@ -155,7 +155,7 @@ impl TrackerError {
         match self {
             Self::Refused(failure) => failure.retry_in,
             Self::Status { retry_in, .. } => *retry_in,
-            Self::HostDown { after, .. } => Some(RetryIn::After(*after)),
+            Self::HostDown { after, .. } => Some(RetryIn::Down(*after)),
             _ => None,
         }
     }

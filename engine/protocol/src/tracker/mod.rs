@@ -138,6 +138,8 @@ pub enum RetryIn {
     After(Duration),
     /// Never in this session.
     Never,
+    /// After so long, and that is no wish of the tracker: its host does not answer.
+    Down(Duration),
 }
 
 /// The tracker understood and refused.

@@ -253,10 +253,10 @@ impl Announcer {
             return;
         }
         let backoff = (wait + jitter).min(self.plan.backoff_max);
-        tracker.has_asked_to_wait = retry_in.is_some();
+        tracker.has_asked_to_wait = matches!(retry_in, Some(RetryIn::After(_) | RetryIn::Never));
         tracker.retry_at = match retry_in {
             Some(RetryIn::Never) => None,
-            Some(RetryIn::After(least)) => Some(now + backoff.max(least)),
+            Some(RetryIn::After(least) | RetryIn::Down(least)) => Some(now + backoff.max(least)),
             None => Some(now + backoff),
         };
         let group = self.group_of(index);

@@ -328,7 +328,7 @@ impl Swarm {
                     self.under_way.insert((self.now + time, serial), (torrent, announce, good));
                 }
                 Step::Down((torrent, announce), wait) => {
-                    let retry = Some(crate::tracker::RetryIn::After(wait));
+                    let retry = Some(crate::tracker::RetryIn::Down(wait));
                     self.torrents[torrent].on_failure(self.now, announce.token, "down", retry, &mut self.rng);
                     self.poll(torrent);
                 }

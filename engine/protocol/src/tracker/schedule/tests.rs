@@ -212,7 +212,10 @@ fn forced_announces_respect_the_min_interval() {
 fn a_network_that_is_back_ends_back_offs_and_no_refusals() {
     let t0 = Instant::now();
     let later = RetryIn::After(Duration::from_secs(60));
-    for (refusal, again) in [(None, true), (Some(later), false), (Some(RetryIn::Never), false)] {
+    let down = RetryIn::Down(Duration::from_secs(60));
+    for (refusal, again) in
+        [(None, true), (Some(down), true), (Some(later), false), (Some(RetryIn::Never), false)]
+    {
         let mut announcer = announcer(&[1], true, t0);
         let announce = announcer.poll(t0).unwrap();
         announcer.on_failure(t0, announce.token, "no route", refusal, &mut TestRng(5));
