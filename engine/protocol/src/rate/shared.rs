@@ -78,7 +78,7 @@ impl SharedBucket {
     /// `grants`, and the requests of these shards are answered by that.
     pub fn deal(&mut self, now: Instant, grants: &mut Vec<(usize, u64)>) {
         self.expire(now);
-        let available = self.bucket.available(now);
+        let mut available = self.bucket.available(now);
         if self.asking.is_empty() || available < self.enough() {
             return;
         }
@@ -101,7 +101,9 @@ impl SharedBucket {
         for (shard, bytes) in &mut grants[first..] {
             let nth = self.asking.iter().position(|(asking, _)| asking == shard).expect("taken from there");
             let (_, wanted) = self.asking.remove(nth);
-            *bytes = wanted.min(*bytes);
+            // After a limit was lowered there may be less than all are due.
+            *bytes = wanted.min(*bytes).min(available);
+            available -= *bytes;
             self.bucket.consume(*bytes);
             self.turns += 1;
             let account = &mut self.accounts[*shard];
