@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Args)]
 pub struct FloorArgs {
     /// Numbers of connections
-    #[arg(long, value_delimiter = ',', default_value = "1,20,200", value_parser = clap::value_parser!(u32).range(1..=MAX_PEERS as i64))]
+    #[arg(long, value_delimiter = ',', default_value = "1,20,200", value_parser = counts())]
     connections: Vec<u32>,
     /// MiB of each measurement
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
@@ -44,6 +44,10 @@ pub struct FloorArgs {
     /// Also write everything to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+fn counts() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MAX_PEERS as i64)
 }
 
 /// What the process does with each byte.
